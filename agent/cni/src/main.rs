@@ -1,0 +1,2 @@
+//! The `culvert-cni` plugin.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The control plane: sources, translation, snapshot, xDS server, certificate service.

@@ -1,0 +1,1 @@
+//! The HBONE tunnel: pool, client, server, stream, headers. HTTP/2 lives only here.

@@ -1,0 +1,1 @@
+//! SPIFFE certificates: cache and renewal, CA client, CA signer, rustls configurations, verifier.

@@ -1,0 +1,206 @@
+//! The closed list of Reasons that log, metrics, status and `culvert why` share.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Who has to act on a [`Reason`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// Nobody: nothing is wrong.
+    None,
+    /// The application or its manifests.
+    App,
+    /// The other end of a tunnel.
+    Peer,
+    /// An authorization policy.
+    Policy,
+    /// Certificates.
+    Certificate,
+    /// The control plane.
+    ControlPlane,
+    /// The kernel side.
+    Kernel,
+    /// The agent on this node.
+    Node,
+}
+
+/// Why a connection ended as it did. Every variant has one row in README's Reason table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The connection ended normally.
+    Ok,
+    /// A DENY policy matched; the log names it.
+    PolicyDenied,
+    /// ALLOW policies apply to the destination and none of them matched.
+    PolicyNotAllowed,
+    /// The destination lists a policy this node has not received; Culvert fails closed.
+    PolicyUnknown,
+    /// A policy change denied a live connection and it was closed.
+    PolicyChanged,
+    /// The destination's node refused the tunnel request by policy (HTTP 401).
+    PeerDenied,
+    /// The destination's node answered the tunnel request with an error status other than 401.
+    PeerRejected,
+    /// The control plane has no record of the local pod within 5 s.
+    SourceUnknown,
+    /// Something dialled the outbound listener itself; there is no destination to forward to.
+    NoOriginalDestination,
+    /// The destination is a port of the agent; forwarding it would loop.
+    AgentPort,
+    /// The service has no usable endpoint.
+    NoEndpoint,
+    /// The service does not have the dialled port, or its target port cannot be resolved.
+    ServicePortUnknown,
+    /// The destination is behind a waypoint that cannot be reached; Culvert never goes around it.
+    WaypointUnavailable,
+    /// A tunnel request was not a well-formed CONNECT (HTTP 400).
+    RequestInvalid,
+    /// A tunnel request named an address that is not this pod (HTTP 400).
+    AuthorityMismatch,
+    /// A tunnel request named a host or service port this node cannot resolve (HTTP 503).
+    AuthorityUnknown,
+    /// The destination refused the TCP connection.
+    ConnectRefused,
+    /// The destination did not answer the TCP connection in time; a NetworkPolicy may block it.
+    ConnectTimeout,
+    /// The TCP connection could not be made for another reason; the log has the error.
+    ConnectFailed,
+    /// The TLS handshake failed; the log has the alert.
+    TlsFailed,
+    /// The peer's certificate is valid but is not the expected workload's.
+    PeerIdentityMismatch,
+    /// No valid certificate for the local workload; the certificate service did not issue one.
+    NoCertificate,
+    /// The HTTP/2 session failed; the log has the error.
+    H2Failed,
+    /// The tunnel died under the connection (no answer to PING, reset, or GOAWAY).
+    TunnelLost,
+    /// One end reset the connection.
+    ConnectionReset,
+    /// A peer was silent in a phase that has a deadline.
+    IdleTimeout,
+    /// The agent is shutting down and the drain deadline passed.
+    Drained,
+    /// The local pod was removed or un-enrolled.
+    PodRemoved,
+    /// A limit of the agent was reached; the log names it.
+    LimitExceeded,
+    /// A defect in the agent; please report the log line.
+    Internal,
+}
+
+impl Reason {
+    /// Every Reason, in the order of README's table.
+    pub const ALL: &'static [Self] = &[
+        Self::Ok,
+        Self::PolicyDenied,
+        Self::PolicyNotAllowed,
+        Self::PolicyUnknown,
+        Self::PolicyChanged,
+        Self::PeerDenied,
+        Self::PeerRejected,
+        Self::SourceUnknown,
+        Self::NoOriginalDestination,
+        Self::AgentPort,
+        Self::NoEndpoint,
+        Self::ServicePortUnknown,
+        Self::WaypointUnavailable,
+        Self::RequestInvalid,
+        Self::AuthorityMismatch,
+        Self::AuthorityUnknown,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectFailed,
+        Self::TlsFailed,
+        Self::PeerIdentityMismatch,
+        Self::NoCertificate,
+        Self::H2Failed,
+        Self::TunnelLost,
+        Self::ConnectionReset,
+        Self::IdleTimeout,
+        Self::Drained,
+        Self::PodRemoved,
+        Self::LimitExceeded,
+        Self::Internal,
+    ];
+
+    /// The kebab-case name used in logs, metrics and the CLI.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::PolicyDenied => "policy-denied",
+            Self::PolicyNotAllowed => "policy-not-allowed",
+            Self::PolicyUnknown => "policy-unknown",
+            Self::PolicyChanged => "policy-changed",
+            Self::PeerDenied => "peer-denied",
+            Self::PeerRejected => "peer-rejected",
+            Self::SourceUnknown => "source-unknown",
+            Self::NoOriginalDestination => "no-original-destination",
+            Self::AgentPort => "agent-port",
+            Self::NoEndpoint => "no-endpoint",
+            Self::ServicePortUnknown => "service-port-unknown",
+            Self::WaypointUnavailable => "waypoint-unavailable",
+            Self::RequestInvalid => "request-invalid",
+            Self::AuthorityMismatch => "authority-mismatch",
+            Self::AuthorityUnknown => "authority-unknown",
+            Self::ConnectRefused => "connect-refused",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::ConnectFailed => "connect-failed",
+            Self::TlsFailed => "tls-failed",
+            Self::PeerIdentityMismatch => "peer-identity-mismatch",
+            Self::NoCertificate => "no-certificate",
+            Self::H2Failed => "h2-failed",
+            Self::TunnelLost => "tunnel-lost",
+            Self::ConnectionReset => "connection-reset",
+            Self::IdleTimeout => "idle-timeout",
+            Self::Drained => "drained",
+            Self::PodRemoved => "pod-removed",
+            Self::LimitExceeded => "limit-exceeded",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Who has to act.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::Ok => Fault::None,
+            Self::PolicyDenied
+            | Self::PolicyNotAllowed
+            | Self::PolicyChanged
+            | Self::PeerDenied => Fault::Policy,
+            Self::PolicyUnknown | Self::SourceUnknown | Self::WaypointUnavailable => {
+                Fault::ControlPlane
+            }
+            Self::PeerRejected
+            | Self::RequestInvalid
+            | Self::AuthorityMismatch
+            | Self::AuthorityUnknown
+            | Self::TlsFailed
+            | Self::H2Failed
+            | Self::TunnelLost
+            | Self::ConnectionReset
+            | Self::IdleTimeout => Fault::Peer,
+            Self::NoOriginalDestination
+            | Self::AgentPort
+            | Self::NoEndpoint
+            | Self::ServicePortUnknown
+            | Self::ConnectRefused
+            | Self::ConnectTimeout => Fault::App,
+            Self::ConnectFailed
+            | Self::Drained
+            | Self::PodRemoved
+            | Self::LimitExceeded
+            | Self::Internal => Fault::Node,
+            Self::PeerIdentityMismatch | Self::NoCertificate => Fault::Certificate,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,36 @@
+//! What the kernel side (`agent-datapath`) gives to the proxy, as traits so that the proxy is
+//! tested without eBPF.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+/// The cookie of a network namespace (`SO_NETNS_COOKIE`). Never reused by the kernel while it
+/// runs, unlike inode numbers: the one key of a pod on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetnsCookie(pub u64);
+
+impl fmt::Debug for NetnsCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "netns:{}", self.0)
+    }
+}
+
+/// Finds where a captured connection was going.
+pub trait OriginalDst: Send + Sync {
+    /// The destination that the socket with local address `client` in namespace `pod` asked for;
+    /// `None` when that socket was not captured.
+    fn original_dst(&self, pod: NetnsCookie, client: SocketAddr) -> Option<SocketAddr>;
+}
+
+/// Marks the agent's own sockets. A pod cannot forge these marks: they are socket-local storage
+/// that only the holder of the eBPF map can write.
+pub trait SocketTags: Send + Sync {
+    /// Exempts `socket` from capture. Call before `connect`.
+    fn exempt(&self, socket: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Exempts `socket` and makes the application that accepts it see `client` as its peer.
+    /// Call before `connect`.
+    fn show_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()>;
+}

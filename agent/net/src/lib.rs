@@ -1,0 +1,19 @@
+//! Sockets, listeners, copy, drain, back-off and network namespaces, and the traits for what the
+//! kernel side gives to the proxy.
+//!
+//! Nothing here knows of workloads, identities or policy.
+#![expect(
+    unsafe_code,
+    reason = "setns, socket options and uninitialised read buffers"
+)]
+
+pub mod backoff;
+pub mod copy;
+pub mod drain;
+pub mod flow;
+mod kernel;
+pub mod netns;
+pub mod socket;
+
+pub use kernel::{NetnsCookie, OriginalDst, SocketTags};
+pub use netns::Netns;

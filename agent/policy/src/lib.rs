@@ -1,0 +1,1 @@
+//! Compiled L4 authorization: decide(). Pure: no I/O, no clock.

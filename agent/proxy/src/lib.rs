@@ -1,0 +1,1 @@
+//! The node's L4 proxy: outbound, inbound, passthrough, live connections.

@@ -1,0 +1,2 @@
+//! Keys and values of the eBPF maps, shared by kernel and user space. no_std.
+#![no_std]

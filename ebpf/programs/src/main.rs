@@ -1,0 +1,3 @@
+//! The eBPF programs. Builds for the bpf target only.
+#![no_std]
+#![no_main]
