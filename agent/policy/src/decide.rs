@@ -1,0 +1,125 @@
+//! Order of evaluation: DENY first, then ALLOW, else allow when there is no ALLOW.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use agent_model::{Action, Authorization, Identity, PolicyKey, Reason};
+
+use crate::PolicySet;
+use crate::matching::policy_matches;
+
+/// What is known of a connection at the destination.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection<'a> {
+    /// Identity of the peer's certificate; `None` for plaintext.
+    pub source: Option<&'a Identity>,
+    /// Address of the peer.
+    pub source_ip: IpAddr,
+    /// False when the address is evidence of nothing: a plaintext peer that uses the address of a
+    /// mesh workload. ALLOW policies then never match by address, DENY policies still do.
+    pub source_ip_vouched: bool,
+    /// Pod address and port of the application, after service ports are resolved.
+    pub destination: SocketAddr,
+}
+
+/// The workload a connection is for, as far as policy needs to know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Keys of the selector-scoped policies that apply to it.
+    pub policies: &'a [PolicyKey],
+}
+
+/// The outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Let it pass; `policy` is the ALLOW that matched, `None` when no ALLOW applies.
+    Allow {
+        /// The ALLOW policy that matched.
+        policy: Option<PolicyKey>,
+    },
+    /// Refuse it.
+    Deny {
+        /// `PolicyDenied`, `PolicyNotAllowed` or `PolicyUnknown`.
+        reason: Reason,
+        /// The DENY policy that matched, the unknown one, or one of the ALLOWs that did not match.
+        policy: Option<PolicyKey>,
+    },
+}
+
+impl Decision {
+    /// True for [`Decision::Allow`].
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow { .. })
+    }
+}
+
+/// Decides one connection to `target`.
+pub fn decide(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>) -> Decision {
+    if let Some(key) = set.unknown(target) {
+        return Decision::Deny {
+            reason: Reason::PolicyUnknown,
+            policy: Some(key.clone()),
+        };
+    }
+    let enforced = |action| {
+        set.applicable(target)
+            .filter(move |policy| policy.action == action && !policy.dry_run)
+    };
+    if let Some(policy) = enforced(Action::Deny).find(|policy| policy_matches(policy, connection)) {
+        return Decision::Deny {
+            reason: Reason::PolicyDenied,
+            policy: Some(policy.key()),
+        };
+    }
+    let mut allows = enforced(Action::Allow).peekable();
+    let Some(first) = allows.peek().map(|policy| Arc::clone(policy)) else {
+        return Decision::Allow { policy: None };
+    };
+    match allows.find(|policy| policy_matches(policy, connection)) {
+        Some(policy) => Decision::Allow {
+            policy: Some(policy.key()),
+        },
+        None => Decision::Deny {
+            reason: Reason::PolicyNotAllowed,
+            policy: Some(first.key()),
+        },
+    }
+}
+
+/// One policy's part in a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The policy.
+    pub policy: PolicyKey,
+    /// What it does on a match.
+    pub action: Action,
+    /// Whether it matches.
+    pub matches: bool,
+    /// It is logged only.
+    pub dry_run: bool,
+}
+
+/// A decision and each applicable policy's part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// What [`decide`] says.
+    pub decision: Decision,
+    /// Every applicable policy.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// [`decide`], with every applicable policy's verdict, for `culvert why` and dry-run logging.
+pub fn explain(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>) -> Explanation {
+    let verdict = |policy: &Arc<Authorization>| Verdict {
+        policy: policy.key(),
+        action: policy.action,
+        matches: policy_matches(policy, connection),
+        dry_run: policy.dry_run,
+    };
+    Explanation {
+        decision: decide(set, target, connection),
+        verdicts: set.applicable(target).map(verdict).collect(),
+    }
+}
