@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -53,14 +54,22 @@ thread_local! {
 #[derive(Debug)]
 pub struct TcpReader(OwnedReadHalf);
 
-/// Writing half of a TCP socket.
+/// Writing half of a TCP socket; empty once it was aborted.
 #[derive(Debug)]
-pub struct TcpWriter(OwnedWriteHalf);
+pub struct TcpWriter(Option<OwnedWriteHalf>);
+
+impl TcpWriter {
+    fn half(&mut self) -> io::Result<&mut OwnedWriteHalf> {
+        self.0
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
 
 /// Splits a TCP socket into its halves.
 pub fn split(stream: TcpStream) -> (TcpReader, TcpWriter) {
     let (read, write) = stream.into_split();
-    (TcpReader(read), TcpWriter(write))
+    (TcpReader(read), TcpWriter(Some(write)))
 }
 
 impl FlowRead for TcpReader {
@@ -84,13 +93,15 @@ impl FlowWrite for TcpWriter {
     }
 
     async fn finish(&mut self) -> io::Result<()> {
-        self.0.shutdown().await
+        self.half()?.shutdown().await
     }
 
     fn abort(&mut self) {
-        // With a zero linger the close that follows sends RST. The error case is a socket that
-        // is already gone.
-        let _ = socket2::SockRef::from(self.0.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+        let Some(half) = self.0.take() else { return };
+        // With a zero linger the close sends RST; it fails on a socket that is already gone.
+        let _ = socket2::SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+        // Dropping the half would send FIN first.
+        half.forget();
     }
 
     fn max_chunk(&self) -> usize {

@@ -14,6 +14,7 @@ pub mod flow;
 mod kernel;
 pub mod netns;
 pub mod socket;
+pub mod tasks;
 
 pub use kernel::{NetnsCookie, OriginalDst, SocketTags};
 pub use netns::Netns;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -100,7 +99,7 @@ fn datagram_socket() -> io::Result<OwnedFd> {
 /// The cookie of the namespace a socket belongs to.
 pub fn cookie_of_socket(socket: BorrowedFd<'_>) -> io::Result<NetnsCookie> {
     let mut cookie = 0u64;
-    let mut len = mem::size_of::<u64>() as libc::socklen_t;
+    let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: cookie and len live across the call and len is the size of cookie.
     let result = unsafe {
         libc::getsockopt(
