@@ -82,8 +82,9 @@ impl FlowRead for TcpReader {
 
 impl FlowWrite for TcpWriter {
     async fn write(&mut self, mut chunk: Bytes) -> io::Result<()> {
+        let half = self.half()?;
         while chunk.has_remaining() {
-            let written = poll_fn(|cx| Pin::new(&mut self.0).poll_write(cx, chunk.chunk())).await?;
+            let written = poll_fn(|cx| Pin::new(&mut *half).poll_write(cx, chunk.chunk())).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
