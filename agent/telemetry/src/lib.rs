@@ -1,1 +1,48 @@
-//! Tracing set-up, one Record per connection (access-log line and metrics on drop), metrics registry.
+//! What an operator can see of a node: log lines, metrics and recent refusals.
+//!
+//! [`init`] sets up logging. [`Metrics`] is the registry that a scrape reads. A [`Record`] follows
+//! one connection from accept to close and then writes exactly one access-log line and updates the
+//! metrics exactly once.
+//!
+//! Nothing here blocks a caller on a slow reader: log lines go through a bounded buffer with a drop
+//! counter, and every label set, ring and map has a cap. Label values come from the control plane's
+//! records and from certificates it issued, never from bytes a peer chose.
+
+mod escape;
+mod line;
+mod logging;
+mod metrics;
+mod process;
+mod record;
+mod refusals;
+mod samples;
+mod traffic;
+mod writer;
+
+pub use logging::{LogFormat, Logging, init};
+pub use metrics::{Limits, Metrics, Task};
+pub use record::{Ends, Record};
+pub use refusals::{REFUSALS_KEPT, Refusal};
+pub use samples::{MAX_SAMPLES_PER_METRIC, Samples};
+pub use traffic::Direction;
+
+/// What can go wrong while telemetry is set up. Running, it never fails: it counts what it drops.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TelemetryError {
+    /// The log filter is not one `tracing` understands.
+    #[error("log filter {filter:?}: {source}")]
+    Filter {
+        /// The filter as given.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logging is already set up in this process.
+    #[error("logging is already set up")]
+    AlreadySet,
+    /// The writer thread could not be started.
+    #[error("log writer thread: {0}")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,99 @@
+//! Values that other rooms hold and a scrape asks for: tunnels, certificates, xDS, eBPF counters.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::encoding::EncodeLabel;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+
+/// Rows a sampled metric may have in one scrape; further ones are left out.
+pub const MAX_SAMPLES_PER_METRIC: usize = 4096;
+
+/// What samplers add at a scrape.
+#[derive(Debug, Default)]
+pub struct Samples(BTreeMap<&'static str, Family>);
+
+#[derive(Debug)]
+struct Family {
+    help: &'static str,
+    kind: MetricType,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Samples {
+    /// Adds one row of a gauge. `help` is a sentence without its full stop. Label values must come
+    /// from configuration or a closed list, never from what a peer sent.
+    pub fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        value: f64,
+    ) {
+        self.add(name, help, MetricType::Gauge, labels, value);
+    }
+
+    /// Adds one row of a counter; `name` comes without `_total`. Otherwise as [`Samples::gauge`].
+    pub fn counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        value: u64,
+    ) {
+        // Exact up to 2^53, and no scraper keeps more than a double either.
+        self.add(name, help, MetricType::Counter, labels, value as f64);
+    }
+
+    fn add(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        kind: MetricType,
+        labels: &[(&'static str, &str)],
+        value: f64,
+    ) {
+        let family = self.0.entry(name).or_insert_with(|| Family {
+            help,
+            kind,
+            rows: Vec::new(),
+        });
+        if family.rows.len() < MAX_SAMPLES_PER_METRIC {
+            let labels = labels.iter().map(|&(k, v)| (k, v.to_owned())).collect();
+            family.rows.push(Row { labels, value });
+        }
+    }
+
+    pub(crate) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, family) in &self.0 {
+            let help = format!("{}.", family.help);
+            let mut metric = encoder.encode_descriptor(name, &help, None, family.kind)?;
+            for row in &family.rows {
+                let mut row_encoder = metric.encode_family(row)?;
+                match family.kind {
+                    MetricType::Counter => {
+                        row_encoder.encode_counter::<NoLabelSet, _, f64>(&row.value, None)?;
+                    }
+                    _ => row_encoder.encode_gauge(&row.value)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl EncodeLabelSet for Row {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        for (key, value) in &self.labels {
+            (*key, value.as_str()).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
