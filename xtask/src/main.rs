@@ -1,2 +1,73 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: sets up a machine, builds, checks, and starts tests, demo, lab and bench.
+//!
+//! It holds no logic of the product: it starts programs, shows which one runs and for how long,
+//! and says what to do when one fails. It depends on nothing that needs a C compiler, so that it
+//! builds on a machine where nothing is set up yet.
+
+mod build;
+mod check;
+mod chroot;
+mod clean;
+mod program;
+mod setup;
+mod steps;
+mod suite;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::steps::Steps;
+use crate::workspace::Workspace;
+
+const USAGE: &str = "\
+cargo xtask <command>
+
+  setup [--check] [--long]  install what the other commands need (Debian 12, root);
+                            --check only tells what is missing
+  demo [--json FILE] ...    show that it works: two nodes, real pods, one mesh
+  test [--long] [--json FILE] [FILTER]
+                            every test; --long adds soak repeats and a run in a fresh chroot
+  lab [--json FILE] [--down]
+                            bring the demo's topology up and leave it running
+  bench [--quick] ...       plain against mesh, side by side
+  check                     format, clippy, layers, lints, import circles, licences
+  build                     culvert, culvert-cni, the eBPF object and the test programs
+  build-ebpf                only the eBPF object
+  codegen                   regenerate proto/src/gen from the .proto files
+  clean [--all]             remove what killed runs left; --all also ends running labs
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut steps = Steps::new();
+    match run(&arguments, &mut steps) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String], steps: &mut Steps) -> Result<ExitCode> {
+    let Some((command, rest)) = arguments.split_first() else {
+        bail!("no command given\n\n{USAGE}");
+    };
+    let workspace = Workspace::find()?;
+    match command.as_str() {
+        "setup" => setup::run(&workspace, steps, rest)?,
+        "build" => build::everything(&workspace, steps)?,
+        "build-ebpf" => build::ebpf(&workspace, steps)?,
+        "codegen" => build::codegen(&workspace, steps)?,
+        "check" => check::run(&workspace, steps)?,
+        "clean" => clean::run(steps, rest.iter().any(|word| word == "--all"))?,
+        "test" => return suite::test(&workspace, steps, rest),
+        "demo" | "lab" | "bench" => return suite::start(&workspace, steps, command, rest),
+        "help" | "--help" | "-h" => print!("{USAGE}"),
+        other => bail!("unknown command `{other}`\n\n{USAGE}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
