@@ -1,1 +1,29 @@
-//! SPIFFE certificates: cache and renewal, CA client, CA signer, rustls configurations, verifier.
+//! Identities made provable: the certificate authority, the certificates of a node's workloads,
+//! and the TLS configurations that check who a peer is.
+//!
+//! - [`Authority`] signs: it belongs to the control plane.
+//! - [`Certificates`] obtains and renews through a [`CaClient`]: it belongs to the node agent.
+//! - [`server_config`] and [`client_config`] turn a [`Certificate`] into rustls configurations;
+//!   [`peer_identity`] says who a verified peer is.
+//!
+//! Private keys exist in memory only, are wiped when dropped, and have no textual form.
+
+mod authority;
+mod ca_client;
+mod certificate;
+mod certificates;
+mod error;
+mod schedule;
+mod tls;
+mod verify;
+mod x509;
+
+pub use authority::{Authority, MAX_CSR_BYTES};
+pub use ca_client::{CaClient, GrpcCaClient, GrpcCaConfig, IssueFuture};
+pub use certificate::{Certificate, PendingKey};
+pub use certificates::{CertificateState, CertificateStatus, Certificates, MAX_IDENTITIES};
+pub use error::IdentityError;
+pub use schedule::{renewal_delay, retry_backoff};
+pub use tls::{client_config, dummy_server_name, provider, server_config};
+pub use verify::{PeerRefused, peer_refused};
+pub use x509::{peer_identity, spiffe_identity};

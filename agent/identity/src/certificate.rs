@@ -1,0 +1,248 @@
+//! One workload certificate with its key, ready for TLS.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use agent_model::Identity;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use zeroize::Zeroize;
+
+use crate::x509::{Facts, facts, parse_pem, spiffe_identity};
+use crate::{IdentityError, provider};
+
+/// More certificates than this in an answer are refused.
+const MAX_CHAIN: usize = 64;
+
+/// A fresh P-256 key that waits for its certificate. Never leaves memory; wiped when dropped.
+pub struct PendingKey {
+    key: KeyPair,
+    identity: Identity,
+    csr_pem: String,
+}
+
+impl PendingKey {
+    /// Makes a key and a signing request for `identity`: empty subject, one critical URI name.
+    pub fn generate(identity: &Identity) -> Result<Self, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        let csr_pem = params.serialize_request(&key)?.pem()?;
+        Ok(Self {
+            key,
+            identity: identity.clone(),
+            csr_pem,
+        })
+    }
+
+    /// The PKCS #10 request, PEM.
+    pub fn csr_pem(&self) -> &str {
+        &self.csr_pem
+    }
+
+    /// Takes the answer of the certificate service: leaf, intermediates, last the root bundle,
+    /// PEM each. Fails unless the leaf carries exactly the identity and the key asked for and
+    /// chains to those roots, valid at `now`, for both ends of a TLS connection.
+    pub fn complete(
+        self,
+        answer: &[String],
+        now: SystemTime,
+    ) -> Result<Certificate, IdentityError> {
+        let unusable = |detail: String| IdentityError::Unusable {
+            identity: self.identity.clone(),
+            detail,
+        };
+        let (chain, roots) = split_answer(answer).map_err(unusable)?;
+        let store = root_store(&roots).map_err(unusable)?;
+        let leaf = &chain[0];
+        if spiffe_identity(leaf).as_ref() != Some(&self.identity) {
+            return Err(unusable("it names another identity".to_owned()));
+        }
+        verify_chain(&chain, &store, now).map_err(unusable)?;
+        let facts = facts(leaf).ok_or_else(|| unusable("it does not parse".to_owned()))?;
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let certified =
+            CertifiedKey::from_der(chain.clone(), PrivateKeyDer::from(key), &provider())
+                .map_err(|error| unusable(error.to_string()))?;
+        Ok(Certificate {
+            identity: self.identity.clone(),
+            key: Arc::new(certified),
+            roots: Arc::new(store),
+            chain_pem: answer[..answer.len() - 1].concat(),
+            roots_pem: answer.last().cloned().unwrap_or_default(),
+            facts,
+            obtained: now,
+            generation: next_generation(),
+            server: OnceLock::new(),
+        })
+    }
+}
+
+impl Drop for PendingKey {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl fmt::Debug for PendingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingKey")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A workload's certificate, its key and the roots issued with it.
+pub struct Certificate {
+    identity: Identity,
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    chain_pem: String,
+    roots_pem: String,
+    facts: Facts,
+    obtained: SystemTime,
+    generation: u64,
+    server: OnceLock<Arc<ServerConfig>>,
+}
+
+impl Certificate {
+    /// Whose certificate it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Grows with every certificate this process obtains: the larger is the newer.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Start of validity.
+    pub fn not_before(&self) -> SystemTime {
+        self.facts.not_before
+    }
+
+    /// End of validity.
+    pub fn not_after(&self) -> SystemTime {
+        self.facts.not_after
+    }
+
+    /// When this process obtained it.
+    pub fn obtained(&self) -> SystemTime {
+        self.obtained
+    }
+
+    /// Serial number, lower-case hexadecimal.
+    pub fn serial(&self) -> &str {
+        &self.facts.serial
+    }
+
+    /// True until the end of validity.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        now < self.facts.not_after
+    }
+
+    /// Leaf and intermediates, PEM.
+    pub fn chain_pem(&self) -> &str {
+        &self.chain_pem
+    }
+
+    /// The roots it was issued with, PEM.
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
+    }
+
+    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
+        &self.roots
+    }
+
+    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.key)
+    }
+
+    /// The server configuration, made by `make` the first time.
+    pub(crate) fn server_config_or(
+        &self,
+        make: impl FnOnce() -> Result<Arc<ServerConfig>, IdentityError>,
+    ) -> Result<Arc<ServerConfig>, IdentityError> {
+        if let Some(config) = self.server.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = make()?;
+        Ok(Arc::clone(self.server.get_or_init(|| config)))
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("identity", &self.identity)
+            .field("serial", &self.facts.serial)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+type Chain = Vec<CertificateDer<'static>>;
+
+fn split_answer(answer: &[String]) -> Result<(Chain, Chain), String> {
+    let [chain @ .., roots] = answer else {
+        return Err("it is empty".to_owned());
+    };
+    if chain.is_empty() {
+        return Err("it has no roots".to_owned());
+    }
+    let mut presented = Vec::new();
+    for pem in chain {
+        presented.extend(parse_pem(pem)?);
+    }
+    let roots = parse_pem(roots)?;
+    if presented.len() + roots.len() > MAX_CHAIN {
+        return Err(format!("it holds more than {MAX_CHAIN} certificates"));
+    }
+    Ok((presented, roots))
+}
+
+fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store
+            .add(root.clone())
+            .map_err(|error| format!("unusable root: {error}"))?;
+    }
+    Ok(store)
+}
+
+fn verify_chain(
+    chain: &[CertificateDer<'static>],
+    roots: &RootCertStore,
+    now: SystemTime,
+) -> Result<(), String> {
+    let since_epoch = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_err(|_| "the clock is before 1970".to_owned())?;
+    let leaf = EndEntityCert::try_from(&chain[0]).map_err(|error| error.to_string())?;
+    for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+        leaf.verify_for_usage(
+            provider().signature_verification_algorithms.all,
+            &roots.roots,
+            &chain[1..],
+            UnixTime::since_unix_epoch(since_epoch),
+            usage,
+            None,
+            None,
+        )
+        .map_err(|error| format!("it does not verify: {error}"))?;
+    }
+    Ok(())
+}
+
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

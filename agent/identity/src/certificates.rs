@@ -1,0 +1,193 @@
+//! The certificates of a node's workloads: obtained once, renewed in time, shared by all pods of
+//! an identity.
+
+mod renewal;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use agent_model::Identity;
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::{CaClient, Certificate, IdentityError};
+use renewal::Renewal;
+
+/// Identities one node can hold certificates for.
+pub const MAX_IDENTITIES: usize = 4096;
+/// Signing requests under way at the same time.
+const MAX_REQUESTS: usize = 8;
+/// How long a connection waits for the first certificate of its identity.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The node's certificates. Cheap to clone; used from every thread. All network work runs on the
+/// runtime given at construction.
+#[derive(Clone)]
+pub struct Certificates {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Arc<dyn CaClient>,
+    runtime: Handle,
+    ttl: Duration,
+    requests: Arc<Semaphore>,
+    /// Replaced as a whole when an identity comes or goes, so that lookups take no lock.
+    renewals: ArcSwap<HashMap<Identity, Arc<Renewal>>>,
+}
+
+impl Certificates {
+    /// `ttl` is the lifetime asked for; the service may give less.
+    pub fn new(client: Arc<dyn CaClient>, runtime: Handle, ttl: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                client,
+                runtime,
+                ttl,
+                requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+                renewals: ArcSwap::default(),
+            }),
+        }
+    }
+
+    /// The certificate of `identity` when it is at hand and valid.
+    pub fn cached(&self, identity: &Identity) -> Option<Arc<Certificate>> {
+        self.shared
+            .renewals
+            .load()
+            .get(identity)?
+            .current(SystemTime::now())
+    }
+
+    /// The certificate of `identity`, from the cache or from the service. Waits up to 5 s; callers
+    /// of the same identity share one request. Needs a tokio runtime with time on the calling
+    /// thread. Safe to drop before it completes.
+    pub async fn get(&self, identity: &Identity) -> Result<Arc<Certificate>, IdentityError> {
+        if let Some(certificate) = self.cached(identity) {
+            return Ok(certificate);
+        }
+        let renewal = self.renewal(identity)?;
+        match tokio::time::timeout(WAIT, renewal.wait()).await {
+            Ok(certificate) => Ok(certificate),
+            Err(_) => Err(IdentityError::NotAvailable {
+                identity: identity.clone(),
+                detail: renewal
+                    .last_error()
+                    .unwrap_or_else(|| "the certificate service does not answer".to_owned()),
+            }),
+        }
+    }
+
+    /// Obtains certificates ahead of need and keeps them renewed. Identities beyond
+    /// [`MAX_IDENTITIES`] are left out with an error in the log.
+    pub fn prefetch(&self, identities: impl IntoIterator<Item = Identity>) {
+        for identity in identities {
+            if let Err(error) = self.renewal(&identity) {
+                tracing::error!(%identity, %error, "certificate not prefetched");
+            }
+        }
+    }
+
+    /// Drops the certificate of `identity` and stops renewing it. Connections that use it live on.
+    pub fn forget(&self, identity: &Identity) {
+        self.shared.renewals.rcu(|renewals| {
+            let mut renewals = HashMap::clone(renewals);
+            renewals.remove(identity);
+            renewals
+        });
+    }
+
+    /// Every identity with what is known about its certificate, ordered by identity.
+    pub fn status(&self) -> Vec<CertificateStatus> {
+        let now = SystemTime::now();
+        let renewals = self.shared.renewals.load();
+        let mut rows: Vec<_> = renewals
+            .iter()
+            .map(|(identity, renewal)| renewal.status(identity, now))
+            .collect();
+        rows.sort_by(|a, b| a.identity.cmp(&b.identity));
+        rows
+    }
+
+    /// The renewal of `identity`, started when there is none.
+    fn renewal(&self, identity: &Identity) -> Result<Arc<Renewal>, IdentityError> {
+        if let Some(renewal) = self.shared.renewals.load().get(identity) {
+            return Ok(Arc::clone(renewal));
+        }
+        let fresh = Arc::new(Renewal::new());
+        let mut chosen = Ok(Arc::clone(&fresh));
+        self.shared.renewals.rcu(|renewals| {
+            let mut renewals = HashMap::clone(renewals);
+            chosen = match renewals.get(identity) {
+                Some(present) => Ok(Arc::clone(present)),
+                None if renewals.len() >= MAX_IDENTITIES => {
+                    Err(IdentityError::TooMany(MAX_IDENTITIES))
+                }
+                None => {
+                    renewals.insert(identity.clone(), Arc::clone(&fresh));
+                    Ok(Arc::clone(&fresh))
+                }
+            };
+            renewals
+        });
+        let chosen = chosen?;
+        if Arc::ptr_eq(&chosen, &fresh) {
+            // The task ends when the map lets go of the renewal.
+            self.shared.runtime.spawn(renewal::keep_renewed(
+                Arc::downgrade(&fresh),
+                identity.clone(),
+                Arc::clone(&self.shared.client),
+                Arc::clone(&self.shared.requests),
+                self.shared.ttl,
+            ));
+        }
+        Ok(chosen)
+    }
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificates")
+            .field("identities", &self.shared.renewals.load().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One row of `culvert status` and of the configuration dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// Whose certificate.
+    pub identity: Identity,
+    /// Whether there is a valid one.
+    pub state: CertificateState,
+    /// Start of validity, seconds since 1970.
+    pub not_before: Option<u64>,
+    /// End of validity, seconds since 1970.
+    pub not_after: Option<u64>,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: Option<String>,
+    /// The last failure since the last success.
+    pub last_error: Option<String>,
+    /// Leaf and intermediates, PEM.
+    pub chain_pem: Option<String>,
+    /// The roots issued with it, PEM.
+    pub roots_pem: Option<String>,
+}
+
+/// Whether an identity has a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum CertificateState {
+    /// The first request is under way.
+    Initializing,
+    /// There is a valid certificate.
+    Available,
+    /// There is none, and the last request failed.
+    Unavailable,
+}
+
+#[cfg(test)]
+mod tests;

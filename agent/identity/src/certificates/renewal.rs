@@ -1,0 +1,193 @@
+//! One identity's certificate over time.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_model::Identity;
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::{CertificateState, CertificateStatus};
+use crate::certificate::PendingKey;
+use crate::{CaClient, Certificate, IdentityError, renewal_delay, retry_backoff};
+
+/// One attempt, connecting included.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A waiting connection shortens the wait before the next attempt to this.
+const DEMANDED_RETRY: Duration = Duration::from_secs(1);
+/// How often a sleeping task looks whether its identity was forgotten.
+const FORGOTTEN_CHECK: Duration = Duration::from_secs(10);
+
+/// The current certificate and the last failure of one identity.
+pub(super) struct Renewal {
+    current: ArcSwapOption<Certificate>,
+    last_error: Mutex<Option<String>>,
+    /// Counts certificates, so that waiters see the next one.
+    issued: watch::Sender<u64>,
+    demand: Notify,
+}
+
+impl Renewal {
+    pub(super) fn new() -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            last_error: Mutex::new(None),
+            issued: watch::Sender::new(0),
+            demand: Notify::new(),
+        }
+    }
+
+    pub(super) fn current(&self, now: SystemTime) -> Option<Arc<Certificate>> {
+        let current = self.current.load_full()?;
+        current.is_valid_at(now).then_some(current)
+    }
+
+    /// Waits for a valid certificate, asking for an early attempt.
+    pub(super) async fn wait(&self) -> Arc<Certificate> {
+        let mut issued = self.issued.subscribe();
+        loop {
+            issued.mark_unchanged();
+            if let Some(certificate) = self.current(SystemTime::now()) {
+                return certificate;
+            }
+            self.demand.notify_one();
+            // The sender is self: it cannot be gone.
+            let _ = issued.changed().await;
+        }
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.error_slot().clone()
+    }
+
+    pub(super) fn status(&self, identity: &Identity, now: SystemTime) -> CertificateStatus {
+        let certificate = self.current.load_full();
+        let last_error = self.last_error();
+        let valid = certificate.as_ref().is_some_and(|c| c.is_valid_at(now));
+        CertificateStatus {
+            identity: identity.clone(),
+            state: match (valid, &last_error) {
+                (true, _) => CertificateState::Available,
+                (false, None) => CertificateState::Initializing,
+                (false, Some(_)) => CertificateState::Unavailable,
+            },
+            not_before: certificate.as_ref().map(|c| unix_seconds(c.not_before())),
+            not_after: certificate.as_ref().map(|c| unix_seconds(c.not_after())),
+            serial: certificate.as_ref().map(|c| c.serial().to_owned()),
+            last_error,
+            chain_pem: certificate.as_ref().map(|c| c.chain_pem().to_owned()),
+            roots_pem: certificate.as_ref().map(|c| c.roots_pem().to_owned()),
+        }
+    }
+
+    fn store(&self, certificate: Certificate) {
+        self.current.store(Some(Arc::new(certificate)));
+        *self.error_slot() = None;
+        self.issued.send_modify(|count| *count += 1);
+    }
+
+    fn fail(&self, error: &IdentityError) {
+        *self.error_slot() = Some(error.to_string());
+    }
+
+    fn error_slot(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Obtains the certificate, then renews it for as long as `renewal` is wanted. A failed renewal
+/// leaves the old certificate in place.
+pub(super) async fn keep_renewed(
+    renewal: Weak<Renewal>,
+    identity: Identity,
+    client: Arc<dyn CaClient>,
+    requests: Arc<Semaphore>,
+    ttl: Duration,
+) {
+    let mut backoff = retry_backoff();
+    loop {
+        let result = attempt(&identity, client.as_ref(), &requests, ttl).await;
+        let Some(wanted) = renewal.upgrade() else {
+            return;
+        };
+        match result {
+            Ok(certificate) => {
+                backoff.reset();
+                let delay = renewal_delay(
+                    certificate.obtained(),
+                    certificate.not_after(),
+                    rand::random(),
+                );
+                tracing::info!(%identity, serial = certificate.serial(), renew_in = ?delay, "certificate obtained");
+                wanted.store(certificate);
+                drop(wanted);
+                sleep_while_wanted(&renewal, delay).await;
+            }
+            Err(error) => {
+                let delay = backoff.next(rand::random());
+                tracing::warn!(%identity, %error, retry_in = ?delay, "certificate not obtained");
+                wanted.fail(&error);
+                drop(wanted);
+                sleep_until_demanded(&renewal, delay).await;
+            }
+        }
+        if renewal.strong_count() == 0 {
+            return;
+        }
+    }
+}
+
+async fn attempt(
+    identity: &Identity,
+    client: &dyn CaClient,
+    requests: &Semaphore,
+    ttl: Duration,
+) -> Result<Certificate, IdentityError> {
+    let _permit = requests.acquire().await;
+    let key = PendingKey::generate(identity)?;
+    let answer = {
+        let issue = client.issue(identity, key.csr_pem(), ttl);
+        tokio::time::timeout(ATTEMPT_TIMEOUT, issue)
+            .await
+            .map_err(|_| IdentityError::Service("no answer in time".to_owned()))??
+    };
+    key.complete(&answer, SystemTime::now())
+}
+
+async fn sleep_while_wanted(renewal: &Weak<Renewal>, mut left: Duration) {
+    while !left.is_zero() && renewal.strong_count() > 0 {
+        let nap = left.min(FORGOTTEN_CHECK);
+        tokio::time::sleep(nap).await;
+        left -= nap;
+    }
+}
+
+/// Sleeps for `delay`, less when a connection waits: then [`DEMANDED_RETRY`] from now.
+async fn sleep_until_demanded(renewal: &Weak<Renewal>, delay: Duration) {
+    if delay <= DEMANDED_RETRY {
+        return tokio::time::sleep(delay).await;
+    }
+    tokio::time::sleep(DEMANDED_RETRY).await;
+    let mut left = delay - DEMANDED_RETRY;
+    while !left.is_zero() {
+        let Some(wanted) = renewal.upgrade() else {
+            return;
+        };
+        let nap = left.min(FORGOTTEN_CHECK);
+        if tokio::time::timeout(nap, wanted.demand.notified())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        left -= nap;
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
