@@ -1,1 +1,32 @@
-//! The harness, the end-to-end tests, and the programs demo, lab and bench.
+//! The harness: simulated nodes, pods and a control plane on one machine, in network namespaces.
+//!
+//! A test reads as a script: start a [`Cluster`], give it pods, let a client in one talk to a
+//! server in another, look at what the agents say. See `tests/README.md` for the test ids.
+
+pub mod agent;
+pub mod cluster;
+pub mod cni;
+pub mod command;
+pub mod control;
+pub mod http;
+pub mod manifests;
+pub mod metrics;
+pub mod node;
+pub mod place;
+pub mod pod;
+pub mod poll;
+pub mod process;
+pub mod programs;
+pub mod run;
+pub mod stop;
+pub mod topology;
+
+pub use cluster::{Cluster, ClusterSpec};
+pub use node::Node;
+pub use place::Place;
+pub use pod::{Pod, PodSpec};
+
+/// Trust domain of every test cluster.
+pub const TRUST_DOMAIN: &str = "cluster.local";
+/// Cluster id of every test cluster.
+pub const CLUSTER_ID: &str = "Kubernetes";

@@ -1,0 +1,330 @@
+//! `culvert node` as a supervised process, and what it says of itself.
+
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::http;
+use crate::metrics::Metrics;
+use crate::place::Place;
+use crate::poll;
+use crate::process::Process;
+use crate::programs::Programs;
+use crate::run::Run;
+
+const METRICS_PORT: u16 = 15020;
+const READY_PORT: u16 = 15021;
+
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// Node name.
+    pub node: String,
+    /// URL of the control plane.
+    pub control: String,
+    /// Its root certificate.
+    pub root_cert: PathBuf,
+    /// The node's token.
+    pub token_file: PathBuf,
+    /// The node's host network namespace.
+    pub host_netns: PathBuf,
+    /// Folder of the node's files: state, pins, sockets.
+    pub directory: PathBuf,
+    /// Where cgroup2 is mounted.
+    pub cgroup_root: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Flags after all others.
+    pub extra: Vec<String>,
+}
+
+/// The agent of one node. It may be running or not.
+#[derive(Debug)]
+pub struct Agent {
+    run: Run,
+    programs: Programs,
+    place: Place,
+    settings: Mutex<AgentSettings>,
+    process: Mutex<Option<Process>>,
+}
+
+impl Agent {
+    /// Prepares the agent's files; starts nothing.
+    pub fn prepare(
+        run: &Run,
+        programs: &Programs,
+        place: Place,
+        settings: AgentSettings,
+    ) -> Result<Self> {
+        for folder in ["state", "bpf"] {
+            let path = settings.directory.join(folder);
+            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        }
+        Ok(Self {
+            run: run.clone(),
+            programs: programs.clone(),
+            place,
+            settings: Mutex::new(settings),
+            process: Mutex::new(None),
+        })
+    }
+
+    /// Starts it and returns at once.
+    pub fn start(&self) -> Result<()> {
+        let mut slot = lock(&self.process);
+        ensure!(slot.is_none(), "the agent runs already");
+        let name = format!("agent-{}", self.settings().node);
+        let command = self.command(&[]);
+        *slot = Some(Process::spawn(&self.run, &self.place, &name, command)?);
+        Ok(())
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start_ready(&self) -> Result<()> {
+        self.start()?;
+        self.wait_ready(Duration::from_secs(20))
+    }
+
+    /// Waits for the readiness port to answer 200.
+    pub fn wait_ready(&self, limit: Duration) -> Result<()> {
+        poll::until("agent ready", limit, || {
+            self.must_run()?;
+            let answer = http::get(&self.place, local(READY_PORT), "/healthz/ready")?;
+            ensure!(answer.status == 200, "not ready: {}", answer.body.trim());
+            Ok(())
+        })
+        .with_context(|| format!("log of {}:\n{}", self.settings().node, self.log_tail(15)))
+    }
+
+    /// SIGKILL; nothing of it runs any more when this returns.
+    pub fn kill9(&self) -> Result<()> {
+        match lock(&self.process).take() {
+            Some(process) => process.kill9(),
+            None => bail!("the agent does not run"),
+        }
+    }
+
+    /// SIGTERM and the wait for a clean end.
+    pub fn stop(&self) -> Result<()> {
+        let Some(process) = lock(&self.process).take() else {
+            return Ok(());
+        };
+        let status = process.terminate(Duration::from_secs(30))?;
+        ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+
+    /// Runs `culvert node --release` with the agent's own flags.
+    pub fn release(&self) -> Result<()> {
+        let command = self.command(&["--release".to_owned()]);
+        let output = self
+            .place
+            .run_command(command, "", Duration::from_secs(30))?;
+        ensure!(
+            output.ok(),
+            "--release: {:?} {}{}",
+            output.code,
+            output.stdout,
+            output.stderr
+        );
+        Ok(())
+    }
+
+    /// Changes how it is started the next time.
+    pub fn change(&self, edit: impl FnOnce(&mut AgentSettings)) {
+        edit(&mut lock(&self.settings));
+    }
+
+    /// The settings of the next start.
+    pub fn settings(&self) -> AgentSettings {
+        lock(&self.settings).clone()
+    }
+
+    /// Whether it runs.
+    pub fn running(&self) -> bool {
+        self.must_run().is_ok()
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> Result<u32> {
+        lock(&self.process)
+            .as_ref()
+            .map(Process::pid)
+            .context("the agent does not run")
+    }
+
+    /// Everything it has logged, over restarts.
+    pub fn log(&self) -> String {
+        let path = self.log_path();
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// Where it logs.
+    pub fn log_path(&self) -> PathBuf {
+        self.run.log(&format!("agent-{}", self.settings().node))
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Access-log lines (as text) that contain each of `parts`.
+    pub fn log_lines(&self, parts: &[&str]) -> Vec<String> {
+        self.log()
+            .lines()
+            .filter(|line| parts.iter().all(|part| line.contains(part)))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Waits for a log line that contains each of `parts`.
+    pub fn wait_log(&self, parts: &[&str], limit: Duration) -> Result<String> {
+        poll::until("log line", limit, || {
+            let mut lines = self.log_lines(parts);
+            lines.pop().with_context(|| format!("no line with {parts:?}"))
+        })
+    }
+
+    /// The namespace it runs in.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.settings().directory.join("admin.sock")
+    }
+
+    /// The socket the CNI plugin calls.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.settings().directory.join("cni.sock")
+    }
+
+    /// The folder of the node's pins.
+    pub fn bpffs(&self) -> PathBuf {
+        self.settings().directory.join("bpf")
+    }
+
+    /// `culvert status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let text = self.verb(&["status", "--json"])?;
+        serde_json::from_str(&text).with_context(|| format!("status is not JSON: {text}"))
+    }
+
+    /// `culvert config-dump`.
+    pub fn config_dump(&self) -> Result<Value> {
+        let text = self.verb(&["config-dump"])?;
+        serde_json::from_str(&text).with_context(|| format!("config-dump is not JSON: {text}"))
+    }
+
+    /// An operator's verb against this agent's admin socket; gives back what it printed.
+    pub fn verb(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.programs.culvert());
+        command
+            .args(words)
+            .arg("--admin-socket")
+            .arg(self.admin_socket());
+        let output = self
+            .place
+            .run_command(command, "", Duration::from_secs(10))?;
+        ensure!(
+            output.ok(),
+            "culvert {}: exit {:?}: {}{}",
+            words.join(" "),
+            output.code,
+            output.stdout,
+            output.stderr
+        );
+        Ok(output.stdout)
+    }
+
+    /// A scrape of the metrics port.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let answer = http::get(&self.place, local(METRICS_PORT), "/metrics")?;
+        ensure!(answer.status == 200, "metrics answered {}", answer.status);
+        Ok(Metrics::new(answer.body))
+    }
+
+    /// Open file descriptors of the process.
+    pub fn fds(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.pid()?);
+        Ok(fs::read_dir(&path)
+            .with_context(|| format!("reading {path}"))?
+            .count())
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))
+            .context("reading the agent's status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: u64 = line
+            .and_then(|line| line.split_whitespace().next())
+            .and_then(|number| number.parse().ok())
+            .context("no VmRSS")?;
+        Ok(kib * 1024)
+    }
+
+    fn must_run(&self) -> Result<()> {
+        match lock(&self.process).as_ref() {
+            Some(process) => process.must_run(),
+            None => bail!("the agent does not run"),
+        }
+    }
+
+    fn command(&self, more: &[String]) -> Command {
+        let settings = self.settings();
+        let mut command = Command::new(self.programs.culvert());
+        let any = Ipv6Addr::UNSPECIFIED;
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("RUST_BACKTRACE", "1")
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
+            .arg("node")
+            .args(["--node-name", &settings.node])
+            .args(["--xds-address", &settings.control])
+            .args(["--ca-address", &settings.control])
+            .arg("--root-cert")
+            .arg(&settings.root_cert)
+            .arg("--token-file")
+            .arg(&settings.token_file)
+            .arg("--state-dir")
+            .arg(settings.directory.join("state"))
+            .arg("--bpffs")
+            .arg(settings.directory.join("bpf"))
+            .arg("--cgroup-root")
+            .arg(&settings.cgroup_root)
+            .arg("--host-netns")
+            .arg(&settings.host_netns)
+            .arg("--cni-socket")
+            .arg(settings.directory.join("cni.sock"))
+            .arg("--admin-socket")
+            .arg(settings.directory.join("admin.sock"))
+            .args(["--metrics-listen", &format!("[{any}]:{METRICS_PORT}")])
+            .args(["--ready-listen", &format!("[{any}]:{READY_PORT}")])
+            .args(["--trust-domain", crate::TRUST_DOMAIN])
+            .args(["--cluster-id", crate::CLUSTER_ID])
+            .args(["--workers", &settings.workers.to_string()])
+            .args(&settings.extra)
+            .args(more);
+        command
+    }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::LOCALHOST, port))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,306 @@
+//! The whole: a switch, nodes, a control plane, manifests, names.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::control::Control;
+use crate::manifests::{Manifests, ServiceSpec};
+use crate::node::Node;
+use crate::place::Place;
+use crate::pod::{Pod, PodSpec};
+use crate::poll;
+use crate::programs::Programs;
+use crate::run::Run;
+use crate::topology::{self, Addresses, CONTROL_HOST};
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub struct ClusterSpec {
+    /// Name of the run.
+    pub run: String,
+    /// How many nodes.
+    pub nodes: u8,
+    /// Whether Culvert is installed.
+    pub culvert: bool,
+    /// Lifetime of certificates.
+    pub certificate_ttl: Duration,
+    /// Data-path workers per agent.
+    pub workers: usize,
+}
+
+impl ClusterSpec {
+    /// Two nodes with Culvert.
+    pub fn new(run: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            nodes: 2,
+            culvert: true,
+            certificate_ttl: Duration::from_secs(24 * 3600),
+            workers: 2,
+        }
+    }
+
+    /// With certificates of this lifetime.
+    pub fn certificate_ttl(mut self, ttl: Duration) -> Self {
+        self.certificate_ttl = ttl;
+        self
+    }
+
+    /// The same network without Culvert.
+    pub fn bare(mut self) -> Self {
+        self.culvert = false;
+        self
+    }
+}
+
+/// A running cluster; removed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    run: Run,
+    switch: Place,
+    control: Option<Control>,
+    nodes: Vec<Arc<Node>>,
+    manifests: Manifests,
+    names: Mutex<Vec<(String, Vec<IpAddr>)>>,
+    services: AtomicU16,
+    settled: AtomicU64,
+    keep_logs: AtomicBool,
+}
+
+impl Cluster {
+    /// Makes the network, starts the control plane and the agents, and waits until all are ready.
+    pub fn start(spec: &ClusterSpec) -> Result<Self> {
+        let cluster = Self::make(spec)?;
+        if let Some(control) = &cluster.control {
+            control.start()?;
+        }
+        for agent in cluster.nodes.iter().filter_map(|node| node.agent_if_any()) {
+            agent.start()?;
+        }
+        for agent in cluster.nodes.iter().filter_map(|node| node.agent_if_any()) {
+            agent.wait_ready(Duration::from_secs(30))?;
+        }
+        Ok(cluster)
+    }
+
+    fn make(spec: &ClusterSpec) -> Result<Self> {
+        let programs = spec.culvert.then(Programs::find).transpose()?;
+        let run = Run::create(&spec.run)?;
+        // From here on an error must remove what exists.
+        Self::build(spec, &run, programs).inspect_err(|_| {
+            let _ = run.remove(true);
+        })
+    }
+
+    fn build(spec: &ClusterSpec, run: &Run, programs: Option<Programs>) -> Result<Self> {
+        fs::write(run.path("hosts"), HOSTS).context("writing the hosts file")?;
+        let manifests = Manifests::create(run.path("manifests"))?;
+        let switch = Place::create(&run.namespace("net"), None)?;
+        topology::make_underlay(&switch)?;
+        let control = match &programs {
+            Some(programs) => {
+                let place = Place::create(&run.namespace("cp"), None)?;
+                topology::plug(&switch, &place, CONTROL_HOST)?;
+                let ttl = spec.certificate_ttl;
+                Some(Control::prepare(run, programs, place, &manifests, ttl)?)
+            }
+            None => None,
+        };
+        let mut nodes = Vec::new();
+        for number in 1..=spec.nodes {
+            let product = programs
+                .as_ref()
+                .zip(control.as_ref())
+                .map(|(programs, control)| (programs, control, spec.workers));
+            let node = Node::create(run, &switch, number, product)?;
+            manifests.node(&node.name(), &format!("zone-{number}"), node.addresses())?;
+            nodes.push(Arc::new(node));
+        }
+        let cluster = Self {
+            run: run.clone(),
+            switch,
+            control,
+            nodes,
+            manifests,
+            names: Mutex::default(),
+            services: AtomicU16::new(10),
+            settled: AtomicU64::new(0),
+            keep_logs: AtomicBool::new(false),
+        };
+        cluster.connect_routes()?;
+        Ok(cluster)
+    }
+
+    fn connect_routes(&self) -> Result<()> {
+        for target in &self.nodes {
+            if let Some(control) = &self.control {
+                topology::route_to(control.place(), target.number())?;
+            }
+            for source in &self.nodes {
+                if source.number() != target.number() {
+                    topology::route_to(source.host(), target.number())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The run.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The namespace of the switch between the nodes.
+    pub fn switch(&self) -> &Place {
+        &self.switch
+    }
+
+    /// A node by its number, from 1.
+    pub fn node(&self, number: u8) -> Result<&Arc<Node>> {
+        self.nodes
+            .iter()
+            .find(|node| node.number() == number)
+            .with_context(|| format!("no node {number}"))
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Arc<Node>] {
+        &self.nodes
+    }
+
+    /// The control plane.
+    pub fn control(&self) -> Result<&Control> {
+        self.control.as_ref().context("no control plane here")
+    }
+
+    /// The manifests.
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    /// Starts a pod; it can be dialled by its name from every pod.
+    pub fn pod(&self, spec: &PodSpec) -> Result<Pod> {
+        let node = self.node(spec.node)?.clone();
+        let pod = Pod::create(&self.run, node, &self.manifests, spec)?;
+        let name = format!("{}.{}.pod", spec.name, spec.namespace);
+        self.name(&name, &pod.ips())?;
+        Ok(pod)
+    }
+
+    /// Makes a service; every pod resolves its names to its cluster IPs.
+    pub fn service(&self, spec: &ServiceSpec) -> Result<Addresses> {
+        let addresses = topology::service(self.services.fetch_add(1, Ordering::Relaxed));
+        self.manifests.write(
+            &format!("service-{}-{}", spec.namespace, spec.name),
+            &spec.yaml(addresses),
+        )?;
+        if !spec.headless {
+            let long = format!("{}.{}.svc.cluster.local", spec.name, spec.namespace);
+            let names = format!("{} {}.{} {long}", spec.name, spec.name, spec.namespace);
+            self.name(&names, &[addresses.v4.into(), addresses.v6.into()])?;
+        }
+        Ok(addresses)
+    }
+
+    /// Adds names to the pods' hosts file, or replaces them.
+    pub fn name(&self, names: &str, ips: &[IpAddr]) -> Result<()> {
+        let mut known = self
+            .names
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        known.retain(|(other, _)| other != names);
+        known.push((names.to_owned(), ips.to_vec()));
+        let mut text = HOSTS.to_owned();
+        for (names, ips) in known.iter() {
+            for ip in ips {
+                let _ = writeln!(text, "{ip} {names}");
+            }
+        }
+        // Written in place: the file is bind-mounted, and a mount follows the inode.
+        fs::write(self.run.path("hosts"), text).context("writing the hosts file")
+    }
+
+    /// Writes a manifest and waits until every running agent has it.
+    pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        self.manifests.write(name, yaml)?;
+        self.settle()
+    }
+
+    /// Removes a manifest and waits until every running agent knows.
+    pub fn unapply(&self, name: &str) -> Result<()> {
+        self.manifests.remove(name)?;
+        self.settle()
+    }
+
+    /// Waits until every running agent has what the manifests say now: a marker object is
+    /// written, and the control plane never sends a later state without an earlier one.
+    pub fn settle(&self) -> Result<()> {
+        let marker = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
+        let yaml = crate::manifests::authorization_policy(
+            "culvert-test-marker",
+            &marker,
+            "ALLOW",
+            None,
+            "[{}]",
+        );
+        self.manifests.write("zz-settled", &yaml)?;
+        for agent in self.nodes.iter().filter_map(|node| node.agent_if_any()) {
+            if !agent.running() {
+                continue;
+            }
+            poll::until("manifests settled", Duration::from_secs(10), || {
+                let dump = agent.config_dump()?;
+                ensure!(
+                    dump["policies"].to_string().contains(&marker),
+                    "{marker} has not reached the agent"
+                );
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the logs when the cluster is removed, because something failed.
+    pub fn keep_logs(&self) {
+        self.keep_logs.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes everything.
+    pub fn remove(&self) -> Result<()> {
+        for agent in self.nodes.iter().filter_map(|node| node.agent_if_any()) {
+            let _ = agent.kill9();
+        }
+        if let Some(control) = &self.control {
+            let _ = control.kill9();
+        }
+        let keep = self.keep_logs.load(Ordering::Relaxed);
+        if keep {
+            eprintln!("logs are kept in {}", self.run.path("logs").display());
+        }
+        self.run.remove(keep)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            eprintln!("removing run {}: {error:#}", self.run.name());
+        }
+    }
+}
+
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n";
+
+/// A service's port in both families.
+pub fn service_sockets(addresses: Addresses, port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(addresses.v4.into(), port),
+        SocketAddr::new(addresses.v6.into(), port),
+    ]
+}

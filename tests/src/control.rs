@@ -1,0 +1,208 @@
+//! `culvert control` as a supervised process in a namespace of its own.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::manifests::Manifests;
+use crate::place::Place;
+use crate::poll;
+use crate::process::Process;
+use crate::programs::Programs;
+use crate::run::Run;
+use crate::topology::{CONTROL_HOST, underlay};
+
+const PORT: u16 = 15012;
+
+/// The control plane. It may be running or not.
+#[derive(Debug)]
+pub struct Control {
+    run: Run,
+    programs: Programs,
+    place: Place,
+    manifests: PathBuf,
+    directory: PathBuf,
+    certificate_ttl: Mutex<Duration>,
+    tokens: Mutex<Vec<(String, String)>>,
+    process: Mutex<Option<Process>>,
+}
+
+impl Control {
+    /// Prepares its files; starts nothing.
+    pub fn prepare(
+        run: &Run,
+        programs: &Programs,
+        place: Place,
+        manifests: &Manifests,
+        certificate_ttl: Duration,
+    ) -> Result<Self> {
+        let directory = run.path("control");
+        fs::create_dir_all(&directory).context("creating the control plane's folder")?;
+        Ok(Self {
+            run: run.clone(),
+            programs: programs.clone(),
+            place,
+            manifests: manifests.directory().to_owned(),
+            directory,
+            certificate_ttl: Mutex::new(certificate_ttl),
+            tokens: Mutex::default(),
+            process: Mutex::default(),
+        })
+    }
+
+    /// Admits a node: makes its token, writes the token list and the node's token file.
+    pub fn admit(&self, node: &str, token_file: &Path) -> Result<()> {
+        let token = random_token()?;
+        write_secret(token_file, &format!("{token}\n"))?;
+        let mut tokens = lock(&self.tokens);
+        tokens.push((token, node.to_owned()));
+        let mut text = String::new();
+        for (token, node) in tokens.iter() {
+            let _ = writeln!(text, "{token} {node}");
+        }
+        write_secret(&self.token_list(), &text)
+    }
+
+    /// Starts it and waits until it listens and its root certificate is written.
+    pub fn start(&self) -> Result<()> {
+        let mut slot = lock(&self.process);
+        ensure!(slot.is_none(), "the control plane runs already");
+        let process = Process::spawn(&self.run, &self.place, "control", self.command())?;
+        poll::until("control plane up", Duration::from_secs(20), || {
+            process.must_run()?;
+            ensure!(self.root_cert().exists(), "no root certificate yet");
+            let to = (underlay(CONTROL_HOST).v4, PORT).into();
+            self.place.connect(to, Duration::from_millis(500))?;
+            Ok(())
+        })
+        .with_context(|| format!("log of control:\n{}", process.log_tail(15)))?;
+        *slot = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&self) -> Result<()> {
+        match lock(&self.process).take() {
+            Some(process) => process.kill9(),
+            None => bail!("the control plane does not run"),
+        }
+    }
+
+    /// SIGTERM and the wait for a clean end.
+    pub fn stop(&self) -> Result<()> {
+        let Some(process) = lock(&self.process).take() else {
+            return Ok(());
+        };
+        let status = process.terminate(Duration::from_secs(20))?;
+        ensure!(status.success(), "the control plane ended with {status}");
+        Ok(())
+    }
+
+    /// Lifetime of certificates from the next start on.
+    pub fn set_certificate_ttl(&self, ttl: Duration) {
+        *lock(&self.certificate_ttl) = ttl;
+    }
+
+    /// URL that agents dial, by IPv4.
+    pub fn url(&self) -> String {
+        format!("https://{}:{PORT}", underlay(CONTROL_HOST).v4)
+    }
+
+    /// Its root certificate.
+    pub fn root_cert(&self) -> PathBuf {
+        self.directory.join("state/root-cert.pem")
+    }
+
+    /// The namespace it runs in.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> Result<u32> {
+        lock(&self.process)
+            .as_ref()
+            .map(Process::pid)
+            .context("the control plane does not run")
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        let path = self.run.log("control");
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a log line that contains each of `parts`, after the first `skip` bytes.
+    pub fn wait_log(&self, skip: usize, parts: &[&str], limit: Duration) -> Result<String> {
+        poll::until("log line of the control plane", limit, || {
+            let log = self.log();
+            let new = log.get(skip..).unwrap_or_default();
+            new.lines()
+                .find(|line| parts.iter().all(|part| line.contains(part)))
+                .map(str::to_owned)
+                .with_context(|| format!("no line with {parts:?}"))
+        })
+    }
+
+    fn token_list(&self) -> PathBuf {
+        self.directory.join("node-tokens")
+    }
+
+    fn command(&self) -> Command {
+        let ttl = lock(&self.certificate_ttl).as_secs();
+        let address = underlay(CONTROL_HOST);
+        let mut command = Command::new(self.programs.culvert());
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("RUST_BACKTRACE", "1")
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
+            .arg("control")
+            .arg("--manifests")
+            .arg(&self.manifests)
+            .args(["--listen", &format!("[::]:{PORT}")])
+            .arg("--node-tokens")
+            .arg(self.token_list())
+            .arg("--state-dir")
+            .arg(self.directory.join("state"))
+            .args(["--trust-domain", crate::TRUST_DOMAIN])
+            .args(["--cert-ttl", &format!("{ttl}s")])
+            .args(["--serving-names", &format!("{},{}", address.v4, address.v6)]);
+        command
+    }
+}
+
+fn random_token() -> Result<String> {
+    let mut token = String::new();
+    for _ in 0..2 {
+        token += fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .context("reading randomness")?
+            .trim();
+    }
+    Ok(token.replace('-', ""))
+}
+
+/// Tokens are readable by their owner only; replaced in one step.
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let draft = path.with_extension("draft");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)
+        .with_context(|| format!("writing {}", draft.display()))?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&draft, path).with_context(|| format!("renaming to {}", path.display()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

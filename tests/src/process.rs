@@ -1,0 +1,141 @@
+//! A long-running program: its log, its pid on record, its end.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::place::Place;
+use crate::run::Run;
+
+/// A running program; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pid: u32,
+    child: Mutex<Child>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a program in a place; standard output and error go to `logs/NAME.log`, appended.
+    /// The program leads a process group of its own, so that Ctrl-C reaches only us.
+    pub fn spawn(run: &Run, place: &Place, name: &str, mut command: Command) -> Result<Self> {
+        let log = run.log(name);
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().context("sharing a log file")?)
+            .stderr(file)
+            .process_group(0);
+        let child = place.start(command)?;
+        run.record(child.id())?;
+        Ok(Self {
+            name: name.to_owned(),
+            pid: child.id(),
+            child: Mutex::new(child),
+            log,
+        })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The name it was started under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its output goes.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// Everything it has written so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its exit status, when it has ended.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.lock().try_wait().ok().flatten()
+    }
+
+    /// SIGKILL, awaited: nothing of the process runs any more when this returns.
+    pub fn kill9(&self) -> Result<()> {
+        let mut child = self.lock();
+        let _ = child.kill();
+        child.wait().context("waiting for a killed process")?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).context("pid out of range")?;
+        kill(Pid::from_raw(pid), signal).with_context(|| format!("signalling {}", self.name))
+    }
+
+    /// SIGTERM, then waits for the end.
+    pub fn terminate(&self, limit: Duration) -> Result<ExitStatus> {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGTERM)?;
+        }
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                self.kill9()?;
+                bail!("{} did not end within {limit:?} of SIGTERM", self.name);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// An error that shows the end of the log when the process is no longer running.
+    pub fn must_run(&self) -> Result<()> {
+        match self.ended() {
+            None => Ok(()),
+            Some(status) => bail!("{} ended ({status}):\n{}", self.name, self.log_tail(20)),
+        }
+    }
+
+    /// The last lines of its log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let log = self.log();
+        let all: Vec<&str> = log.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.lock();
+        if matches!(child.try_wait(), Ok(None)) {
+            // Workers of a server are in its process group.
+            if let Ok(pid) = i32::try_from(self.pid) {
+                let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One run on disk and in the kernel: its directory, the processes it started, and how all of it
+//! is removed, also by another process that knows only the run's name.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::check;
+use crate::stop;
+
+const RUNS: &str = "/run/culvert-test";
+const NAMESPACES: &str = "/run/netns";
+
+/// The directory of a run and the prefix of everything it names.
+#[derive(Debug, Clone)]
+pub struct Run {
+    name: String,
+    directory: PathBuf,
+}
+
+impl Run {
+    /// Makes the directory of a new run, after removing what an earlier run of that name left.
+    /// Names are short and alphanumeric, so that no run's prefix is another's.
+    pub fn create(name: &str) -> Result<Self> {
+        ensure!(
+            !name.is_empty() && name.len() <= 12 && name.bytes().all(|b| b.is_ascii_alphanumeric()),
+            "run name {name:?} is not 1 to 12 letters and digits"
+        );
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "network namespaces and eBPF need root: run as root"
+        );
+        remove(name, false)?;
+        let run = Self::of(name);
+        fs::create_dir_all(run.path("logs"))
+            .with_context(|| format!("creating {}", run.directory.display()))?;
+        stop::watch(name);
+        Ok(run)
+    }
+
+    fn of(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            directory: Path::new(RUNS).join(name),
+        }
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The run's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A path below the run's directory.
+    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.directory.join(below)
+    }
+
+    /// Where the log of a process goes.
+    pub fn log(&self, process: &str) -> PathBuf {
+        self.directory.join("logs").join(format!("{process}.log"))
+    }
+
+    /// The full name of one of the run's network namespaces.
+    pub fn namespace(&self, short: &str) -> String {
+        format!("cv-{}-{short}", self.name)
+    }
+
+    /// Writes a process down, so that any clean-up finds it and no other.
+    pub(crate) fn record(&self, pid: u32) -> Result<()> {
+        let Some(start) = start_time(pid) else {
+            return Ok(()); // It has already gone.
+        };
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("pids"))
+            .context("opening the record of processes")?;
+        writeln!(file, "{pid} {start}").context("recording a process")
+    }
+
+    /// Removes everything of this run; keeps the logs when asked.
+    pub fn remove(&self, keep_logs: bool) -> Result<()> {
+        let result = remove(&self.name, keep_logs);
+        stop::unwatch(&self.name);
+        result
+    }
+}
+
+/// Runs whose directory exists.
+pub fn existing() -> Vec<String> {
+    names_in(Path::new(RUNS))
+}
+
+/// Removes everything the run of this name made: processes, namespaces, mounts, cgroups, files.
+pub fn remove(name: &str, keep_logs: bool) -> Result<()> {
+    let run = Run::of(name);
+    let namespaces = namespaces_of(&run);
+    kill_recorded(&run);
+    kill_inside(&namespaces);
+    unmount_below(&run.directory);
+    remove_cgroups(&run);
+    for namespace in &namespaces {
+        delete_namespace(namespace)?;
+    }
+    remove_files(&run, keep_logs)
+}
+
+/// The run's network namespaces that exist now.
+pub fn namespaces_of(run: &Run) -> Vec<String> {
+    let prefix = run.namespace("");
+    let mut names = names_in(Path::new(NAMESPACES));
+    names.retain(|name| name.starts_with(&prefix));
+    names.sort();
+    names
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
+
+/// Start time of a process in clock ticks since boot: with the pid it names one process for ever.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold spaces.
+    let after = stat.rsplit_once(')')?.1;
+    after.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn kill_recorded(run: &Run) {
+    let Ok(text) = fs::read_to_string(run.path("pids")) else {
+        return;
+    };
+    let recorded: Vec<(u32, u64)> = text.lines().filter_map(parse_record).collect();
+    for (pid, start) in &recorded {
+        if start_time(*pid) == Some(*start) {
+            kill_hard(*pid);
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for (pid, start) in recorded {
+        while start_time(pid) == Some(start) && !is_zombie(pid) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn parse_record(line: &str) -> Option<(u32, u64)> {
+    let (pid, start) = line.split_once(' ')?;
+    Some((pid.parse().ok()?, start.trim().parse().ok()?))
+}
+
+/// Whatever else runs in the run's own namespaces was started by one of its processes.
+fn kill_inside(namespaces: &[String]) {
+    let own = std::process::id();
+    for _ in 0..50 {
+        let mut found = false;
+        for namespace in namespaces {
+            let Ok(pids) = check("ip", &["netns", "pids", namespace]) else {
+                continue;
+            };
+            for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                if pid != own && !is_zombie(pid) {
+                    found = true;
+                    kill_hard(pid);
+                }
+            }
+        }
+        if !found {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn kill_hard(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('Z')))
+        .unwrap_or(true)
+}
+
+/// A bpffs that is only unmounted keeps its pins while another mount namespace shows it: unlink
+/// them first.
+fn unmount_below(directory: &Path) {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else {
+        return;
+    };
+    let prefix = format!("{}/", directory.display());
+    let points: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|point| point.starts_with(&prefix))
+        .map(PathBuf::from)
+        .collect();
+    for point in points.iter().rev() {
+        if let Ok(entries) = fs::read_dir(point) {
+            for entry in entries.flatten() {
+                let _ = fs::remove_dir_all(entry.path());
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let _ = umount2(point, MntFlags::MNT_DETACH);
+    }
+}
+
+/// A cgroup of the run, below the cgroup2 mount.
+pub(crate) fn cgroup_name(run: &Run) -> String {
+    format!("cv-{}", run.name)
+}
+
+fn remove_cgroups(run: &Run) {
+    let Ok(root) = cgroup_root() else { return };
+    for parent in [root.clone(), root.join("kubepods")] {
+        let _ = fs::remove_dir(parent.join(cgroup_name(run)));
+    }
+    // Ours only when it is empty; a kubelet's has children and stays.
+    let _ = fs::remove_dir(root.join("kubepods"));
+}
+
+/// Where cgroup2 is mounted.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("reading mounts")?;
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    match line.and_then(|line| line.split(' ').nth(1)) {
+        Some(point) => Ok(PathBuf::from(point)),
+        None => bail!("no cgroup2 mount: mount one with `mount -t cgroup2 none /sys/fs/cgroup`"),
+    }
+}
+
+fn delete_namespace(name: &str) -> Result<()> {
+    if Path::new(NAMESPACES).join(name).exists() {
+        check("ip", &["netns", "del", name])?;
+    }
+    Ok(())
+}
+
+fn remove_files(run: &Run, keep_logs: bool) -> Result<()> {
+    let Ok(entries) = fs::read_dir(&run.directory) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if keep_logs && entry.file_name() == "logs" {
+            continue;
+        }
+        let path = entry.path();
+        if path.is_dir() {
+            fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        } else {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    if !keep_logs {
+        let _ = fs::remove_dir(&run.directory);
+        let _ = fs::remove_dir(RUNS);
+    }
+    Ok(())
+}

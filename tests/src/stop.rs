@@ -1,0 +1,83 @@
+//! Ctrl-C: everything a run made is removed before the process goes.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::thread;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, Signal};
+
+/// Held for reading while something is being made, for writing while everything is removed: so
+/// that nothing appears behind the back of the clean-up.
+static MAKING: RwLock<()> = RwLock::new(());
+static STOPPING: AtomicBool = AtomicBool::new(false);
+static RUNS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// Set in the thread that removes everything: its own commands need no permission.
+    static REMOVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Exit code after a signal, as shells report an interrupted program.
+const INTERRUPTED: i32 = 130;
+
+/// Blocks SIGINT and SIGTERM and handles them in a thread of their own. Call it first in `main`,
+/// before any other thread exists, because threads inherit the mask.
+pub fn on_signal() -> Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGHUP);
+    signals.thread_block().context("blocking signals")?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let _ = signals.wait();
+            eprintln!("\ninterrupted: removing what this run made");
+            remove_everything();
+            std::process::exit(INTERRUPTED);
+        })
+        .context("starting the signal thread")?;
+    Ok(())
+}
+
+/// Permission to make a process, a namespace or a mount. Waits for ever once the program stops.
+pub(crate) fn making() -> Option<RwLockReadGuard<'static, ()>> {
+    if REMOVING.get() {
+        return None;
+    }
+    let guard = MAKING.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if STOPPING.load(Ordering::SeqCst) {
+        drop(guard);
+        loop {
+            thread::park();
+        }
+    }
+    Some(guard)
+}
+
+/// Names a run that a signal must remove.
+pub(crate) fn watch(run: &str) {
+    lock(&RUNS).push(run.to_owned());
+}
+
+/// The run was removed in the ordinary way.
+pub(crate) fn unwatch(run: &str) {
+    lock(&RUNS).retain(|other| other != run);
+}
+
+fn remove_everything() {
+    STOPPING.store(true, Ordering::SeqCst);
+    REMOVING.set(true);
+    let _guard = MAKING.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for run in lock(&RUNS).drain(..) {
+        if let Err(error) = crate::run::remove(&run, false) {
+            eprintln!("removing run {run}: {error:#}");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
