@@ -20,8 +20,8 @@ mod traffic;
 mod writer;
 
 pub use logging::{LogFormat, Logging, init};
-pub use metrics::{Limits, Metrics, Task};
-pub use record::{Ends, Record};
+pub use metrics::{Limits, Metrics};
+pub use record::Record;
 pub use refusals::{REFUSALS_KEPT, Refusal};
 pub use samples::{MAX_SAMPLES_PER_METRIC, Samples};
 pub use traffic::Direction;

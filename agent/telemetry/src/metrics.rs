@@ -44,7 +44,6 @@ pub struct Metrics {
     refusals: Mutex<Ring>,
     refused: [ByReason; 2],
     sockets: [AtomicU64; 2],
-    tasks: AtomicU64,
     access_log: AtomicBool,
     samplers: RwLock<Vec<Sampler>>,
 }
@@ -61,7 +60,6 @@ impl Metrics {
             refusals: Mutex::default(),
             refused: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             sockets: Default::default(),
-            tasks: AtomicU64::new(0),
             access_log: AtomicBool::new(true),
             samplers: RwLock::default(),
         })
@@ -79,12 +77,6 @@ impl Metrics {
     /// Switches access-log lines on (the default) or off; metrics and refusals go on.
     pub fn set_access_log(&self, on: bool) {
         self.access_log.store(on, Ordering::Relaxed);
-    }
-
-    /// Counts a task in `culvert_tasks` until the returned guard is dropped.
-    pub fn task(self: &Arc<Self>) -> Task {
-        self.tasks.fetch_add(1, Ordering::Relaxed);
-        Task(Arc::clone(self))
     }
 
     /// The most recent refusals, newest first.
@@ -165,8 +157,12 @@ impl Metrics {
             );
             self.sample_refused(direction, samples);
         }
-        let tasks = self.tasks.load(Ordering::Relaxed);
-        samples.gauge("culvert_tasks", "Tasks alive", &[], tasks as f64);
+        samples.gauge(
+            "culvert_tasks",
+            "Data-plane tasks alive",
+            &[],
+            agent_net::tasks::alive() as f64,
+        );
         samples.gauge(
             "culvert_traffic_series",
             "Traffic series kept",
@@ -199,16 +195,6 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// Counts one task in `culvert_tasks` while it lives.
-#[derive(Debug)]
-pub struct Task(Arc<Metrics>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[derive(Debug)]
 struct Scrape {
     traffic: Arc<Table>,
@@ -237,24 +223,18 @@ mod tests {
             samples.counter("culvert_test", "A test", &[("kind", "a")], 5);
             samples.gauge("culvert_level", "A level", &[], 1.5);
         });
-        let task = metrics.task();
         let text = metrics.encode(Instant::now());
         for row in [
-            "istio_build{component=\"culvert\",tag=\"1.2.3\"} 1.0",
-            "culvert_tasks 1.0",
-            "culvert_test_total{kind=\"a\"} 5.0",
+            "istio_build{component=\"culvert\",tag=\"1.2.3\"} 1",
+            "culvert_tasks 0",
+            "culvert_test_total{kind=\"a\"} 5",
             "culvert_level 1.5",
-            "istio_tcp_sockets_open{reporter=\"source\"} 0.0",
+            "istio_tcp_sockets_open{reporter=\"source\"} 0",
             "# EOF",
         ] {
             assert!(has_row(&text, row), "{row} in\n{text}");
         }
         assert!(text.contains("process_open_fds "), "{text}");
-        drop(task);
-        assert!(has_row(
-            &metrics.encode(Instant::now()),
-            "culvert_tasks 0.0"
-        ));
     }
 
     #[test]

@@ -6,21 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::{Identity, PolicyKey, Reason, Service, Workload};
 use tracing::Level;
-use tracing::field::display;
 
 use crate::Metrics;
 use crate::refusals::{Refusal, is_refusal, rfc3339};
 use crate::traffic::{Direction, Flag, Labels, Series};
-
-/// The two addresses of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
-    /// Where it comes from.
-    pub source: SocketAddr,
-    /// Where it goes: outbound the original destination, inbound the address it came in on
-    /// (`pod:15008` for HBONE).
-    pub destination: SocketAddr,
-}
 
 /// Follows one connection. Open it as soon as the connection is accepted, add what becomes known,
 /// and finish it with a Reason: that writes one access-log line and updates the metrics once. A
@@ -29,30 +18,40 @@ pub struct Ends {
 pub struct Record {
     metrics: Arc<Metrics>,
     opened_at: Instant,
-    ends: Ends,
+    source: SocketAddr,
+    destination: SocketAddr,
     labels: Labels,
     hbone_addr: Option<String>,
     policy: Option<PolicyKey>,
     series: Option<Arc<Series>>,
-    from_client: u64,
-    from_server: u64,
+    sent: u64,
+    received: u64,
     finished: bool,
 }
 
 impl Record {
-    /// Starts to follow a connection that was accepted at `now`.
-    pub fn open(metrics: &Arc<Metrics>, direction: Direction, ends: Ends, now: Instant) -> Self {
+    /// Starts to follow a connection from `source` that was accepted at `now`. `destination` is
+    /// the original destination of an outbound connection, and the address an inbound one came in
+    /// on (`pod:15008` for HBONE).
+    pub fn open(
+        metrics: &Arc<Metrics>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+        now: Instant,
+    ) -> Self {
         metrics.socket_opened(direction);
         Self {
             metrics: Arc::clone(metrics),
             opened_at: now,
-            ends,
+            source,
+            destination,
             labels: Labels::new(direction),
             hbone_addr: None,
             policy: None,
             series: None,
-            from_client: 0,
-            from_server: 0,
+            sent: 0,
+            received: 0,
             finished: false,
         }
     }
@@ -65,32 +64,35 @@ impl Record {
         }
     }
 
-    /// The identity of a source that TLS proved, where no workload is known for it.
-    pub fn source_identity(&mut self, identity: Identity) {
-        self.labels.source_identity = Some(identity);
+    /// The destination workload and the service the client asked for, as far as they are known.
+    pub fn destination(
+        &mut self,
+        workload: Option<&Arc<Workload>>,
+        service: Option<&Arc<Service>>,
+    ) {
+        self.labels.destination = workload.cloned();
+        self.labels.destination_identity = workload.and_then(|w| w.identity().ok());
+        self.labels.service = service.cloned();
     }
 
-    /// The destination workload, and the identity that is expected of it or that it has.
-    pub fn destination(&mut self, workload: &Arc<Workload>, identity: Option<Identity>) {
-        self.labels.destination = Some(Arc::clone(workload));
-        if identity.is_some() {
-            self.labels.destination_identity = identity;
-        }
+    /// An inbound tunnel: who the peer's certificate says it is, what the mesh knows of its
+    /// address, and the authority it asked for.
+    pub fn tunnel_source(
+        &mut self,
+        workload: Option<&Arc<Workload>>,
+        identity: &Identity,
+        authority: impl ToString,
+    ) {
+        self.labels.source = workload.cloned();
+        self.tunnel(authority, identity);
     }
 
-    /// The service the client asked for.
-    pub fn service(&mut self, service: &Arc<Service>) {
-        self.labels.service = Some(Arc::clone(service));
-    }
-
-    /// The authority of the HBONE request.
-    pub fn hbone_addr(&mut self, authority: impl ToString) {
+    /// The connection travels in mutual TLS under the source's `identity`, to `authority`.
+    /// Identities are logged for such connections only.
+    pub fn tunnel(&mut self, authority: impl ToString, identity: &Identity) {
         self.hbone_addr = Some(authority.to_string());
-    }
-
-    /// Whether the two agents speak mutual TLS for it. Identities are logged only then.
-    pub fn mutual_tls(&mut self, mutual_tls: bool) {
-        self.labels.mutual_tls = mutual_tls;
+        self.labels.source_identity = Some(identity.clone());
+        self.labels.mutual_tls = true;
     }
 
     /// The policy that decided against it.
@@ -109,17 +111,18 @@ impl Record {
         }
     }
 
-    /// Bytes carried since the start, in total. May be called again while the connection runs, so
-    /// that counters of long connections move.
-    pub fn transferred(&mut self, from_client: u64, from_server: u64) {
+    /// Bytes since the start, in total: `sent` away from the local pod's application or on its
+    /// behalf (outbound the client's bytes, inbound the server's), `received` the other way. May
+    /// be called again while the connection runs, so that counters of long connections move.
+    pub fn bytes(&mut self, sent: u64, received: u64) {
+        let direction = self.labels.direction;
         if let Some(series) = &self.series {
-            series.transferred(
-                from_client.saturating_sub(self.from_client),
-                from_server.saturating_sub(self.from_server),
-            );
+            let more_sent = sent.saturating_sub(self.sent);
+            let more_received = received.saturating_sub(self.received);
+            series.transferred(direction, more_sent, more_received);
         }
-        self.from_client = from_client;
-        self.from_server = from_server;
+        self.sent = sent;
+        self.received = received;
     }
 
     /// Ends the record: one log line, metrics once, and a place in the list of recent refusals
@@ -147,7 +150,7 @@ impl Record {
         let age = self.metrics.age(now);
         if self.series.is_none() && self.is_described() {
             let series = self.metrics.traffic().open(&self.labels, age);
-            series.transferred(self.from_client, self.from_server);
+            series.transferred(self.labels.direction, self.sent, self.received);
             self.series = Some(series);
         }
         if let Some(series) = self.series.take() {
@@ -169,9 +172,9 @@ impl Record {
         Refusal {
             time: rfc3339(SystemTime::now()),
             direction: self.labels.direction,
-            source: self.ends.source,
+            source: self.source,
             source_workload: self.labels.source.as_ref().map(named),
-            destination: self.ends.destination,
+            destination: self.destination,
             destination_workload: self.labels.destination.as_ref().map(named).or_else(service),
             reason,
             policy: self.policy.clone(),
@@ -197,17 +200,17 @@ macro_rules! access {
         tracing::event!(
             target: "access",
             $level,
-            src.addr = %record.ends.source,
+            src.addr = %record.source,
             src.workload = source.as_deref().map(pod_name),
             src.namespace = source.as_deref().map(|w| &*w.namespace),
-            src.identity = record.proven(&record.labels.source_identity).map(display),
+            src.identity = record.proven(&record.labels.source_identity).map(tracing::field::display),
             src.cluster = source.as_deref().map(|w| &*w.cluster_id),
-            dst.addr = %record.ends.destination,
+            dst.addr = %record.destination,
             dst.hbone_addr = record.hbone_addr.as_deref(),
             dst.service = record.labels.service.as_deref().map(|s| &*s.hostname),
             dst.workload = destination.as_deref().map(pod_name),
             dst.namespace = destination.as_deref().map(|w| &*w.namespace),
-            dst.identity = record.proven(&record.labels.destination_identity).map(display),
+            dst.identity = record.proven(&record.labels.destination_identity).map(tracing::field::display),
             dst.cluster = destination.as_deref().map(|w| &*w.cluster_id),
             direction = record.labels.direction.as_str(),
             $($name = $value,)*
@@ -223,11 +226,11 @@ macro_rules! access_closed {
             $level,
             $record,
             $message,
-            bytes_sent = $record.bytes_sent(),
-            bytes_recv = $record.bytes_received(),
-            duration = display(format_args!("{}ms", $took.as_millis())),
+            bytes_sent = $record.sent,
+            bytes_recv = $record.received,
+            duration = tracing::field::display(format_args!("{}ms", $took.as_millis())),
             reason = $reason.as_str(),
-            policy = $record.policy.as_ref().map(display),
+            policy = $record.policy.as_ref().map(tracing::field::display),
             error = $error
         )
     };
@@ -267,21 +270,6 @@ impl Record {
     /// Identities count as known to the log only where TLS proved them.
     fn proven<'a>(&self, identity: &'a Option<Identity>) -> Option<&'a Identity> {
         identity.as_ref().filter(|_| self.labels.mutual_tls)
-    }
-
-    /// What this agent's side sent: outbound the client's bytes, inbound the server's.
-    fn bytes_sent(&self) -> u64 {
-        match self.labels.direction {
-            Direction::Outbound => self.from_client,
-            Direction::Inbound => self.from_server,
-        }
-    }
-
-    fn bytes_received(&self) -> u64 {
-        match self.labels.direction {
-            Direction::Outbound => self.from_server,
-            Direction::Inbound => self.from_client,
-        }
     }
 }
 

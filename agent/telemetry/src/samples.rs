@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use prometheus_client::encoding::EncodeLabel;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 
 /// Rows a sampled metric may have in one scrape; further ones are left out.
@@ -24,7 +25,13 @@ struct Family {
 #[derive(Debug)]
 struct Row {
     labels: Vec<(&'static str, String)>,
-    value: f64,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Gauge(f64),
+    Counter(u64),
 }
 
 impl Samples {
@@ -37,7 +44,7 @@ impl Samples {
         labels: &[(&'static str, &str)],
         value: f64,
     ) {
-        self.add(name, help, MetricType::Gauge, labels, value);
+        self.add(name, help, MetricType::Gauge, labels, Value::Gauge(value));
     }
 
     /// Adds one row of a counter; `name` comes without `_total`. Otherwise as [`Samples::gauge`].
@@ -48,8 +55,8 @@ impl Samples {
         labels: &[(&'static str, &str)],
         value: u64,
     ) {
-        // Exact up to 2^53, and no scraper keeps more than a double either.
-        self.add(name, help, MetricType::Counter, labels, value as f64);
+        let value = Value::Counter(value);
+        self.add(name, help, MetricType::Counter, labels, value);
     }
 
     fn add(
@@ -58,7 +65,7 @@ impl Samples {
         help: &'static str,
         kind: MetricType,
         labels: &[(&'static str, &str)],
-        value: f64,
+        value: Value,
     ) {
         let family = self.0.entry(name).or_insert_with(|| Family {
             help,
@@ -76,18 +83,33 @@ impl Samples {
             let help = format!("{}.", family.help);
             let mut metric = encoder.encode_descriptor(name, &help, None, family.kind)?;
             for row in &family.rows {
-                let mut row_encoder = metric.encode_family(row)?;
-                match family.kind {
-                    MetricType::Counter => {
-                        row_encoder.encode_counter::<NoLabelSet, _, f64>(&row.value, None)?;
-                    }
-                    _ => row_encoder.encode_gauge(&row.value)?,
+                // A row without labels must not get empty braces.
+                if row.labels.is_empty() {
+                    row.value.encode(&mut metric)?;
+                } else {
+                    row.value.encode(&mut metric.encode_family(row)?)?;
                 }
             }
         }
         Ok(())
     }
 }
+
+impl Value {
+    fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+            // Whole numbers are written as such: a script may read them.
+            Self::Gauge(value) if value.fract() == 0.0 && value.abs() < MAX_EXACT => {
+                encoder.encode_gauge(&(value as i64))
+            }
+            Self::Gauge(value) => encoder.encode_gauge(&value),
+        }
+    }
+}
+
+/// Whole numbers below this are exact in a double.
+const MAX_EXACT: f64 = (1u64 << 53) as f64;
 
 impl EncodeLabelSet for Row {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
