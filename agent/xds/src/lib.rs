@@ -1,1 +1,18 @@
-//! Delta xDS sessions (pure state machines), their tonic shells, and conversion between model and protobuf.
+//! Delta xDS: how the control plane tells every node what runs where and what is allowed.
+//!
+//! Both ends are pure state machines ([`ClientSession`], [`ServerSession`]) inside thin tonic
+//! shells ([`client::run`], [`server::Discovery`]); protobuf ends here, everything outside speaks
+//! `agent_model`. A resource that cannot be read is refused by name and spoils nothing else.
+
+pub mod client;
+mod convert;
+mod error;
+mod resource_type;
+pub mod server;
+mod update;
+
+pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts};
+pub use error::Error;
+pub use resource_type::ResourceType;
+pub use server::{Authenticate, Catalog, Discovery, ServerSession, Source};
+pub use update::{Apply, Rejection, Update};

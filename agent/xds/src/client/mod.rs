@@ -1,0 +1,13 @@
+//! The node's end of the stream.
+
+mod node;
+mod session;
+mod shell;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use node::NodeFacts;
+pub use session::ClientSession;
+pub use shell::{ClientConfig, run};
+pub use status::ClientStatus;

@@ -1,0 +1,237 @@
+//! The protocol of the node's end, without I/O.
+
+use std::collections::BTreeMap;
+
+use agent_model::PolicyKey;
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+use tonic::Code;
+
+use super::status::MAX_REJECTIONS;
+use crate::convert::{Address, decode_address, decode_authorization};
+use crate::resource_type::PerType;
+use crate::server::MORE_FOLLOWS;
+use crate::{Apply, Error, NodeFacts, Rejection, ResourceType, Update};
+
+/// Most resources of one type that a node holds; further ones are refused.
+const MAX_RESOURCES: usize = 1_000_000;
+/// Longest text of a refusal, in bytes; the rest is cut.
+const MAX_REFUSAL: usize = 16 * 1024;
+
+/// The protocol of the node's end: requests out of responses, updates on the way. One session
+/// lives as long as the agent, through every stream.
+#[derive(Debug)]
+pub struct ClientSession {
+    node: Node,
+    types: PerType<TypeState>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct TypeState {
+    /// Versions by name, as the server is told on the next stream. An empty version is a resource
+    /// whose newest form was refused: it is sent again, and its removal is still noticed.
+    known: BTreeMap<String, String>,
+    /// Names whose newest form was refused, with the reason.
+    rejected: BTreeMap<String, String>,
+    synced: bool,
+}
+
+impl ClientSession {
+    /// A session that knows nothing yet.
+    pub fn new(facts: &NodeFacts) -> Self {
+        Self {
+            node: facts.to_wire(),
+            types: PerType::default(),
+        }
+    }
+
+    /// A stream is open: the requests that open both subscriptions on it.
+    pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let subscribe = |kind: ResourceType| DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: kind.url().to_owned(),
+            initial_resource_versions: self.types.get(kind).known.clone(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        ResourceType::ALL.map(subscribe).into()
+    }
+
+    /// Applies a response; the acknowledgement, or the refusal of some of its resources.
+    pub fn response(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        applier: &mut dyn Apply,
+    ) -> DeltaDiscoveryRequest {
+        let rejections = match ResourceType::from_url(&response.type_url) {
+            Some(kind) => self.apply(kind, &response, applier),
+            None => Vec::new(),
+        };
+        DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            error_detail: refusal(&rejections),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    /// True once both types were received in full. A refused resource does not hold it up.
+    pub fn is_synced(&self) -> bool {
+        ResourceType::ALL
+            .into_iter()
+            .all(|kind| self.types.get(kind).synced)
+    }
+
+    /// Number of resources held of a type.
+    pub fn held(&self, kind: ResourceType) -> usize {
+        self.types.get(kind).known.len()
+    }
+
+    /// Resources whose newest form was refused, the first 64.
+    pub fn rejected(&self) -> Vec<Rejection> {
+        let names = ResourceType::ALL
+            .into_iter()
+            .flat_map(|kind| &self.types.get(kind).rejected);
+        let rejections = names.map(|(name, reason)| Rejection {
+            name: name.clone(),
+            reason: reason.clone(),
+        });
+        rejections.take(MAX_REJECTIONS).collect()
+    }
+
+    fn apply(
+        &mut self,
+        kind: ResourceType,
+        response: &DeltaDiscoveryResponse,
+        applier: &mut dyn Apply,
+    ) -> Vec<Rejection> {
+        let state = self.types.get_mut(kind);
+        let mut updates = Vec::with_capacity(response.resources.len());
+        let mut rejections = Vec::new();
+        for resource in &response.resources {
+            match state.accept(kind, resource) {
+                Ok(update) => updates.push(update),
+                Err(error) => {
+                    updates.extend(state.refuse(kind, &resource.name));
+                    rejections.push(Rejection {
+                        name: resource.name.clone(),
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+        for name in &response.removed_resources {
+            state.known.remove(name);
+            state.rejected.remove(name);
+            updates.push(match kind {
+                ResourceType::Address => Update::RemoveAddress(name.clone()),
+                ResourceType::Authorization => {
+                    Update::RemovePolicy(PolicyKey(name.as_str().into()))
+                }
+            });
+        }
+        for rejection in applier.apply(updates) {
+            state.refuse(kind, &rejection.name);
+            rejections.push(rejection);
+        }
+        state.remember(&rejections);
+        state.synced |= !response.system_version_info.ends_with(MORE_FOLLOWS);
+        rejections
+    }
+}
+
+impl TypeState {
+    /// Reads a resource and records it as known.
+    fn accept(&mut self, kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
+        let update = decode(kind, resource)?;
+        if self.known.len() >= MAX_RESOURCES && !self.known.contains_key(&resource.name) {
+            return Err(Error::TooLarge {
+                field: "resources",
+                found: self.known.len() + 1,
+                limit: MAX_RESOURCES,
+            });
+        }
+        self.rejected.remove(&resource.name);
+        self.known
+            .insert(resource.name.clone(), resource.version.clone());
+        Ok(update)
+    }
+
+    /// Records a refusal. Something may still be held under the name - the last good version, or
+    /// the fact that a policy is unreadable - and then the name stays known without a version.
+    fn refuse(&mut self, kind: ResourceType, name: &str) -> Option<Update> {
+        let unreadable_policy = kind == ResourceType::Authorization && is_acceptable_name(name);
+        if let Some(version) = self.known.get_mut(name) {
+            version.clear();
+        } else if unreadable_policy && self.known.len() < MAX_RESOURCES {
+            self.known.insert(name.to_owned(), String::new());
+        }
+        unreadable_policy.then(|| Update::RejectedPolicy(PolicyKey(name.into())))
+    }
+
+    fn remember(&mut self, rejections: &[Rejection]) {
+        for Rejection { name, reason } in rejections {
+            if self.rejected.len() < MAX_REJECTIONS || self.rejected.contains_key(name) {
+                self.rejected.insert(name.clone(), reason.clone());
+            }
+        }
+    }
+}
+
+fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
+    let body = resource
+        .resource
+        .as_ref()
+        .ok_or(Error::Missing("resource"))?;
+    if body.type_url != kind.url() {
+        return Err(Error::Invalid {
+            field: "type_url",
+            why: format!("{:?} in a stream of {}", body.type_url, kind.url()),
+        });
+    }
+    let (named, update) = match kind {
+        ResourceType::Address => {
+            let address = decode_address(&body.value)?;
+            let named = address.resource_name();
+            let update = match address {
+                Address::Workload(workload) => Update::Workload(Box::new(workload)),
+                Address::Service(service) => Update::Service(Box::new(service)),
+            };
+            (named, update)
+        }
+        ResourceType::Authorization => {
+            let policy = decode_authorization(&body.value)?;
+            (policy.key().to_string(), Update::Policy(policy))
+        }
+    };
+    if named != resource.name {
+        // It could never be removed again.
+        return Err(Error::Invalid {
+            field: "name",
+            why: format!("the content is of {named:?}"),
+        });
+    }
+    Ok(update)
+}
+
+/// Names go into the tables of refused policies, so they are bounded like any other.
+fn is_acceptable_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 2 * 253 + 1
+}
+
+fn refusal(rejections: &[Rejection]) -> Option<Status> {
+    if rejections.is_empty() {
+        return None;
+    }
+    let mut message = String::new();
+    for Rejection { name, reason } in rejections {
+        if message.len() > MAX_REFUSAL {
+            message.push_str("; ...");
+            break;
+        }
+        let separator = if message.is_empty() { "" } else { "; " };
+        message.push_str(&format!("{separator}{name:.1024}: {reason:.1024}"));
+    }
+    Some(Status {
+        code: Code::InvalidArgument.into(),
+        message,
+    })
+}

@@ -1,0 +1,207 @@
+//! The node's end on a network: TLS, credentials, reconnects.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use agent_net::backoff::Backoff;
+use agent_net::drain::Watcher;
+use proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Streaming};
+
+use crate::{Apply, ClientSession, ClientStatus, Error, NodeFacts, ResourceType};
+
+/// First and longest wait before another attempt.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(15));
+/// TCP connect, and TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 PING and how long its answer may take.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Largest response accepted, in bytes.
+const MAX_MESSAGE: usize = 200 * 1024 * 1024;
+/// Requests that wait to be sent; two open a stream, then there is one per response.
+const QUEUED_REQUESTS: usize = 8;
+/// Largest token or root file accepted, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// How a node reaches its control plane.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// URL of the server; without a scheme it is `https`. `http` is refused.
+    pub address: String,
+    /// PEM file of the roots that vouch for the server; read on every connect.
+    pub root_cert: PathBuf,
+    /// File of the bearer token; read on every connect.
+    pub token_file: PathBuf,
+    /// What the node says of itself.
+    pub node: NodeFacts,
+}
+
+/// Keeps a stream open until the drain begins, reconnecting for ever, and feeds `applier`.
+/// State survives reconnects: the server is told what is known already.
+pub async fn run(
+    config: ClientConfig,
+    mut applier: impl Apply,
+    status: watch::Sender<ClientStatus>,
+    mut drain: Watcher,
+) {
+    let mut session = ClientSession::new(&config.node);
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+    loop {
+        let stream = follow(&config, &mut session, &mut applier, &status, &mut backoff);
+        let error = tokio::select! {
+            error = stream => error,
+            () = drain.signalled() => return,
+        };
+        let delay = backoff.next(rand::random());
+        tracing::warn!(%error, retry_in = ?delay, "control plane stream ended");
+        status.send_modify(|status| {
+            status.connected = false;
+            status.failures += 1;
+            status.last_error = Some(error.to_string());
+        });
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = drain.signalled() => return,
+        }
+    }
+}
+
+/// One stream from connect to its end.
+async fn follow(
+    config: &ClientConfig,
+    session: &mut ClientSession,
+    applier: &mut impl Apply,
+    status: &watch::Sender<ClientStatus>,
+    backoff: &mut Backoff,
+) -> Error {
+    let (requests, mut responses) = match open(config, session).await {
+        Ok(stream) => stream,
+        Err(error) => return error,
+    };
+    status.send_modify(|status| status.connected = true);
+    loop {
+        let response = match responses.next().await {
+            Some(Ok(response)) => response,
+            Some(Err(status)) => return Error::from(Box::new(status)),
+            None => return Error::Closed,
+        };
+        tracing::debug!(
+            type_url = response.type_url,
+            resources = response.resources.len(),
+            removed = response.removed_resources.len(),
+            "control plane response"
+        );
+        let acknowledgement = session.response(response, applier);
+        if let Some(refusal) = &acknowledgement.error_detail {
+            tracing::warn!(refused = refusal.message, "resources refused");
+        }
+        backoff.reset();
+        publish(session, status);
+        if requests.send(acknowledgement).await.is_err() {
+            return Error::Closed;
+        }
+    }
+}
+
+async fn open(
+    config: &ClientConfig,
+    session: &mut ClientSession,
+) -> Result<
+    (
+        mpsc::Sender<DeltaDiscoveryRequest>,
+        Streaming<DeltaDiscoveryResponse>,
+    ),
+    Error,
+> {
+    let channel = connect(config).await?;
+    let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+    for request in session.connected() {
+        requests.send(request).await.map_err(|_| Error::Closed)?;
+    }
+    let mut request = Request::new(ReceiverStream::new(queue));
+    let metadata = request.metadata_mut();
+    metadata.insert("authorization", bearer(&config.token_file)?);
+    metadata.insert("clusterid", ascii("cluster id", &config.node.cluster_id)?);
+    let mut client =
+        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let response = client
+        .delta_aggregated_resources(request)
+        .await
+        .map_err(Box::new)?;
+    Ok((requests, response.into_inner()))
+}
+
+async fn connect(config: &ClientConfig) -> Result<Channel, Error> {
+    let roots = read(&config.root_cert)?;
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(roots))
+        .timeout(CONNECT_TIMEOUT);
+    let endpoint = Endpoint::from_shared(https(&config.address)?)?
+        .tls_config(tls)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect().await?)
+}
+
+/// The token goes over TLS or nowhere.
+fn https(address: &str) -> Result<String, Error> {
+    match address.split_once("://") {
+        None => Ok(format!("https://{address}")),
+        Some(("https", _)) => Ok(address.to_owned()),
+        Some((scheme, _)) => Err(Error::Invalid {
+            field: "xds address",
+            why: format!("scheme {scheme:?}, only https is allowed"),
+        }),
+    }
+}
+
+fn bearer(file: &Path) -> Result<MetadataValue<Ascii>, Error> {
+    let token = read(file)?;
+    let token = String::from_utf8_lossy(&token);
+    let mut value = ascii("token", &format!("Bearer {}", token.trim()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A header value; the text stays out of the error, it may be a secret.
+fn ascii(field: &'static str, text: &str) -> Result<MetadataValue<Ascii>, Error> {
+    text.parse().map_err(|_| Error::Invalid {
+        field,
+        why: "not a header value".to_owned(),
+    })
+}
+
+/// Two small local files per connect: not worth a thread.
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut content = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut content))
+        .map_err(|source| Error::File {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(content)
+}
+
+fn publish(session: &ClientSession, status: &watch::Sender<ClientStatus>) {
+    status.send_modify(|status| {
+        status.synced = session.is_synced();
+        status.last_error = None;
+        status.last_update = Some(SystemTime::now());
+        status.rejected = session.rejected();
+        status.messages += 1;
+        status.addresses = session.held(ResourceType::Address);
+        status.policies = session.held(ResourceType::Authorization);
+    });
+}

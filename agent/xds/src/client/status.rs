@@ -1,0 +1,33 @@
+//! What `culvert status` and readiness know of the stream.
+
+use std::time::SystemTime;
+
+use crate::Rejection;
+
+/// Most refused resources that are remembered for status.
+pub(crate) const MAX_REJECTIONS: usize = 64;
+
+/// The state of the node's stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientStatus {
+    /// A stream is open.
+    pub connected: bool,
+    /// Both types were received in full at least once since start. Stays true when the server is
+    /// lost later: the state is kept.
+    pub synced: bool,
+    /// Why the last stream ended, or could not be opened; `None` before the first failure and
+    /// once a later stream has delivered.
+    pub last_error: Option<String>,
+    /// When the last response was applied.
+    pub last_update: Option<SystemTime>,
+    /// Resources refused and not repaired since, at most 64.
+    pub rejected: Vec<Rejection>,
+    /// Responses received since start.
+    pub messages: u64,
+    /// Streams that ended or could not be opened since start.
+    pub failures: u64,
+    /// Workloads and services held.
+    pub addresses: usize,
+    /// Policies held.
+    pub policies: usize,
+}

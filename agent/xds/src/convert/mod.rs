@@ -1,0 +1,23 @@
+//! Protobuf to model and back. Everything that comes from the wire is bounded and checked here.
+
+mod address;
+mod authorization;
+mod fields;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use address::{Address, decode_address, encode_service, encode_workload};
+pub(crate) use authorization::{decode_authorization, encode_authorization};
+
+use prost::Message;
+use prost_types::Any;
+
+use crate::ResourceType;
+
+/// Wraps a message of the resource type `kind`.
+fn any(kind: ResourceType, message: &impl Message) -> Any {
+    Any {
+        type_url: kind.url().to_owned(),
+        value: message.encode_to_vec(),
+    }
+}

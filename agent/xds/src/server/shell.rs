@@ -1,0 +1,165 @@
+//! The control plane's end on a network.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_net::drain::Watcher;
+use proto::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::nodes::{ConnectedNodes, OpenStream};
+use super::{Catalog, ServerSession};
+
+/// Largest request, in bytes: a node that reconnects lists all it knows.
+const MAX_REQUEST: usize = 64 * 1024 * 1024;
+/// Responses ready for a client that does not read; the next change waits and is merged.
+const QUEUED_RESPONSES: usize = 2;
+
+/// Knows which node a bearer token belongs to.
+pub trait Authenticate: Send + Sync + 'static {
+    /// The node's name; `None` for a token that is none. Compare in constant time.
+    fn node(&self, token: &str) -> Option<Arc<str>>;
+}
+
+/// What each node is offered.
+pub trait Source: Send + Sync + 'static {
+    /// The catalog for `node`, now and after every change.
+    fn watch(&self, node: &str) -> watch::Receiver<Arc<Catalog>>;
+}
+
+/// The same for every node.
+impl Source for watch::Sender<Arc<Catalog>> {
+    fn watch(&self, _node: &str) -> watch::Receiver<Arc<Catalog>> {
+        self.subscribe()
+    }
+}
+
+/// The token of an `authorization: Bearer` header.
+pub fn bearer_token(metadata: &MetadataMap) -> Option<&str> {
+    let header = metadata.get("authorization")?.to_str().ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The discovery service.
+#[derive(Debug)]
+pub struct Discovery<A, S> {
+    authenticate: Arc<A>,
+    source: Arc<S>,
+    nodes: ConnectedNodes,
+    drain: Watcher,
+}
+
+impl<A: Authenticate, S: Source> Discovery<A, S> {
+    /// A service whose streams end when the drain begins.
+    pub fn new(authenticate: Arc<A>, source: Arc<S>, drain: Watcher) -> Self {
+        Self {
+            authenticate,
+            source,
+            nodes: ConnectedNodes::default(),
+            drain,
+        }
+    }
+
+    /// Who is connected.
+    pub fn nodes(&self) -> ConnectedNodes {
+        self.nodes.clone()
+    }
+
+    /// The gRPC service. Serve it over TLS only, with HTTP/2 keepalive, so that streams of dead
+    /// nodes end.
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    }
+}
+
+#[tonic::async_trait]
+impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let node = bearer_token(request.metadata())
+            .and_then(|token| self.authenticate.node(token))
+            .ok_or_else(|| Status::unauthenticated("no valid node token"))?;
+        let entry = self.nodes.open(&node, SystemTime::now());
+        let entry = entry.ok_or_else(|| {
+            Status::resource_exhausted(format!("node {node} has too many streams"))
+        })?;
+        tracing::info!(%node, "discovery stream opened");
+        let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
+        let session = Conversation {
+            session: ServerSession::new(),
+            catalog: self.source.watch(&node),
+            requests: request.into_inner(),
+            responses: responses.clone(),
+            entry,
+        };
+        let mut drain = self.drain.clone();
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = session.run() => end,
+                () = drain.signalled() => Some(Status::unavailable("shutting down")),
+                () = responses.closed() => None,
+            };
+            tracing::info!(%node, reason = ?end, "discovery stream ended");
+            if let Some(status) = end {
+                // A full queue means a client that does not read: it will see the stream end.
+                let _ = responses.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// One stream.
+struct Conversation {
+    session: ServerSession,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    entry: OpenStream,
+}
+
+impl Conversation {
+    /// Talks until either end has had enough; the error to tell the client, if any.
+    async fn run(mut self) -> Option<Status> {
+        loop {
+            let responses = tokio::select! {
+                request = self.requests.next() => match request {
+                    // Not marked as seen: the other type has yet to be compared.
+                    Some(Ok(request)) => {
+                        let catalog = Arc::clone(&self.catalog.borrow());
+                        match self.session.request(request, &catalog) {
+                            Ok(responses) => responses,
+                            Err(error) => return Some(Status::resource_exhausted(error.to_string())),
+                        }
+                    }
+                    Some(Err(status)) => return Some(status),
+                    None => return None,
+                },
+                changed = self.catalog.changed() => match changed {
+                    Ok(()) => {
+                        let catalog = Arc::clone(&self.catalog.borrow_and_update());
+                        self.session.changed(&catalog)
+                    }
+                    Err(_) => return Some(Status::unavailable("the source is gone")),
+                },
+            };
+            self.entry.update(&self.session);
+            for response in responses {
+                self.responses.send(Ok(response)).await.ok()?;
+            }
+        }
+    }
+}

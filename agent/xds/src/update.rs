@@ -1,0 +1,37 @@
+//! What a client session hands to whoever keeps the state.
+
+use agent_model::{Authorization, PolicyKey, Service, Workload};
+
+/// One change. A batch holds all changes of one response, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// A workload is new or changed.
+    Workload(Box<Workload>),
+    /// A service is new or changed.
+    Service(Box<Service>),
+    /// A policy is new or changed.
+    Policy(Authorization),
+    /// The workload of that uid, or else the service of that `namespace/hostname`, is gone.
+    RemoveAddress(String),
+    /// A policy is gone.
+    RemovePolicy(PolicyKey),
+    /// A policy was sent that cannot be read. The last good version stays in force; where there is
+    /// none, whatever the policy protects has to be refused.
+    RejectedPolicy(PolicyKey),
+}
+
+/// A resource that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Name of the resource.
+    pub name: String,
+    /// Why, for people; goes to the control plane and into status.
+    pub reason: String,
+}
+
+/// Keeps the state that updates change.
+pub trait Apply: Send {
+    /// Applies one batch as a whole and returns what could not be applied. A refused resource must
+    /// leave its last good version in place.
+    fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection>;
+}
