@@ -190,7 +190,9 @@ impl Agent {
     pub fn wait_log(&self, parts: &[&str], limit: Duration) -> Result<String> {
         poll::until("log line", limit, || {
             let mut lines = self.log_lines(parts);
-            lines.pop().with_context(|| format!("no line with {parts:?}"))
+            lines
+                .pop()
+                .with_context(|| format!("no line with {parts:?}"))
         })
     }
 
@@ -289,7 +291,10 @@ impl Agent {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("RUST_BACKTRACE", "1")
-            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
+            .env(
+                "RUST_LOG",
+                std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()),
+            )
             .arg("node")
             .args(["--node-name", &settings.node])
             .args(["--xds-address", &settings.control])
@@ -326,5 +331,7 @@ fn local(port: u16) -> SocketAddr {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

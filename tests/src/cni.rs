@@ -131,7 +131,8 @@ impl Chain {
     pub fn check(&self, sandbox: &Sandbox, ips: &[IpAddr]) -> Result<()> {
         let plugin = self.plugins.last().context("an empty chain")?;
         let previous = result_with(ips);
-        self.call("CHECK", plugin, sandbox, Some(&previous)).map(drop)
+        self.call("CHECK", plugin, sandbox, Some(&previous))
+            .map(drop)
     }
 
     /// Calls the last plugin (`culvert-cni`) alone, with a result of our own making before it.
@@ -178,7 +179,11 @@ impl Chain {
     }
 
     fn search_path(&self) -> String {
-        let paths: Vec<String> = self.search.iter().map(|p| p.display().to_string()).collect();
+        let paths: Vec<String> = self
+            .search
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
         paths.join(":")
     }
 }

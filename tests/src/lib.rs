@@ -4,11 +4,15 @@
 //! server in another, look at what the agents say. See `tests/README.md` for the test ids.
 
 pub mod agent;
+pub mod apps;
+pub mod capture;
 pub mod cluster;
 pub mod cni;
 pub mod command;
 pub mod control;
 pub mod http;
+pub mod lab;
+pub mod leak;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
@@ -18,8 +22,10 @@ pub mod poll;
 pub mod process;
 pub mod programs;
 pub mod run;
+pub mod server;
 pub mod stop;
 pub mod topology;
+pub mod traffic;
 
 pub use cluster::{Cluster, ClusterSpec};
 pub use node::Node;

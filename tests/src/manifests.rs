@@ -237,7 +237,10 @@ impl ServiceSpec {
         yaml.push_str(&self.extra);
         yaml.push_str("  ports:\n");
         for (port, target) in &self.ports {
-            let _ = writeln!(yaml, "  - name: p{port}\n    port: {port}\n    targetPort: {target}");
+            let _ = writeln!(
+                yaml,
+                "  - name: p{port}\n    port: {port}\n    targetPort: {target}"
+            );
         }
         yaml
     }
@@ -280,9 +283,18 @@ mod tests {
             .port(81, "http")
             .with("internalTrafficPolicy: Local")
             .yaml(service(3));
-        assert!(yaml.contains("clusterIPs: [\"10.96.0.3\", \"fd00:96::3\"]"), "{yaml}");
-        assert!(yaml.contains("\n  internalTrafficPolicy: Local\n  ports:\n"), "{yaml}");
-        assert!(yaml.contains("    port: 81\n    targetPort: http\n"), "{yaml}");
+        assert!(
+            yaml.contains("clusterIPs: [\"10.96.0.3\", \"fd00:96::3\"]"),
+            "{yaml}"
+        );
+        assert!(
+            yaml.contains("\n  internalTrafficPolicy: Local\n  ports:\n"),
+            "{yaml}"
+        );
+        assert!(
+            yaml.contains("    port: 81\n    targetPort: http\n"),
+            "{yaml}"
+        );
     }
 
     #[test]

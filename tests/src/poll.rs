@@ -6,11 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 /// Calls `attempt` every few milliseconds until it succeeds; after `limit` gives its last error.
-pub fn until<T>(
-    what: &str,
-    limit: Duration,
-    mut attempt: impl FnMut() -> Result<T>,
-) -> Result<T> {
+pub fn until<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {

@@ -98,9 +98,9 @@ impl Run {
     }
 }
 
-/// Runs whose directory exists.
-pub fn existing() -> Vec<String> {
-    names_in(Path::new(RUNS))
+/// Whether a run of this name has namespaces now.
+pub fn is_running(name: &str) -> bool {
+    !namespaces_of(&Run::of(name)).is_empty()
 }
 
 /// Removes everything the run of this name made: processes, namespaces, mounts, cgroups, files.

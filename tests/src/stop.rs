@@ -47,7 +47,9 @@ pub(crate) fn making() -> Option<RwLockReadGuard<'static, ()>> {
     if REMOVING.get() {
         return None;
     }
-    let guard = MAKING.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let guard = MAKING
+        .read()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     if STOPPING.load(Ordering::SeqCst) {
         drop(guard);
         loop {
@@ -70,7 +72,9 @@ pub(crate) fn unwatch(run: &str) {
 fn remove_everything() {
     STOPPING.store(true, Ordering::SeqCst);
     REMOVING.set(true);
-    let _guard = MAKING.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _guard = MAKING
+        .write()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     for run in lock(&RUNS).drain(..) {
         if let Err(error) = crate::run::remove(&run, false) {
             eprintln!("removing run {run}: {error:#}");
@@ -79,5 +83,7 @@ fn remove_everything() {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

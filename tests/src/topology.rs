@@ -63,7 +63,10 @@ pub fn plug(switch: &Place, place: &Place, host: u8) -> Result<()> {
     let port = format!("p{host}");
     let addresses = underlay(host);
     switch.ip(&[
-        format!("link add {port} type veth peer name up0 netns {}", place.name()),
+        format!(
+            "link add {port} type veth peer name up0 netns {}",
+            place.name()
+        ),
         format!("link set {port} master br0 up"),
     ])?;
     place.ip(&[
@@ -92,7 +95,10 @@ pub fn plug_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
     let addresses = pod_range(node, 2);
     let gateway = pod_range(node, 1);
     host.ip(&[
-        format!("link add agent0 type veth peer name eth0 netns {}", agent.name()),
+        format!(
+            "link add agent0 type veth peer name eth0 netns {}",
+            agent.name()
+        ),
         "link set agent0 master cni0 up".to_owned(),
     ])?;
     agent.ip(&[
@@ -100,7 +106,7 @@ pub fn plug_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
         format!("addr add {}/64 dev eth0 nodad", addresses.v6),
         "link set eth0 up".to_owned(),
         format!("route add default via {}", gateway.v4),
-        format!("-6 route add default via {}", gateway.v6),
+        format!("route add default via {}", gateway.v6),
     ])
 }
 
@@ -110,6 +116,6 @@ pub fn route_to(place: &Place, node: u8) -> Result<()> {
     let via = underlay(node);
     place.ip(&[
         format!("route add {}/24 via {}", range.v4, via.v4),
-        format!("-6 route add {}/64 via {}", range.v6, via.v6),
+        format!("route add {}/64 via {}", range.v6, via.v6),
     ])
 }

@@ -1,0 +1,122 @@
+//! Brings the demo's topology up and leaves it running, to look around in.
+
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use tests::lab::{Lab, write_json};
+use tests::{ClusterSpec, Pod, run, stop};
+
+const RUN: &str = "lab";
+
+/// Two nodes, real pods, one mesh, left running until Ctrl-C.
+#[derive(Parser)]
+struct Arguments {
+    /// Describe the running lab (namespaces, addresses, pids, sockets, files) in this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Leave it running after this program ends; `--down` removes it.
+    #[arg(long)]
+    detach: bool,
+    /// Remove a running lab.
+    #[arg(long)]
+    down: bool,
+    /// The network and the pods only, without Culvert.
+    #[arg(long)]
+    bare: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if arguments.down {
+        return run::remove(RUN, false);
+    }
+    if run::is_running(RUN) {
+        bail!("a lab is there already: remove it with `cargo xtask lab --down`");
+    }
+    stop::on_signal()?;
+    let mut spec = ClusterSpec::new(RUN);
+    if arguments.bare {
+        spec = spec.bare();
+    }
+    let lab = Lab::start(&spec)?;
+    if let Some(path) = &arguments.json {
+        write_json(path, &lab.describe())?;
+    }
+    explain(&lab, &arguments);
+    if arguments.detach {
+        // Destructors would remove what shall stay.
+        std::mem::forget(lab);
+        return Ok(());
+    }
+    loop {
+        thread::park();
+    }
+}
+
+fn explain(lab: &Lab, arguments: &Arguments) {
+    println!("\nThe lab is up.\n");
+    println!(
+        "  {:<14}{:<10}{:<6}{:<16}address",
+        "pod", "namespace", "node", "account"
+    );
+    for pod in lab.pods() {
+        print_pod(pod);
+    }
+    let hosts = lab.cluster.run().path("hosts");
+    println!("\nEnter a pod (names of services and pods resolve there):");
+    println!(
+        "  nsenter --net={} unshare --mount sh -c 'mount --bind {} /etc/hosts; exec bash'",
+        lab.client.path().display(),
+        hosts.display()
+    );
+    println!(
+        "  there: curl http://web/    redis-cli -h cache ping    curl http://outside-web.outside.pod/"
+    );
+    println!("\nLook around:");
+    for node in lab.cluster.nodes() {
+        if let Some(agent) = node.agent_if_any() {
+            println!(
+                "  culvert status --admin-socket {}",
+                agent.admin_socket().display()
+            );
+            println!("  tail -f {}", agent.log_path().display());
+        }
+    }
+    if let Some(agent) = lab
+        .cluster
+        .nodes()
+        .first()
+        .and_then(|node| node.agent_if_any())
+    {
+        println!(
+            "  culvert why demo/client {}:80 --admin-socket {}",
+            lab.web_service.v4,
+            agent.admin_socket().display()
+        );
+    }
+    println!(
+        "  edit or add Kubernetes YAML in {}",
+        lab.cluster.manifests().directory().display()
+    );
+    let end = if arguments.detach {
+        "`cargo xtask lab --down` removes everything."
+    } else {
+        "Ctrl-C removes everything."
+    };
+    println!("\n{end}");
+}
+
+fn print_pod(pod: &Pod) {
+    let manifest = pod.manifest();
+    println!(
+        "  {:<14}{:<10}{:<6}{:<16}{}  {}",
+        manifest.name,
+        manifest.namespace,
+        manifest.node,
+        manifest.account,
+        pod.addresses().v4,
+        pod.addresses().v6
+    );
+}
