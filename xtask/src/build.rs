@@ -14,9 +14,9 @@ const OBJECT: &str = "culvert.bpf.o";
 
 /// Everything the tests and the demo start.
 pub(crate) fn everything(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
-    programs(workspace, steps)?;
     ebpf(workspace, steps)?;
-    cni(workspace, steps)
+    cni(workspace, steps)?;
+    programs(workspace, steps)
 }
 
 /// culvert and the programs of package `tests`, dev profile.
@@ -24,8 +24,16 @@ fn programs(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     steps.step("build: culvert and the test programs", || {
         let mut build = cargo(workspace.root());
         // The whole workspace, as the tests will need it: selecting fewer packages would select
-        // fewer features and compile the dependencies twice.
-        build.args(["build", "--workspace", "--exclude", "ebpf-programs"]);
+        // fewer features and compile the dependencies twice. Not the plugin: a dynamic one would
+        // take the place of the static one.
+        build.args([
+            "build",
+            "--workspace",
+            "--exclude",
+            "ebpf-programs",
+            "--exclude",
+            "agent-cni",
+        ]);
         succeed(&mut build)
     })
 }
@@ -65,7 +73,7 @@ fn rustflags() -> String {
 
 /// `culvert-cni`, linked statically: a container runtime starts it from the host's file system,
 /// whatever libc that has.
-fn cni(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
+pub(crate) fn cni(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     steps.step("build: culvert-cni (static)", || {
         let host = host_target(workspace)?;
         let folder = workspace.target().join("cni");

@@ -86,6 +86,8 @@ pub(crate) fn test(
         unit_tests(workspace, &request)
     });
     note(unit, &mut counts, &mut failures);
+    // Should cargo have put its own, dynamic build there.
+    build::cni(workspace, steps)?;
     let kernel = if skip {
         skipped_cases(workspace, &request)
     } else {
