@@ -1,1 +1,16 @@
-//! Writer and Reader of one snapshot of the mesh; resolve: the L4 decisions as data.
+//! The mesh as this node knows it, and the L4 decisions taken from it.
+//!
+//! One [`Writer`] applies batches of updates and swaps a whole [`Snapshot`] once per batch; any
+//! number of [`Reader`]s load it without locks. [`resolve`] turns a snapshot and a destination into
+//! a decision value, and does nothing else.
+
+mod choose;
+pub mod resolve;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+pub use snapshot::Snapshot;
+pub use store::{Reader, Writer, channel};
