@@ -18,15 +18,31 @@ type Imports = BTreeMap<String, BTreeSet<String>>;
 pub(super) fn faults(members: &[Member]) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     for member in members {
-        for circle in circles(&imports(&sources(&member.folder.join("src"))?)) {
-            let list = circle.into_iter().collect::<Vec<_>>().join(", ");
+        let imports = imports(&sources(&member.folder.join("src"))?);
+        for circle in circles(&imports) {
             faults.push(format!(
-                "{}: these modules import each other: {list}",
-                member.name
+                "{}: import circle: {}",
+                member.name,
+                arrows(&imports, &circle)
             ));
         }
     }
     Ok(faults)
+}
+
+/// The imports inside a circle, as what there is to mend.
+fn arrows(imports: &Imports, circle: &BTreeSet<String>) -> String {
+    let mut arrows = Vec::new();
+    for module in circle {
+        let inside = imports
+            .get(module)
+            .into_iter()
+            .flatten()
+            .filter(|to| circle.contains(*to));
+        let inside: Vec<&str> = inside.map(String::as_str).collect();
+        arrows.push(format!("{module} -> {}", inside.join(" + ")));
+    }
+    arrows.join(", ")
 }
 
 /// A source file: its module path below the crate root (empty for lib.rs and main.rs) and text.
