@@ -1,0 +1,345 @@
+//! The client: tunnels shared by the streams of one source to one peer.
+
+mod connect;
+mod tunnel;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use agent_identity::Certificate;
+use agent_model::Identity;
+use agent_net::NetnsCookie;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::headers::ConnectRequest;
+use crate::{HboneError, Settings, TunnelStream};
+use tunnel::{Slot, Tunnel};
+
+/// The tunnels of one worker. Cheap to clone; lives on one thread. Needs to be used inside a
+/// `LocalSet`.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    settings: Settings,
+    entries: RefCell<HashMap<Key, Entry>>,
+}
+
+/// Where a stream shall go, and as whom.
+#[derive(Debug, Clone)]
+pub struct Target {
+    key: Key,
+    certificate: Arc<Certificate>,
+}
+
+impl Target {
+    /// A peer at `peer` (its HBONE address) that must be one of `expected`, seen from the pod
+    /// `source` with its `certificate`.
+    pub fn new(
+        source: NetnsCookie,
+        certificate: Arc<Certificate>,
+        peer: SocketAddr,
+        mut expected: Vec<Identity>,
+    ) -> Self {
+        expected.sort_unstable();
+        expected.dedup();
+        Self {
+            key: Key {
+                source,
+                identity: certificate.identity().clone(),
+                generation: certificate.generation(),
+                peer,
+                expected,
+            },
+            certificate,
+        }
+    }
+}
+
+/// What streams must have in common to share a tunnel. The certificate's generation is part of
+/// it: after a renewal new streams go to new tunnels and the old ones run dry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    source: NetnsCookie,
+    identity: Identity,
+    generation: u64,
+    peer: SocketAddr,
+    /// Ordered and without duplicates.
+    expected: Vec<Identity>,
+}
+
+impl Key {
+    /// True when `newer` is the same route with a later certificate.
+    fn is_superseded_by(&self, newer: &Self) -> bool {
+        self.generation < newer.generation
+            && self.source == newer.source
+            && self.peer == newer.peer
+            && self.identity == newer.identity
+            && self.expected == newer.expected
+    }
+}
+
+/// The tunnels of one key and the dials under way. Exists only while it has one of them.
+#[derive(Default)]
+struct Entry {
+    tunnels: Vec<Rc<Tunnel>>,
+    dials: Vec<Dial>,
+}
+
+impl Entry {
+    fn is_empty(&self) -> bool {
+        self.tunnels.is_empty() && self.dials.is_empty()
+    }
+}
+
+/// One dial, shared by as many callers as its tunnel will have room for.
+struct Dial {
+    id: u64,
+    waiters: Vec<oneshot::Sender<Result<Slot, HboneError>>>,
+}
+
+/// Figures for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Distinct combinations of source, certificate and peer.
+    pub keys: usize,
+    /// Established tunnels.
+    pub tunnels: usize,
+    /// Streams on them.
+    pub streams: usize,
+    /// Dials under way.
+    pub dials: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            shared: Rc::new(Shared {
+                settings,
+                entries: RefCell::default(),
+            }),
+        }
+    }
+
+    /// Opens a stream to `target` and waits for the peer's 200. Uses a tunnel with room, else
+    /// dials: `dial` makes the TCP connection (from the pod's namespace, exempt from capture).
+    /// Concurrent callers share a dial and its failure. When a pooled tunnel turns out to be
+    /// dead before the peer answered, the stream is tried once more on a fresh tunnel.
+    ///
+    /// Dropping the future gives up the stream; a dial it started goes on for the others.
+    pub async fn open<D, F>(
+        &self,
+        target: &Target,
+        request: &ConnectRequest,
+        dial: D,
+    ) -> Result<TunnelStream, HboneError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        let settings = &self.shared.settings;
+        let Some(pooled) = self.pooled(&target.key) else {
+            let fresh = self.dialled(target, dial()).await?;
+            return fresh.open(request, settings).await;
+        };
+        match pooled.open(request, settings).await {
+            Err(error) if error.is_stale_tunnel() => {
+                tracing::debug!(peer = %target.key.peer, %error, "stale tunnel, dialling anew");
+                let fresh = self.dialled(target, dial()).await?;
+                fresh.open(request, settings).await
+            }
+            result => result,
+        }
+    }
+
+    /// Ends every tunnel of a removed pod: no new streams, GOAWAY when the last stream ended, and
+    /// the end of the connection [`Settings::removal_grace`] from now at the latest. Dials under
+    /// way fail.
+    pub fn drop_source(&self, source: NetnsCookie) {
+        self.close(|key| key.source == source, true);
+    }
+
+    /// Ends every tunnel as its last stream ends; dials under way fail. The pool can still be
+    /// used.
+    pub fn drain(&self) {
+        self.close(|_| true, false);
+    }
+
+    /// Figures of the moment.
+    pub fn stats(&self) -> PoolStats {
+        let entries = self.shared.entries.borrow();
+        let tunnels = || entries.values().flat_map(|entry| &entry.tunnels);
+        PoolStats {
+            keys: entries.len(),
+            tunnels: tunnels().count(),
+            streams: tunnels().map(|tunnel| tunnel.streams()).sum(),
+            dials: entries.values().map(|entry| entry.dials.len()).sum(),
+        }
+    }
+
+    /// A place on an established tunnel.
+    fn pooled(&self, key: &Key) -> Option<Slot> {
+        let entries = self.shared.entries.borrow();
+        let tunnels = &entries.get(key)?.tunnels;
+        tunnels
+            .iter()
+            .find(|tunnel| tunnel.has_room(self.shared.settings.pool_streams))
+            .map(Slot::on)
+    }
+
+    /// A place on a tunnel that is being dialled: by somebody already, else by `dial`.
+    async fn dialled<F>(&self, target: &Target, dial: F) -> Result<Slot, HboneError>
+    where
+        F: Future<Output = io::Result<TcpStream>> + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(id) = self.join_dial(&target.key, sender)? {
+            let pool = Rc::downgrade(&self.shared);
+            let (settings, target) = (self.shared.settings.clone(), target.clone());
+            tokio::task::spawn_local(async move {
+                let result = connect::establish(&target, dial, &settings).await;
+                let Some(shared) = pool.upgrade() else {
+                    return;
+                };
+                let pool = Self { shared };
+                match result {
+                    Ok(established) => pool.add(target.key, id, established),
+                    Err(error) => pool.fail(&target.key, id, &error),
+                }
+            });
+        }
+        // The sender is dropped without a word only when the source is removed or the pool ends.
+        receiver.await.unwrap_or(Err(HboneError::SourceRemoved))
+    }
+
+    /// Joins a dial that has room; `Some(id)` when the caller has to start it.
+    fn join_dial(
+        &self,
+        key: &Key,
+        waiter: oneshot::Sender<Result<Slot, HboneError>>,
+    ) -> Result<Option<u64>, HboneError> {
+        let limit = self.shared.settings.pool_tunnels;
+        let mut entries = self.shared.entries.borrow_mut();
+        if !entries.contains_key(key) {
+            // Tunnels with the certificate before this one take no new streams.
+            let superseded = entries.iter().filter(|(old, _)| old.is_superseded_by(key));
+            for tunnel in superseded.flat_map(|(_, entry)| &entry.tunnels) {
+                tunnel.close(false);
+            }
+        }
+        let entry = entries.entry(key.clone()).or_default();
+        let room = self.shared.settings.pool_streams;
+        if let Some(dial) = entry.dials.iter_mut().find(|d| d.waiters.len() < room) {
+            dial.waiters.push(waiter);
+            return Ok(None);
+        }
+        let open = entry.tunnels.iter().filter(|tunnel| tunnel.is_open());
+        if open.count() + entry.dials.len() >= limit {
+            return Err(HboneError::Full(limit));
+        }
+        let id = next_id();
+        entry.dials.push(Dial {
+            id,
+            waiters: vec![waiter],
+        });
+        Ok(Some(id))
+    }
+
+    /// Takes a dialled tunnel in and gives its waiters their places.
+    fn add(&self, key: Key, id: u64, established: connect::Established) {
+        let waiters = {
+            let mut entries = self.shared.entries.borrow_mut();
+            let Some(entry) = entries.get_mut(&key) else {
+                // The source was removed meanwhile.
+                return;
+            };
+            let Some(dial) = take_dial(entry, id) else {
+                return;
+            };
+            entry.tunnels.push(Rc::clone(established.tunnel()));
+            dial.waiters
+        };
+        let slots: Vec<_> = waiters
+            .into_iter()
+            .map(|waiter| (waiter, Slot::on(established.tunnel())))
+            .collect();
+        for (waiter, slot) in slots {
+            // A waiter that gave up drops its slot.
+            let _ = waiter.send(Ok(slot));
+        }
+        let pool = Rc::downgrade(&self.shared);
+        tokio::task::spawn_local(async move {
+            let tunnel = established.drive().await;
+            if let Some(shared) = pool.upgrade() {
+                Self { shared }.take_out(&key, &tunnel);
+            }
+        });
+    }
+
+    fn fail(&self, key: &Key, id: u64, error: &HboneError) {
+        let waiters = {
+            let mut entries = self.shared.entries.borrow_mut();
+            let dial = entries.get_mut(key).and_then(|entry| take_dial(entry, id));
+            if entries.get(key).is_some_and(Entry::is_empty) {
+                entries.remove(key);
+            }
+            dial.map(|dial| dial.waiters).unwrap_or_default()
+        };
+        for waiter in waiters {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+
+    /// Removes a tunnel that ended.
+    fn take_out(&self, key: &Key, tunnel: &Rc<Tunnel>) {
+        let mut entries = self.shared.entries.borrow_mut();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.tunnels.retain(|other| !Rc::ptr_eq(other, tunnel));
+            if entry.is_empty() {
+                entries.remove(key);
+            }
+        }
+    }
+
+    /// Closes the tunnels of the selected keys and forgets their dials.
+    fn close(&self, selected: impl Fn(&Key) -> bool, soon: bool) {
+        let mut entries = self.shared.entries.borrow_mut();
+        for (_, entry) in entries.iter_mut().filter(|(key, _)| selected(key)) {
+            entry.dials.clear();
+            for tunnel in &entry.tunnels {
+                tunnel.close(soon);
+            }
+        }
+        entries.retain(|_, entry| !entry.is_empty());
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+fn take_dial(entry: &mut Entry, id: u64) -> Option<Dial> {
+    let index = entry.dials.iter().position(|dial| dial.id == id)?;
+    Some(entry.dials.swap_remove(index))
+}
+
+fn next_id() -> u64 {
+    thread_local! {
+        static NEXT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
+    NEXT.replace(NEXT.get() + 1)
+}
