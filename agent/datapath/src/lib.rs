@@ -1,1 +1,32 @@
-//! The kernel side from user space: loader, attach, pins, maps, enrolment server. aya lives only here.
+//! The kernel side from user space: loader, hooks, pins, maps, enrolment. aya lives only here.
+//!
+//! [`Datapath::load`] puts the programs into the kernel (or takes over what an agent before left
+//! pinned there), [`Datapath::enrol`] captures one pod and proves it, [`serve_enrolment`] does so
+//! for the CNI plugin and for the pods of the agent's own list. What is pinned stays when the
+//! agent dies: captured pods then accept and reach nothing, they are never open by accident.
+//! [`Datapath::release`] takes everything away.
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) takes pointers; see sys.rs, and one clock read"
+)]
+
+mod address;
+mod bpffs;
+mod datapath;
+mod enrol;
+mod error;
+mod hooks;
+mod object;
+mod pods;
+mod records;
+mod serve;
+mod steering;
+mod sys;
+mod table;
+mod trace;
+mod verify;
+
+pub use datapath::{Config, Counters, Datapath};
+pub use error::DatapathError;
+pub use pods::{EnrolledPod, PodSink, PodStatus};
+pub use serve::serve_enrolment;

@@ -15,7 +15,7 @@ mod tables;
 
 pub use layout::{
     Approval, ClientKey, Flow, FlowKey, Ip, Listener, OriginalDestination, OwnKey, Peer, Pod,
-    Settings, SocketAddress, SocketState, is_ipv4, is_loopback, ipv4_mapped,
+    Settings, SocketAddress, SocketState, ipv4_mapped, is_ipv4, is_loopback,
 };
 pub use tables::{Kind, NO_PREALLOC, TABLES, Table, sizes};
 

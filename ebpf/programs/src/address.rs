@@ -69,11 +69,7 @@ pub(crate) fn set_user_address<const V6: bool>(
     } else {
         set_field!(context, address.ip[3], user_ip4);
     }
-    set_field!(
-        context,
-        u32::from((address.port as u16).to_be()),
-        user_port
-    );
+    set_field!(context, u32::from((address.port as u16).to_be()), user_port);
 }
 
 /// A port in network byte order in the low half of a word, in host byte order.

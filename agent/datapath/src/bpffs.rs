@@ -1,0 +1,166 @@
+//! The BPF file system and our directory in it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::error::DatapathError;
+
+/// Source name of a mount we made: what tells it from one that others made.
+const MOUNT_SOURCE: &str = "culvert";
+
+/// Our pins. Everything the kernel must keep while no agent runs is pinned here; the version of
+/// the maps' layout is part of the directory's name.
+#[derive(Debug, Clone)]
+pub(crate) struct Pins {
+    bpffs: PathBuf,
+    root: PathBuf,
+}
+
+impl Pins {
+    pub(crate) fn new(bpffs: &Path) -> Self {
+        Self {
+            bpffs: bpffs.to_owned(),
+            root: bpffs.join(format!("culvert-v{}", ebpf_common::SCHEMA)),
+        }
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    pub(crate) fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    pub(crate) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub(crate) fn link(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    pub(crate) fn pod(&self, cookie: u64) -> PathBuf {
+        self.pods().join(cookie.to_string())
+    }
+
+    /// Mounts the file system when nobody did, and makes our directories.
+    pub(crate) fn prepare(&self) -> Result<(), DatapathError> {
+        make_directory(&self.bpffs)?;
+        let kind = statfs(&self.bpffs)
+            .map_err(|error| DatapathError::file(&self.bpffs)(error.into()))?
+            .filesystem_type();
+        if kind != BPF_FS_MAGIC {
+            mount(
+                Some(MOUNT_SOURCE),
+                &self.bpffs,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=0700"),
+            )
+            .map_err(|error| DatapathError::file(&self.bpffs)(error.into()))?;
+        }
+        for directory in [self.maps(), self.links(), self.pods()] {
+            make_directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Removes our directories where they are empty.
+    pub(crate) fn tidy(&self) {
+        for directory in [self.maps(), self.links(), self.pods(), self.root.clone()] {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    /// Removes our directories, and the mount when we made it and nothing is left in it.
+    pub(crate) fn tidy_and_unmount(&self) {
+        self.tidy();
+        let empty = fs::read_dir(&self.bpffs).is_ok_and(|mut entries| entries.next().is_none());
+        if empty && mounted_by_us(&self.bpffs) {
+            let _ = umount(&self.bpffs);
+        }
+    }
+}
+
+/// Names in a directory of pins; none when there is no such directory.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()
+            .map_err(DatapathError::file(directory)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(DatapathError::file(directory)(error)),
+    }
+}
+
+/// Removes a pin; one that is not there is no error.
+pub(crate) fn unpin(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DatapathError::file(path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), DatapathError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(DatapathError::file(path))
+}
+
+fn mounted_by_us(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|mounts| is_our_mount(&mounts, &path.to_string_lossy()))
+}
+
+/// Looks for our mount of `path` in the text of `/proc/self/mountinfo` (proc(5)).
+fn is_our_mount(mounts: &str, path: &str) -> bool {
+    mounts.lines().any(|line| {
+        let Some((before, after)) = line.split_once(" - ") else {
+            return false;
+        };
+        let mut after = after.split(' ');
+        before.split(' ').nth(4) == Some(path)
+            && after.next() == Some("bpf")
+            && after.next() == Some(MOUNT_SOURCE)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_mount_is_taken_away() {
+        let mounts = "36 25 0:33 / /run/a rw,nosuid - bpf culvert rw,mode=700\n\
+                      37 25 0:34 / /run/b rw shared:3 - bpf bpf rw\n\
+                      38 25 0:35 / /run/c rw - tmpfs culvert rw\n";
+        assert!(is_our_mount(mounts, "/run/a"));
+        assert!(!is_our_mount(mounts, "/run/b"));
+        assert!(!is_our_mount(mounts, "/run/c"));
+        assert!(!is_our_mount(mounts, "/run"));
+    }
+
+    #[test]
+    fn the_schema_is_in_the_path() {
+        let pins = Pins::new(Path::new("/sys/fs/bpf"));
+        assert_eq!(pins.pod(7), Path::new("/sys/fs/bpf/culvert-v1/pods/7"));
+    }
+}

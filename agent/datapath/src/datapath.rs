@@ -1,0 +1,323 @@
+//! The node's part of the kernel side: programs, maps, and what the proxy asks of them.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agent_net::{Netns, NetnsCookie, OriginalDst, SocketTags};
+use ebpf_common::{ClientKey, Settings, SocketAddress, SocketState, counter, role};
+
+use crate::address;
+use crate::bpffs::{self, Pins};
+use crate::error::DatapathError;
+use crate::hooks::{self, HOOKS};
+use crate::object::{Object, POD_PROGRAM};
+use crate::pods::Pods;
+use crate::records::Records;
+use crate::steering;
+use crate::table::Tables;
+use crate::trace::Trace;
+
+/// Age after which a hand-over between two sockets is taken back: far beyond the time a connect
+/// tries for.
+const STALE: Duration = Duration::from_secs(300);
+
+/// Cgroups below the cgroup root whose processes are pods, by the two drivers of the kubelet.
+const KUBEPODS: [&str; 2] = ["kubepods", "kubepods.slice"];
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The eBPF object file.
+    pub object: PathBuf,
+    /// Directory for pins; a BPF file system is mounted there when none is.
+    pub bpffs: PathBuf,
+    /// Root of the cgroup2 hierarchy.
+    pub cgroup_root: PathBuf,
+    /// The host's network namespace (`/proc/1/ns/net`).
+    pub host_netns: PathBuf,
+    /// The agent's state directory; holds `pods.json`.
+    pub state_dir: PathBuf,
+    /// The programs write log lines (target `ebpf`, level debug).
+    pub debug: bool,
+}
+
+/// The kernel side of one node. All calls block for microseconds, but for [`Self::load`] and
+/// [`Self::enrol`], which take tens of milliseconds.
+#[derive(Debug)]
+pub struct Datapath {
+    pub(crate) config: Config,
+    pub(crate) pins: Pins,
+    pub(crate) object: Object,
+    pub(crate) tables: Tables,
+    pub(crate) records: Records,
+    /// Namespaces that are never enrolled: the host's and the agent's.
+    pub(crate) forbidden: [NetnsCookie; 2],
+    pub(crate) pods: Mutex<Pods>,
+    /// Held by whoever changes what is enrolled.
+    pub(crate) changes: Mutex<()>,
+    _trace: Option<Trace>,
+}
+
+/// Events since the maps were made, summed over the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connects captured.
+    pub captured: u64,
+    /// Connects refused because the pod has no address of the family asked for.
+    pub no_address: u64,
+    /// Connects of the host approved.
+    pub host_approved: u64,
+    /// Map entries that could not be written: a map is full.
+    pub insert_failed: u64,
+    /// Packets dropped because there was no listener for them.
+    pub no_listener: u64,
+    /// Connections given to the tunnel listeners.
+    pub to_hbone: u64,
+    /// Connections given to the plaintext listeners.
+    pub to_inbound: u64,
+    /// Connections given to the outbound listeners.
+    pub to_outbound: u64,
+    /// Connections let through because they were approved.
+    pub approved: u64,
+    /// Accepted sockets that were given their client's address.
+    pub client_shown: u64,
+}
+
+impl Datapath {
+    /// Loads the programs, takes over or makes the maps, attaches the hooks or swaps their
+    /// programs. On failure the kernel is as it was; a refused program's error carries the end of
+    /// the verifier's log.
+    pub fn load(config: &Config) -> Result<Self, DatapathError> {
+        let object = Object::read(&config.object, config.debug)?;
+        let host = open_netns(&config.host_netns)?.cookie();
+        let own = Netns::current()
+            .map_err(DatapathError::kernel("open the agent's network namespace"))?
+            .cookie();
+        let records = Records::new(&config.state_dir)?;
+        let pins = Pins::new(&config.bpffs);
+        pins.prepare()?;
+        let installed = install(config, &object, &pins, host);
+        if installed.is_err() {
+            pins.tidy();
+        }
+        let (tables, trace) = installed?;
+        Ok(Self {
+            config: config.clone(),
+            pins,
+            object,
+            tables,
+            records,
+            forbidden: [host, own],
+            pods: Mutex::default(),
+            changes: Mutex::default(),
+            _trace: trace,
+        })
+    }
+
+    /// Takes everything away: hooks, pods' links, pins, and the mount when it is ours. Pods stay
+    /// connected, un-meshed. The list of pods stays on disk for the next agent.
+    pub fn release(config: &Config) -> Result<(), DatapathError> {
+        let pins = Pins::new(&config.bpffs);
+        hooks::detach_all(&pins)?;
+        for path in bpffs::list(&pins.pods())? {
+            steering::detach(&path)?;
+        }
+        for path in bpffs::list(&pins.maps())? {
+            bpffs::unpin(&path)?;
+        }
+        pins.tidy_and_unmount();
+        Ok(())
+    }
+
+    /// True while every hook of the node is attached.
+    pub fn attached(&self) -> bool {
+        hooks::all_attached(&self.config.cgroup_root, &self.pins)
+    }
+
+    /// The counters now; zeros when the kernel does not give them.
+    pub fn counters(&self) -> Counters {
+        let slots = self.tables.counters().unwrap_or_default();
+        let slot = |index: u32| slots[index as usize];
+        Counters {
+            captured: slot(counter::CAPTURED),
+            no_address: slot(counter::NO_ADDRESS),
+            host_approved: slot(counter::HOST_APPROVED),
+            insert_failed: slot(counter::INSERT_FAILED),
+            no_listener: slot(counter::NO_LISTENER),
+            to_hbone: slot(counter::TO_HBONE),
+            to_inbound: slot(counter::TO_INBOUND),
+            to_outbound: slot(counter::TO_OUTBOUND),
+            approved: slot(counter::APPROVED),
+            client_shown: slot(counter::CLIENT_SHOWN),
+        }
+    }
+
+    /// The net below the rule that a hand-over ends with its connection: takes back what is older
+    /// than five minutes. Also notices a kubepods cgroup that came after the start.
+    pub fn sweep(&self) -> Result<(), DatapathError> {
+        let failed = DatapathError::kernel("sweep the maps");
+        self.refresh_settings()
+            .and_then(|()| self.sweep_before(boot_time().saturating_sub(STALE)))
+            .map_err(failed)
+    }
+
+    fn sweep_before(&self, limit: Duration) -> io::Result<()> {
+        let limit = limit.as_nanos() as u64;
+        for key in self.tables.approved.keys()? {
+            if self
+                .tables
+                .approved
+                .get(&key)?
+                .is_some_and(|entry| entry.made < limit)
+            {
+                self.tables.approved.remove(&key)?;
+            }
+        }
+        for key in self.tables.peers.keys()? {
+            if self
+                .tables
+                .peers
+                .get(&key)?
+                .is_some_and(|entry| entry.made < limit)
+            {
+                self.tables.peers.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn refresh_settings(&self) -> io::Result<()> {
+        let [host, _] = self.forbidden;
+        let settings = settings(host, &self.config.cgroup_root);
+        self.tables.settings.put(&0, &settings)
+    }
+}
+
+impl OriginalDst for Datapath {
+    fn original_dst(&self, pod: NetnsCookie, client: SocketAddr) -> Option<SocketAddr> {
+        let key = ClientKey {
+            netns: pod.0,
+            client: address::to_kernel(client),
+            pad: 0,
+        };
+        let entry = self.tables.original.get(&key).ok()??;
+        address::from_kernel(entry.address)
+    }
+}
+
+impl SocketTags for Datapath {
+    fn exempt(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.tables.mark(
+            socket,
+            &SocketState {
+                role: role::EXEMPT,
+                address: SocketAddress::default(),
+            },
+        )
+    }
+
+    fn show_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()> {
+        self.tables.mark(
+            socket,
+            &SocketState {
+                role: role::DIAL,
+                address: address::to_kernel(client),
+            },
+        )
+    }
+}
+
+/// Everything of [`Datapath::load`] that touches the kernel: all programs pass the verifier
+/// before anything is pinned, all maps are ready before anything is attached.
+fn install(
+    config: &Config,
+    object: &Object,
+    pins: &Pins,
+    host: NetnsCookie,
+) -> Result<(Tables, Option<Trace>), DatapathError> {
+    let mut loaded = object.load(pins)?;
+    let programs = HOOKS
+        .iter()
+        .map(|hook| loaded.program(hook.name))
+        .collect::<Result<Vec<_>, _>>()?;
+    loaded.program(POD_PROGRAM)?;
+    let fresh = loaded.pin_fresh(pins)?;
+    let tables = Tables::open(|name| fresh.path(pins, name))
+        .map_err(DatapathError::kernel("open the maps"))?;
+    tables
+        .settings
+        .put(&0, &settings(host, &config.cgroup_root))
+        .map_err(DatapathError::kernel("write the settings"))?;
+    let trace = config
+        .debug
+        .then(|| Trace::start(&mut loaded.ebpf))
+        .transpose()?;
+    hooks::attach_all(&programs, &config.cgroup_root, pins)?;
+    fresh.keep()?;
+    Ok((tables, trace))
+}
+
+fn settings(host: NetnsCookie, cgroup_root: &Path) -> Settings {
+    let id = |name| fs::metadata(cgroup_root.join(name)).map_or(0, |meta| meta.ino());
+    Settings {
+        host_netns: host.0,
+        kubepods: KUBEPODS.map(id),
+    }
+}
+
+pub(crate) fn open_netns(path: &Path) -> Result<Netns, DatapathError> {
+    Netns::open(path).map_err(|source| DatapathError::Namespace {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Locks; what a panicking thread left is still whole, every change being one insert or remove.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Time since boot, on the clock the programs stamp with.
+fn boot_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: time lives across the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_datapath_is_shared_among_workers() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Datapath>();
+    }
+
+    #[test]
+    fn the_boot_clock_runs() {
+        let before = boot_time();
+        assert!(before > Duration::ZERO);
+        assert!(boot_time() >= before);
+    }
+
+    #[test]
+    fn absent_kubepods_are_nobody() {
+        let settings = settings(NetnsCookie(5), Path::new("/nonexistent"));
+        assert_eq!(settings.kubepods, [0, 0]);
+        assert_eq!(settings.host_netns, 5);
+    }
+}

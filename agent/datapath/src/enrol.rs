@@ -1,0 +1,451 @@
+//! Enrolment: from a request to a pod whose traffic is captured, and back.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use agent_model::{HBONE_PORT, PodInfo};
+use agent_net::{Netns, NetnsCookie, socket};
+use ebpf_common::{Listener, OwnKey, Pod, purpose};
+use nix::ifaddrs::getifaddrs;
+use socket2::SockRef;
+
+use crate::address::to_kernel_ip;
+use crate::bpffs;
+use crate::datapath::{Datapath, lock, open_netns};
+use crate::error::DatapathError;
+use crate::pods::{EnrolledPod, Entry, PodStatus, Pods, State, Steered};
+use crate::records::Records;
+use crate::{steering, verify};
+
+/// Own addresses of a pod that the programs know at most: a pod that gives itself more cannot
+/// crowd out the others.
+const OWN_LIMIT: usize = 64;
+
+impl Datapath {
+    /// Captures a pod and proves it: connections out of it arrive at the outbound listener with
+    /// their destination known, connections into it at the two others. On failure everything is
+    /// taken back, except for a pod that an earlier agent left captured: that stays closed.
+    ///
+    /// Idempotent by container id: for a pod that is enrolled already this verifies it again and
+    /// returns `None`, its listeners having gone to whom it was given before.
+    pub fn enrol(&self, pod: PodInfo) -> Result<Option<EnrolledPod>, DatapathError> {
+        let _changes = lock(&self.changes);
+        complete(&pod)?;
+        let netns = open_netns(Path::new(&pod.netns))?;
+        if self.forbidden.contains(&netns.cookie()) {
+            return Err(DatapathError::NotAPod(pod.netns.into()));
+        }
+        let standing = standing(&lock(&self.pods), &pod, netns.cookie())?;
+        if standing == Standing::Enrolled {
+            self.check(&pod.container_id)?;
+            return Ok(None);
+        }
+        let result = self.capture(pod.clone(), netns);
+        if let (Standing::Waiting, Err(error)) = (standing, &result)
+            && let Some(entry) = lock(&self.pods).get_mut(&pod.container_id)
+        {
+            entry.state = State::Waiting {
+                error: Some(error.to_string()),
+            };
+        }
+        result.map(Some)
+    }
+
+    /// Gives a pod up: its connects are no longer captured, its link, map entries and pins are
+    /// gone. The caller closes the listeners. Idempotent: `None` when it was not enrolled.
+    pub fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        let _changes = lock(&self.changes);
+        let Some(cookie) = lock(&self.pods).get(container_id).map(|entry| entry.cookie) else {
+            return Ok(None);
+        };
+        self.erase(cookie)?;
+        lock(&self.pods).remove(container_id);
+        self.persist()?;
+        Ok(Some(cookie))
+    }
+
+    /// Verifies an enrolled pod again, without touching its connections.
+    pub fn check(&self, container_id: &str) -> Result<(), DatapathError> {
+        let entry = lock(&self.pods).get(container_id).cloned();
+        let entry = entry.ok_or_else(|| DatapathError::NotEnrolled(container_id.to_owned()))?;
+        self.check_entry(&entry)
+    }
+
+    /// Every pod that is enrolled or was when the agent before this one ended, each verified now.
+    pub fn pods(&self) -> Vec<PodStatus> {
+        let entries: Vec<Entry> = lock(&self.pods).values().cloned().collect();
+        entries
+            .into_iter()
+            .map(|entry| {
+                let detail = self
+                    .check_entry(&entry)
+                    .err()
+                    .map(|error| error.to_string());
+                PodStatus {
+                    info: entry.info,
+                    netns: entry.cookie,
+                    verified: detail.is_none(),
+                    detail,
+                }
+            })
+            .collect()
+    }
+
+    /// Pods of the agent's own list that live on: each is to be enrolled again. Until then they
+    /// stay captured and closed. What was kept for pods that are gone is removed. Fails when the
+    /// list cannot be read; nothing is opened up then.
+    pub fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError> {
+        let _changes = lock(&self.changes);
+        for record in self.records.read()? {
+            let cookie = NetnsCookie(record.netns);
+            let lives = Netns::open(Path::new(&record.pod.netns))
+                .is_ok_and(|netns| netns.cookie() == cookie);
+            if lives {
+                lock(&self.pods)
+                    .entry(record.pod.container_id.clone())
+                    .or_insert(Entry {
+                        info: record.pod,
+                        cookie,
+                        state: State::Waiting { error: None },
+                    });
+            } else {
+                tracing::info!(container = record.pod.container_id, "pod is gone");
+            }
+        }
+        self.remove_dead()?;
+        self.persist()?;
+        Ok(self.waiting())
+    }
+
+    /// Pods that were enrolled by an earlier agent and are not yet by this one.
+    pub fn waiting(&self) -> Vec<PodInfo> {
+        lock(&self.pods)
+            .values()
+            .filter(|entry| matches!(entry.state, State::Waiting { .. }))
+            .map(|entry| entry.info.clone())
+            .collect()
+    }
+
+    /// Notes that nobody serves an enrolled pod after all. It stays captured and closed, and is
+    /// among those that wait.
+    pub fn unserved(&self, container_id: &str, error: String) {
+        if let Some(entry) = lock(&self.pods).get_mut(container_id) {
+            entry.state = State::Waiting { error: Some(error) };
+        }
+    }
+
+    /// The periodic upkeep: [`Self::sweep`], and what was kept for namespaces that went away
+    /// without a word.
+    pub fn upkeep(&self) -> Result<(), DatapathError> {
+        self.sweep()?;
+        let _changes = lock(&self.changes);
+        self.remove_dead()
+    }
+
+    fn capture(&self, pod: PodInfo, netns: Netns) -> Result<EnrolledPod, DatapathError> {
+        let cookie = netns.cookie();
+        let own = own_addresses(&netns)?;
+        if let Some(missing) = pod.ips.iter().find(|ip| !own.contains(&ip.to_canonical())) {
+            return Err(DatapathError::MissingAddress(*missing));
+        }
+        self.refresh_settings()
+            .map_err(DatapathError::kernel("write the settings"))?;
+        let mut undo = Undo {
+            datapath: self,
+            cookie,
+            armed: !self.pins.pod(cookie.0).exists(),
+        };
+        let enrolled = listeners(pod, netns).map_err(DatapathError::kernel("listen in the pod"))?;
+        let steered = steered(&enrolled)?;
+        self.publish(&enrolled, own)
+            .map_err(DatapathError::kernel("write the maps"))?;
+        let program = self.object.load_pod(cookie.0, &self.pins)?;
+        steering::attach(program.as_fd(), &enrolled.netns, &self.pins.pod(cookie.0))?;
+        self.open_capture(&enrolled)
+            .map_err(DatapathError::kernel("write the maps"))?;
+        verify::steering(&self.pins, cookie, &steered)?;
+        verify::capture(self, &enrolled, &steered.own)?;
+        let entry = Entry {
+            info: enrolled.info.clone(),
+            cookie,
+            state: State::Enrolled(steered),
+        };
+        let before = lock(&self.pods).insert(enrolled.info.container_id.clone(), entry);
+        if let Err(error) = self.persist() {
+            self.put_back(&enrolled.info.container_id, before);
+            return Err(error);
+        }
+        undo.armed = false;
+        Ok(enrolled)
+    }
+
+    fn put_back(&self, container: &str, before: Option<Entry>) {
+        let mut pods = lock(&self.pods);
+        match before {
+            Some(entry) => pods.insert(container.to_owned(), entry),
+            None => pods.remove(container),
+        };
+    }
+
+    /// Writes what the pod's program looks up, before it runs.
+    fn publish(&self, pod: &EnrolledPod, own: Vec<IpAddr>) -> io::Result<()> {
+        let netns = pod.netns.cookie().0;
+        let first = pod.info.ips.iter().copied().map(|ip| ip.to_canonical());
+        let mut own: Vec<_> = first.chain(own).map(to_kernel_ip).collect();
+        let mut seen = Vec::new();
+        own.retain(|ip| {
+            !seen.contains(ip) && seen.len() < OWN_LIMIT && {
+                seen.push(*ip);
+                true
+            }
+        });
+        for ip in &own {
+            self.tables.own.put(&OwnKey { netns, ip: *ip }, &1)?;
+        }
+        self.tables
+            .own
+            .remove_where(|key| key.netns == netns && !own.contains(&key.ip))?;
+        for (purpose, listener) in [
+            (purpose::OUTBOUND, &pod.outbound),
+            (purpose::HBONE, &pod.hbone),
+            (purpose::INBOUND, &pod.inbound),
+        ] {
+            let descriptor = listener.as_raw_fd() as u32;
+            let key = listener_key(netns, purpose);
+            self.tables.listeners.put(&key, &descriptor)?;
+        }
+        Ok(())
+    }
+
+    /// From here on connects of the pod are captured and the host's are approved.
+    fn open_capture(&self, pod: &EnrolledPod) -> io::Result<()> {
+        let cookie = pod.netns.cookie().0;
+        let address = |v4: bool| {
+            let ips = pod.info.ips.iter().map(|ip| ip.to_canonical());
+            ips.into_iter()
+                .find(|ip| ip.is_ipv4() == v4)
+                .map_or([0; 4], to_kernel_ip)
+        };
+        let before = self.tables.pods.get(&cookie)?;
+        let value = Pod {
+            generation: before.map_or(0, |pod| pod.generation) + 1,
+            ipv4: address(true),
+            ipv6: address(false),
+        };
+        self.tables.pods.put(&cookie, &value)?;
+        for ip in &pod.info.ips {
+            self.tables.local.put(&to_kernel_ip(*ip), &cookie)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a pod. Goes on after a failure and returns the first.
+    fn erase(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
+        let link = steering::detach(&self.pins.pod(cookie.0));
+        let maps = self
+            .erase_entries(cookie.0)
+            .map_err(DatapathError::kernel("clear the maps"));
+        link.and(maps)
+    }
+
+    fn erase_entries(&self, netns: u64) -> io::Result<()> {
+        let tables = &self.tables;
+        let local = tables.local.keys()?;
+        let local = local.iter().filter(|ip| {
+            tables
+                .local
+                .get(ip)
+                .is_ok_and(|cookie| cookie == Some(netns))
+        });
+        local
+            .map(|ip| tables.local.remove(ip))
+            .fold(Ok(()), io::Result::and)
+            .and(tables.pods.remove(&netns))
+            .and(tables.listeners.remove_where(|key| key.netns == netns))
+            .and(tables.own.remove_where(|key| key.netns == netns))
+            .and(tables.original.remove_where(|key| key.netns == netns))
+            .and(tables.peers.remove_where(|key| key.netns == netns))
+            .and(tables.approved.remove_where(|key| key.netns == netns))
+    }
+
+    /// Removes what is kept for namespaces that no longer exist. A pod that lives but is in no
+    /// list stays captured and closed: to open it would be to let anyone in.
+    fn remove_dead(&self) -> Result<(), DatapathError> {
+        steering::remove_dead(&self.pins.pods())?;
+        let steered: Vec<u64> = bpffs::list(&self.pins.pods())?
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+            .collect();
+        let known: Vec<u64> = lock(&self.pods)
+            .values()
+            .map(|entry| entry.cookie.0)
+            .collect();
+        let failed = DatapathError::kernel("read the maps");
+        for cookie in self.cookies_in_maps().map_err(failed)? {
+            if !steered.contains(&cookie) && !known.contains(&cookie) {
+                self.erase(NetnsCookie(cookie))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cookies_in_maps(&self) -> io::Result<Vec<u64>> {
+        let mut cookies = self.tables.pods.keys()?;
+        cookies.extend(self.tables.own.keys()?.iter().map(|key| key.netns));
+        cookies.sort_unstable();
+        cookies.dedup();
+        Ok(cookies)
+    }
+
+    fn check_entry(&self, entry: &Entry) -> Result<(), DatapathError> {
+        match &entry.state {
+            State::Waiting { error } => Err(DatapathError::Unverified(
+                error
+                    .clone()
+                    .unwrap_or_else(|| "not enrolled again yet".into()),
+            )),
+            State::Enrolled(steered) => {
+                verify::node(self, entry.cookie)?;
+                verify::steering(&self.pins, entry.cookie, steered)
+            }
+        }
+    }
+
+    fn persist(&self) -> Result<(), DatapathError> {
+        let records = lock(&self.pods)
+            .values()
+            .map(|entry| Records::record(&entry.info, entry.cookie))
+            .collect();
+        self.records.write(records)
+    }
+}
+
+/// Takes a half-done enrolment back.
+struct Undo<'a> {
+    datapath: &'a Datapath,
+    cookie: NetnsCookie,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = self.datapath.erase(self.cookie)
+        {
+            tracing::error!(%error, netns = ?self.cookie, "a failed enrolment left something");
+        }
+    }
+}
+
+/// How a request stands to what is enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    New,
+    Waiting,
+    Enrolled,
+}
+
+/// Compares a request with what is enrolled. Fails when it contradicts that.
+fn standing(pods: &Pods, pod: &PodInfo, cookie: NetnsCookie) -> Result<Standing, DatapathError> {
+    let taken = |what: String, container: &str| {
+        Err(DatapathError::Taken {
+            what,
+            container: container.to_owned(),
+        })
+    };
+    for (container, entry) in pods {
+        if *container == pod.container_id {
+            if entry.cookie != cookie || entry.info != *pod {
+                return taken("the container".into(), container);
+            }
+        } else if entry.cookie == cookie {
+            return taken(pod.netns.clone(), container);
+        } else if let Some(ip) = pod.ips.iter().find(|ip| entry.info.ips.contains(ip)) {
+            return taken(ip.to_string(), container);
+        }
+    }
+    Ok(
+        match pods.get(&pod.container_id).map(|entry| &entry.state) {
+            None => Standing::New,
+            Some(State::Waiting { .. }) => Standing::Waiting,
+            Some(State::Enrolled(_)) => Standing::Enrolled,
+        },
+    )
+}
+
+fn complete(pod: &PodInfo) -> Result<(), DatapathError> {
+    if pod.container_id.is_empty() {
+        return Err(DatapathError::Incomplete("a container id"));
+    }
+    if pod.netns.is_empty() {
+        return Err(DatapathError::Incomplete("a network namespace"));
+    }
+    if pod.ips.is_empty() {
+        return Err(DatapathError::Incomplete("an address"));
+    }
+    Ok(())
+}
+
+/// The addresses a namespace holds, loopback aside.
+fn own_addresses(netns: &Netns) -> Result<Vec<IpAddr>, DatapathError> {
+    let read = || -> io::Result<Vec<IpAddr>> {
+        let interfaces = netns.run(getifaddrs)??;
+        Ok(interfaces
+            .filter_map(|interface| interface.address)
+            .filter_map(|address| {
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            })
+            .filter(|ip| !ip.is_loopback())
+            .collect())
+    };
+    read().map_err(DatapathError::kernel("list the pod's addresses"))
+}
+
+/// Opens the pod's listeners. An application that holds port 15008 already keeps it: its packets
+/// still go to ours, the kernel finds it in the map.
+fn listeners(info: PodInfo, netns: Netns) -> io::Result<EnrolledPod> {
+    let hbone = match socket::listen(&netns, HBONE_PORT) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => socket::listen(&netns, 0)?,
+        other => other?,
+    };
+    Ok(EnrolledPod {
+        info,
+        outbound: socket::listen(&netns, 0)?,
+        inbound: socket::listen(&netns, 0)?,
+        hbone,
+        netns: Arc::new(netns),
+    })
+}
+
+fn steered(pod: &EnrolledPod) -> Result<Steered, DatapathError> {
+    let cookie = |listener: &TcpListener| {
+        SockRef::from(listener)
+            .cookie()
+            .map_err(DatapathError::kernel("read a socket cookie"))
+    };
+    let ips = || pod.info.ips.iter().map(|ip| ip.to_canonical());
+    let v4 = ips().find(IpAddr::is_ipv4);
+    let v6 = ips().find(IpAddr::is_ipv6);
+    Ok(Steered {
+        inode: steering::inode(&pod.netns)?,
+        own: v4.into_iter().chain(v6).collect(),
+        outbound: cookie(&pod.outbound)?,
+        hbone: cookie(&pod.hbone)?,
+        inbound: cookie(&pod.inbound)?,
+    })
+}
+
+fn listener_key(netns: u64, purpose: u32) -> Listener {
+    Listener {
+        netns,
+        purpose,
+        pad: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! The enrolment socket: a unix socket on which the CNI plugin asks, one line of JSON each way.
+//! It also enrols the pods of the agent's own list again, and does the kernel side's upkeep.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
+use agent_net::{NetnsCookie, drain::Watcher};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::{Datapath, DatapathError, EnrolledPod, PodSink};
+
+/// Longest request, in bytes.
+const LINE_LIMIT: u64 = 64 << 10;
+/// Requests served at one time; more wait in the socket's backlog.
+const CONCURRENCY: usize = 32;
+/// Time a client may take to send its request, and to take its answer.
+const CLIENT_TIME: Duration = Duration::from_secs(5);
+/// Time between two rounds of upkeep, and between two tries for a pod that waits.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Serves enrolment until the drain begins, and finishes the requests it took.
+///
+/// First every pod of the agent's own list is enrolled again; one that cannot be stays closed and
+/// is tried again every few seconds. The socket has mode 0600. An `Add` is answered when the pod
+/// is captured, verified and taken by `sink`; a `Del` when `sink` has let go of it. Fails when the
+/// list cannot be read or another process serves the socket.
+pub async fn serve_enrolment(
+    datapath: Arc<Datapath>,
+    sink: Arc<dyn PodSink>,
+    socket: PathBuf,
+    drain: Watcher,
+) -> Result<(), DatapathError> {
+    serve(datapath, sink, socket, drain).await
+}
+
+/// What enrolment asks of the kernel side; an interface so that the server is tested without.
+trait Enroller: Send + Sync + 'static {
+    fn enrol(&self, pod: PodInfo) -> Result<Option<EnrolledPod>, DatapathError>;
+    fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError>;
+    fn check(&self, container_id: &str) -> Result<(), DatapathError>;
+    fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError>;
+    fn waiting(&self) -> Vec<PodInfo>;
+    fn unserved(&self, container_id: &str, error: String);
+    fn upkeep(&self) -> Result<(), DatapathError>;
+}
+
+impl Enroller for Datapath {
+    fn enrol(&self, pod: PodInfo) -> Result<Option<EnrolledPod>, DatapathError> {
+        self.enrol(pod)
+    }
+
+    fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        self.unenrol(container_id)
+    }
+
+    fn check(&self, container_id: &str) -> Result<(), DatapathError> {
+        self.check(container_id)
+    }
+
+    fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError> {
+        self.enrolled_at_start()
+    }
+
+    fn waiting(&self) -> Vec<PodInfo> {
+        self.waiting()
+    }
+
+    fn unserved(&self, container_id: &str, error: String) {
+        self.unserved(container_id, error);
+    }
+
+    fn upkeep(&self) -> Result<(), DatapathError> {
+        self.upkeep()
+    }
+}
+
+async fn serve<E: Enroller>(
+    enroller: Arc<E>,
+    sink: Arc<dyn PodSink>,
+    path: PathBuf,
+    mut drain: Watcher,
+) -> Result<(), DatapathError> {
+    let listener = bind(&path).await?;
+    let desk = Arc::new(Desk {
+        enroller,
+        sink,
+        turn: Mutex::new(()),
+    });
+    desk.enrol_again().await?;
+    let slots = Arc::new(Semaphore::new(CONCURRENCY));
+    let mut requests = JoinSet::new();
+    let upkeep = tokio::spawn(keep_up(Arc::clone(&desk)));
+    loop {
+        tokio::select! {
+            () = drain.signalled() => break,
+            Some(_) = requests.join_next() => {}
+            accepted = accept(&listener, &slots) => {
+                let (stream, slot) = accepted;
+                let desk = Arc::clone(&desk);
+                requests.spawn(async move {
+                    desk.answer(stream).await;
+                    drop(slot);
+                });
+            }
+        }
+    }
+    upkeep.abort();
+    drop(listener);
+    let _ = fs::remove_file(&path);
+    while requests.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn keep_up<E: Enroller>(desk: Arc<Desk<E>>) {
+    let mut ticks = interval(UPKEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if let Err(error) = desk.blocking(|e| e.upkeep()).await {
+            tracing::warn!(error, "upkeep");
+        }
+        desk.try_waiting(desk.enroller.waiting()).await;
+    }
+}
+
+/// The next client, once there is a slot for it.
+async fn accept(
+    listener: &UnixListener,
+    slots: &Arc<Semaphore>,
+) -> (UnixStream, tokio::sync::OwnedSemaphorePermit) {
+    loop {
+        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
+            // Nobody closes the semaphore.
+            std::future::pending::<()>().await;
+            continue;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) => {
+                tracing::warn!(%error, "enrolment socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Binds the socket, with its mode set before anyone can connect. A file that a dead agent left is
+/// replaced.
+async fn bind(path: &Path) -> Result<UnixListener, DatapathError> {
+    if StdStream::connect(path).is_ok() {
+        return Err(DatapathError::SocketInUse(path.to_owned()));
+    }
+    let open = || -> io::Result<UnixListener> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        socket.set_nonblocking(true)?;
+        socket.listen(128)?;
+        UnixListener::from_std(socket.into())
+    };
+    open().map_err(DatapathError::file(path))
+}
+
+/// Where requests are worked off, one at a time: an `Add` and a `Del` of one pod that overlap must
+/// not leave it half there.
+struct Desk<E> {
+    enroller: Arc<E>,
+    sink: Arc<dyn PodSink>,
+    turn: Mutex<()>,
+}
+
+impl<E: Enroller> Desk<E> {
+    async fn answer(&self, stream: UnixStream) {
+        let mut stream = BufReader::new(stream);
+        let reply = match read_request(&mut stream).await {
+            Ok(request) => {
+                let (verb, container) = (request.verb, request.pod.container_id.clone());
+                let result = self.work(request).await;
+                match &result {
+                    Ok(()) => tracing::info!(?verb, container, "enrolment"),
+                    Err(error) => tracing::warn!(?verb, container, error, "enrolment failed"),
+                }
+                CniReply {
+                    error: result.err(),
+                }
+            }
+            Err(error) => CniReply {
+                error: Some(format!("request: {error}")),
+            },
+        };
+        if let Ok(mut line) = serde_json::to_vec(&reply) {
+            line.push(b'\n');
+            let _ = timeout(CLIENT_TIME, stream.get_mut().write_all(&line)).await;
+        }
+    }
+
+    async fn work(&self, request: CniRequest) -> Result<(), String> {
+        let _turn = self.turn.lock().await;
+        let container = request.pod.container_id.clone();
+        match request.verb {
+            CniVerb::Add => self.add(request.pod).await,
+            CniVerb::Del => self.delete(container).await,
+            CniVerb::Check => self.blocking(move |e| e.check(&container)).await,
+        }
+    }
+
+    async fn add(&self, pod: PodInfo) -> Result<(), String> {
+        let container = pod.container_id.clone();
+        let Some(enrolled) = self.blocking(move |e| e.enrol(pod)).await? else {
+            return Ok(());
+        };
+        let cookie = enrolled.netns.cookie();
+        if let Err(error) = self.sink.add(enrolled) {
+            self.sink.remove(cookie);
+            let undone = self.blocking(move |e| e.unenrol(&container)).await;
+            return Err(match undone {
+                Ok(_) => format!("the proxy did not take the pod: {error}"),
+                Err(undo) => format!("the proxy did not take the pod: {error}; {undo}"),
+            });
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, container: String) -> Result<(), String> {
+        if let Some(cookie) = self.blocking(move |e| e.unenrol(&container)).await? {
+            self.sink.remove(cookie);
+        }
+        Ok(())
+    }
+
+    /// Enrols the pods of the agent's own list.
+    async fn enrol_again(&self) -> Result<(), DatapathError> {
+        let enroller = Arc::clone(&self.enroller);
+        let pods = tokio::task::spawn_blocking(move || enroller.enrolled_at_start()).await;
+        let pods = pods.map_err(|error| DatapathError::kernel("enrol again")(error.into()))??;
+        self.try_waiting(pods).await;
+        Ok(())
+    }
+
+    async fn try_waiting(&self, pods: Vec<PodInfo>) {
+        for pod in pods {
+            let container = pod.container_id.clone();
+            let _turn = self.turn.lock().await;
+            // A request may have ended the wait, or the pod.
+            if !self.enroller.waiting().contains(&pod) {
+                continue;
+            }
+            match self.take_again(pod).await {
+                Ok(()) => tracing::info!(container, "enrolled again"),
+                Err(error) => tracing::warn!(container, error, "stays closed"),
+            }
+        }
+    }
+
+    /// Like [`Self::add`], but a pod that the proxy does not take stays captured.
+    async fn take_again(&self, pod: PodInfo) -> Result<(), String> {
+        let container = pod.container_id.clone();
+        let Some(enrolled) = self.blocking(move |e| e.enrol(pod)).await? else {
+            return Ok(());
+        };
+        let cookie = enrolled.netns.cookie();
+        self.sink.add(enrolled).map_err(|error| {
+            self.sink.remove(cookie);
+            let error = format!("the proxy did not take the pod: {error}");
+            self.enroller.unserved(&container, error.clone());
+            error
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&E) -> Result<T, DatapathError> + Send + 'static,
+    ) -> Result<T, String> {
+        let enroller = Arc::clone(&self.enroller);
+        match tokio::task::spawn_blocking(move || work(&enroller)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+async fn read_request(stream: &mut BufReader<UnixStream>) -> io::Result<CniRequest> {
+    let mut line = Vec::new();
+    let mut limited = stream.take(LINE_LIMIT);
+    timeout(CLIENT_TIME, limited.read_until(b'\n', &mut line))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    if line.last() != Some(&b'\n') {
+        let reason = if line.len() as u64 == LINE_LIMIT {
+            "too long"
+        } else {
+            "ends before the line does"
+        };
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
+    Ok(serde_json::from_slice(&line)?)
+}
+
+#[cfg(test)]
+mod tests;
