@@ -21,7 +21,7 @@ mod writer;
 
 pub use logging::{LogFormat, Logging, init};
 pub use metrics::{Limits, Metrics};
-pub use record::Record;
+pub use record::{Ends, Record};
 pub use refusals::{REFUSALS_KEPT, Refusal};
 pub use samples::{MAX_SAMPLES_PER_METRIC, Samples};
 pub use traffic::Direction;

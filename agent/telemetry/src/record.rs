@@ -11,6 +11,16 @@ use crate::Metrics;
 use crate::refusals::{Refusal, is_refusal, rfc3339};
 use crate::traffic::{Direction, Flag, Labels, Series};
 
+/// The two addresses of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Where it goes: outbound the original destination, inbound the address it came in on
+    /// (`pod:15008` for HBONE).
+    pub destination: SocketAddr,
+}
+
 /// Follows one connection. Open it as soon as the connection is accepted, add what becomes known,
 /// and finish it with a Reason: that writes one access-log line and updates the metrics once. A
 /// record that is dropped unfinished ends with [`Reason::Drained`].
@@ -18,40 +28,30 @@ use crate::traffic::{Direction, Flag, Labels, Series};
 pub struct Record {
     metrics: Arc<Metrics>,
     opened_at: Instant,
-    source: SocketAddr,
-    destination: SocketAddr,
+    ends: Ends,
     labels: Labels,
     hbone_addr: Option<String>,
     policy: Option<PolicyKey>,
     series: Option<Arc<Series>>,
-    sent: u64,
-    received: u64,
+    from_client: u64,
+    from_server: u64,
     finished: bool,
 }
 
 impl Record {
-    /// Starts to follow a connection from `source` that was accepted at `now`. `destination` is
-    /// the original destination of an outbound connection, and the address an inbound one came in
-    /// on (`pod:15008` for HBONE).
-    pub fn open(
-        metrics: &Arc<Metrics>,
-        direction: Direction,
-        source: SocketAddr,
-        destination: SocketAddr,
-        now: Instant,
-    ) -> Self {
+    /// Starts to follow a connection that was accepted at `now`.
+    pub fn open(metrics: &Arc<Metrics>, direction: Direction, ends: Ends, now: Instant) -> Self {
         metrics.socket_opened(direction);
         Self {
             metrics: Arc::clone(metrics),
             opened_at: now,
-            source,
-            destination,
+            ends,
             labels: Labels::new(direction),
             hbone_addr: None,
             policy: None,
             series: None,
-            sent: 0,
-            received: 0,
+            from_client: 0,
+            from_server: 0,
             finished: false,
         }
     }
@@ -64,35 +64,32 @@ impl Record {
         }
     }
 
-    /// The destination workload and the service the client asked for, as far as they are known.
-    pub fn destination(
-        &mut self,
-        workload: Option<&Arc<Workload>>,
-        service: Option<&Arc<Service>>,
-    ) {
-        self.labels.destination = workload.cloned();
-        self.labels.destination_identity = workload.and_then(|w| w.identity().ok());
-        self.labels.service = service.cloned();
+    /// The identity of a source that TLS proved, where no workload is known for it.
+    pub fn source_identity(&mut self, identity: Identity) {
+        self.labels.source_identity = Some(identity);
     }
 
-    /// An inbound tunnel: who the peer's certificate says it is, what the mesh knows of its
-    /// address, and the authority it asked for.
-    pub fn tunnel_source(
-        &mut self,
-        workload: Option<&Arc<Workload>>,
-        identity: &Identity,
-        authority: impl ToString,
-    ) {
-        self.labels.source = workload.cloned();
-        self.tunnel(authority, identity);
+    /// The destination workload, and the identity that is expected of it or that it has.
+    pub fn destination(&mut self, workload: &Arc<Workload>, identity: Option<Identity>) {
+        self.labels.destination = Some(Arc::clone(workload));
+        if identity.is_some() {
+            self.labels.destination_identity = identity;
+        }
     }
 
-    /// The connection travels in mutual TLS under the source's `identity`, to `authority`.
-    /// Identities are logged for such connections only.
-    pub fn tunnel(&mut self, authority: impl ToString, identity: &Identity) {
+    /// The service the client asked for.
+    pub fn service(&mut self, service: &Arc<Service>) {
+        self.labels.service = Some(Arc::clone(service));
+    }
+
+    /// The authority of the HBONE request.
+    pub fn hbone_addr(&mut self, authority: impl ToString) {
         self.hbone_addr = Some(authority.to_string());
-        self.labels.source_identity = Some(identity.clone());
-        self.labels.mutual_tls = true;
+    }
+
+    /// Whether the two agents speak mutual TLS for it. Identities are logged only then.
+    pub fn mutual_tls(&mut self, mutual_tls: bool) {
+        self.labels.mutual_tls = mutual_tls;
     }
 
     /// The policy that decided against it.
@@ -111,18 +108,17 @@ impl Record {
         }
     }
 
-    /// Bytes since the start, in total: `sent` away from the local pod's application or on its
-    /// behalf (outbound the client's bytes, inbound the server's), `received` the other way. May
-    /// be called again while the connection runs, so that counters of long connections move.
-    pub fn bytes(&mut self, sent: u64, received: u64) {
-        let direction = self.labels.direction;
+    /// Bytes carried since the start, in total. May be called again while the connection runs, so
+    /// that counters of long connections move.
+    pub fn transferred(&mut self, from_client: u64, from_server: u64) {
         if let Some(series) = &self.series {
-            let more_sent = sent.saturating_sub(self.sent);
-            let more_received = received.saturating_sub(self.received);
-            series.transferred(direction, more_sent, more_received);
+            series.transferred(
+                from_client.saturating_sub(self.from_client),
+                from_server.saturating_sub(self.from_server),
+            );
         }
-        self.sent = sent;
-        self.received = received;
+        self.from_client = from_client;
+        self.from_server = from_server;
     }
 
     /// Ends the record: one log line, metrics once, and a place in the list of recent refusals
@@ -150,7 +146,7 @@ impl Record {
         let age = self.metrics.age(now);
         if self.series.is_none() && self.is_described() {
             let series = self.metrics.traffic().open(&self.labels, age);
-            series.transferred(self.labels.direction, self.sent, self.received);
+            series.transferred(self.from_client, self.from_server);
             self.series = Some(series);
         }
         if let Some(series) = self.series.take() {
@@ -172,9 +168,9 @@ impl Record {
         Refusal {
             time: rfc3339(SystemTime::now()),
             direction: self.labels.direction,
-            source: self.source,
+            source: self.ends.source,
             source_workload: self.labels.source.as_ref().map(named),
-            destination: self.destination,
+            destination: self.ends.destination,
             destination_workload: self.labels.destination.as_ref().map(named).or_else(service),
             reason,
             policy: self.policy.clone(),
@@ -200,12 +196,12 @@ macro_rules! access {
         tracing::event!(
             target: "access",
             $level,
-            src.addr = %record.source,
+            src.addr = %record.ends.source,
             src.workload = source.as_deref().map(pod_name),
             src.namespace = source.as_deref().map(|w| &*w.namespace),
             src.identity = record.proven(&record.labels.source_identity).map(tracing::field::display),
             src.cluster = source.as_deref().map(|w| &*w.cluster_id),
-            dst.addr = %record.destination,
+            dst.addr = %record.ends.destination,
             dst.hbone_addr = record.hbone_addr.as_deref(),
             dst.service = record.labels.service.as_deref().map(|s| &*s.hostname),
             dst.workload = destination.as_deref().map(pod_name),
@@ -226,8 +222,8 @@ macro_rules! access_closed {
             $level,
             $record,
             $message,
-            bytes_sent = $record.sent,
-            bytes_recv = $record.received,
+            bytes_sent = $record.bytes_sent(),
+            bytes_recv = $record.bytes_received(),
             duration = tracing::field::display(format_args!("{}ms", $took.as_millis())),
             reason = $reason.as_str(),
             policy = $record.policy.as_ref().map(tracing::field::display),
@@ -270,6 +266,21 @@ impl Record {
     /// Identities count as known to the log only where TLS proved them.
     fn proven<'a>(&self, identity: &'a Option<Identity>) -> Option<&'a Identity> {
         identity.as_ref().filter(|_| self.labels.mutual_tls)
+    }
+
+    /// What this agent's side sent: outbound the client's bytes, inbound the server's.
+    fn bytes_sent(&self) -> u64 {
+        match self.labels.direction {
+            Direction::Outbound => self.from_client,
+            Direction::Inbound => self.from_server,
+        }
+    }
+
+    fn bytes_received(&self) -> u64 {
+        match self.labels.direction {
+            Direction::Outbound => self.from_server,
+            Direction::Inbound => self.from_client,
+        }
     }
 }
 

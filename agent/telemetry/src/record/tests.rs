@@ -8,10 +8,11 @@ fn metrics() -> Arc<Metrics> {
     Metrics::new("test", Limits::default(), Instant::now())
 }
 
-fn open(metrics: &Arc<Metrics>, direction: Direction, now: Instant) -> Record {
-    let source = "10.0.0.1:40000".parse().unwrap();
-    let destination = "10.96.0.5:80".parse().unwrap();
-    Record::open(metrics, direction, source, destination, now)
+fn ends() -> Ends {
+    Ends {
+        source: "10.0.0.1:40000".parse().unwrap(),
+        destination: "10.96.0.5:80".parse().unwrap(),
+    }
 }
 
 fn workload(name: &str) -> Arc<Workload> {
@@ -43,11 +44,12 @@ fn service() -> Arc<Service> {
 }
 
 fn described(metrics: &Arc<Metrics>, direction: Direction, now: Instant) -> Record {
-    let mut record = open(metrics, direction, now);
-    record.source(&workload("client"), None);
-    record.destination(Some(&workload("web-1")), Some(&service()));
-    let identity = "spiffe://cluster.local/ns/shop/sa/c".parse().unwrap();
-    record.tunnel("10.0.1.7:8080", &identity);
+    let mut record = Record::open(metrics, direction, ends(), now);
+    record.source(&workload("client"), "spiffe://td/ns/shop/sa/c".parse().ok());
+    record.destination(&workload("web-1"), "spiffe://td/ns/shop/sa/w".parse().ok());
+    record.service(&service());
+    record.hbone_addr("10.0.1.7:8080");
+    record.mutual_tls(true);
     record
 }
 
@@ -63,17 +65,17 @@ fn a_finished_connection_logs_every_field_in_order() {
     let line = logged(LogFormat::Text, || {
         let now = Instant::now();
         let mut record = described(&metrics, Direction::Outbound, now);
-        record.bytes(100, 2000);
+        record.transferred(100, 2000);
         record.finish(Reason::Ok, None, now + Duration::from_millis(13));
     });
     let (_, rest) = line.split_once('\t').unwrap();
     assert_eq!(
         rest,
         "info\taccess\tconnection complete\tsrc.addr=\"10.0.0.1:40000\" src.workload=\"client\" \
-         src.namespace=\"shop\" src.identity=\"spiffe://cluster.local/ns/shop/sa/c\" \
+         src.namespace=\"shop\" src.identity=\"spiffe://td/ns/shop/sa/c\" \
          src.cluster=\"Kubernetes\" dst.addr=\"10.96.0.5:80\" dst.hbone_addr=\"10.0.1.7:8080\" \
          dst.service=\"web.shop.svc.cluster.local\" dst.workload=\"web-1\" dst.namespace=\"shop\" \
-         dst.identity=\"spiffe://cluster.local/ns/shop/sa/default\" dst.cluster=\"Kubernetes\" \
+         dst.identity=\"spiffe://td/ns/shop/sa/w\" dst.cluster=\"Kubernetes\" \
          direction=\"outbound\" bytes_sent=100 bytes_recv=2000 duration=\"13ms\" reason=\"ok\"\n"
     );
 }
@@ -83,7 +85,7 @@ fn inbound_sent_bytes_are_the_response() {
     let metrics = metrics();
     let line = logged(LogFormat::Text, || {
         let mut record = described(&metrics, Direction::Inbound, Instant::now());
-        record.bytes(2000, 100);
+        record.transferred(100, 2000);
         record.finish(Reason::Ok, None, Instant::now());
     });
     assert!(line.contains("bytes_sent=2000 bytes_recv=100"), "{line}");
@@ -117,8 +119,8 @@ fn a_policy_refusal_names_the_policy_everywhere() {
 fn identities_without_mutual_tls_are_not_logged() {
     let metrics = metrics();
     let line = logged(LogFormat::Text, || {
-        let mut record = open(&metrics, Direction::Inbound, Instant::now());
-        record.destination(Some(&workload("web-1")), None);
+        let mut record = described(&metrics, Direction::Inbound, Instant::now());
+        record.mutual_tls(false);
         record.finish(Reason::Ok, None, Instant::now());
     });
     assert!(!line.contains("identity"), "{line}");
@@ -128,7 +130,7 @@ fn identities_without_mutual_tls_are_not_logged() {
 fn a_failure_before_anything_is_known_is_a_warning_and_no_series() {
     let metrics = metrics();
     let line = logged(LogFormat::Text, || {
-        let record = open(&metrics, Direction::Inbound, Instant::now());
+        let record = Record::open(&metrics, Direction::Inbound, ends(), Instant::now());
         let error = Some("not TLS".to_owned());
         record.finish(Reason::TlsFailed, error, Instant::now());
     });
@@ -165,10 +167,10 @@ fn bytes_of_a_running_connection_are_counted_once() {
     let metrics = metrics();
     let mut record = described(&metrics, Direction::Outbound, Instant::now());
     record.established(Instant::now());
-    record.bytes(10, 20);
+    record.transferred(10, 20);
     let sent = || row(&metrics, "istio_tcp_sent_bytes_total{");
     assert_eq!(sent().as_deref(), Some("20"));
-    record.bytes(15, 50);
+    record.transferred(15, 50);
     record.finish(Reason::Ok, None, Instant::now());
     assert_eq!(sent().as_deref(), Some("50"));
     let opened = row(&metrics, "istio_tcp_connections_opened_total{");

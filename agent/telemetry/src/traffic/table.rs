@@ -43,13 +43,9 @@ impl Series {
         }
     }
 
-    /// Counts transferred bytes as the reporter of `direction` sees them. The metrics call what
-    /// the client sends "received", whoever reports it.
-    pub(crate) fn transferred(&self, direction: Direction, sent: u64, received: u64) {
-        let (from_client, from_server) = match direction {
-            Direction::Outbound => (sent, received),
-            Direction::Inbound => (received, sent),
-        };
+    /// Counts transferred bytes. The metrics call what the client sends "received", whoever
+    /// reports it.
+    pub(crate) fn transferred(&self, from_client: u64, from_server: u64) {
         self.received.fetch_add(from_client, Ordering::Relaxed);
         self.sent.fetch_add(from_server, Ordering::Relaxed);
     }

@@ -107,7 +107,7 @@ fn idle_series_expire_and_used_ones_do_not() {
 fn every_label_is_present_and_missing_values_are_unknown() {
     let table = Arc::new(Table::new(10, IDLE));
     let series = table.open(&labels("we\"b\n"), at(0));
-    series.transferred(Direction::Outbound, 7, 11);
+    series.transferred(7, 11);
     series.close(Flag::Deny, at(1));
     let text = encoded(&table);
     for expected in [
