@@ -1,0 +1,83 @@
+//! Accept loops. One listener per purpose and pod; the workers share it by duplicate descriptors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use agent_net::backoff::Backoff;
+use agent_net::drain::Watcher;
+use agent_net::socket::{canonical, set_leg_options};
+use agent_net::tasks::spawn_local;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::pod::LocalPod;
+
+/// An accepted connection with both its addresses in canonical form (IPv4 is never mapped).
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// Our end: where the connection was going, the listeners being steered to by the kernel.
+    pub(crate) local: SocketAddr,
+}
+
+/// Closes with RST: the peer must not take a refusal for an empty answer, and the port, which may
+/// be the application's own, is free at once.
+pub(crate) fn refuse(stream: TcpStream) {
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Accepts until the pod is removed or the agent drains; each connection becomes a task.
+pub(crate) async fn run<F>(
+    pod: LocalPod,
+    listener: TcpListener,
+    mut draining: Watcher,
+    purpose: &'static str,
+    handle: fn(LocalPod, Accepted) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = pod.removed() => return,
+            () = draining.signalled() => return,
+            accepted = listener.accept() => accepted.and_then(describe),
+        };
+        match accepted {
+            Ok(accepted) => {
+                backoff.reset();
+                spawn_local(handle(pod.clone(), accepted));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                let delay = backoff.next(rand::random());
+                tracing::warn!(target: "accept", pod = %pod.pod.info().name, purpose, %error, ?delay,
+                    "accept failed, waiting");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+fn describe((stream, peer): (TcpStream, SocketAddr)) -> io::Result<Accepted> {
+    set_leg_options(&stream)?;
+    let local = canonical(stream.local_addr()?);
+    Ok(Accepted {
+        stream,
+        peer: canonical(peer),
+        local,
+    })
+}
+
+/// Errors that say nothing about the listener: the peer was gone before we looked.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+    )
+}

@@ -1,0 +1,143 @@
+//! Live inbound connections of one worker: admitted before they are decided, re-decided on every
+//! change of the mesh, and closed when denied.
+//!
+//! A connection is registered *before* its first decision, and the decision reads the snapshot
+//! *after* that. So a policy change either is seen by the first decision or finds the connection
+//! here: there is no moment in which it is missed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use agent_model::{Identity, PolicyKey, Workload};
+use agent_policy::{Connection, Decision, Target, decide};
+use agent_state::Snapshot;
+use tokio::sync::Notify;
+
+/// What a decision about an inbound connection is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// Local address of the pod, by which its current workload record is found.
+    pub(crate) local: IpAddr,
+    /// Identity of the peer's certificate; `None` for plaintext.
+    pub(crate) source: Option<Identity>,
+    /// Address of the peer.
+    pub(crate) source_ip: IpAddr,
+    /// Pod address and application port.
+    pub(crate) destination: SocketAddr,
+}
+
+impl Facts {
+    /// Decides against `snapshot`; `local` is the destination's workload record in it.
+    pub(crate) fn decide(&self, snapshot: &Snapshot, network: &str, local: &Workload) -> Decision {
+        let target = Target {
+            namespace: &local.namespace,
+            policies: &local.authorization_policies,
+        };
+        let connection = Connection {
+            source: self.source.as_ref(),
+            source_ip: self.source_ip,
+            source_ip_vouched: self.is_vouched(snapshot, network),
+            destination: self.destination,
+        };
+        decide(snapshot.policies(), &target, &connection)
+    }
+
+    /// A plaintext peer with the address of a workload that would have come by tunnel is not that
+    /// workload; everybody else's address is as good as addresses are.
+    fn is_vouched(&self, snapshot: &Snapshot, network: &str) -> bool {
+        self.source.is_some()
+            || snapshot
+                .workload_by_ip(network, self.source_ip)
+                .is_none_or(|workload| {
+                    workload.tunnel_protocol == agent_model::TunnelProtocol::None
+                })
+    }
+}
+
+/// The live inbound connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    next: Cell<u64>,
+    live: RefCell<BTreeMap<u64, Rc<Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    facts: Facts,
+    denied: RefCell<Option<Option<PolicyKey>>>,
+    closed: Notify,
+}
+
+/// One admitted connection; leaving the registry on drop.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    id: u64,
+    entry: Rc<Entry>,
+    registry: Weak<Connections>,
+}
+
+impl Connections {
+    /// Registers a connection that is about to be decided.
+    pub(crate) fn admit(self: &Rc<Self>, facts: Facts) -> Admitted {
+        let id = self.next.replace(self.next.get() + 1);
+        let entry = Rc::new(Entry {
+            facts,
+            denied: RefCell::new(None),
+            closed: Notify::new(),
+        });
+        self.live.borrow_mut().insert(id, Rc::clone(&entry));
+        Admitted {
+            id,
+            entry,
+            registry: Rc::downgrade(self),
+        }
+    }
+
+    /// Re-decides every live connection and closes those that are denied now. `find` gives the
+    /// current record of a local pod; a pod without one keeps its connections, because losing the
+    /// control plane must not cut traffic.
+    pub(crate) fn recheck(
+        &self,
+        snapshot: &Snapshot,
+        network: &str,
+        find: impl Fn(IpAddr) -> Option<Arc<Workload>>,
+    ) {
+        for entry in self.live.borrow().values() {
+            let Some(local) = find(entry.facts.local) else {
+                continue;
+            };
+            if let Decision::Deny { policy, .. } = entry.facts.decide(snapshot, network, &local) {
+                entry.denied.replace(Some(policy));
+                entry.closed.notify_one();
+            }
+        }
+    }
+}
+
+impl Admitted {
+    /// What the connection is decided by.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.entry.facts
+    }
+
+    /// Completes when a change of the mesh denied the connection, with the policy that did.
+    pub(crate) async fn denied(&self) -> Option<PolicyKey> {
+        loop {
+            if let Some(policy) = self.entry.denied.borrow().clone() {
+                return policy;
+            }
+            self.entry.closed.notified().await;
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.live.borrow_mut().remove(&self.id);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Outbound: what an application of the pod dialled, captured by the kernel.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_hbone::headers::{Authority, Baggage, ConnectRequest, Forwarded, TraceParent};
+use agent_hbone::{Target, TunnelStream};
+use agent_model::{Reason, Workload};
+use agent_net::copy::Counters;
+use agent_state::resolve::{self, Chooser, Outbound};
+use agent_telemetry::{Direction, Ends, Record};
+use tokio::net::TcpStream;
+
+use crate::accept::{Accepted, refuse};
+use crate::forward::{pod_removed, tcp_end, until_cut};
+use crate::pod::{LocalPod, identity_of};
+use crate::refusal::{Refusal, report};
+
+/// Time all attempts of one connection may take together.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Endpoints tried for one connection.
+const MAX_ATTEMPTS: usize = 4;
+
+/// accept, describe, decide, dial, forward, report.
+pub(crate) async fn handle(pod: LocalPod, accepted: Accepted) {
+    let Accepted {
+        stream,
+        peer: client,
+        local,
+    } = accepted;
+    let kernel = &pod.worker.mesh.kernel;
+    let original = kernel.original_dst(pod.pod.cookie(), client);
+    let ends = Ends {
+        source: client,
+        destination: original.unwrap_or(local),
+    };
+    let metrics = &pod.worker.mesh.metrics;
+    let mut record = Record::open(metrics, Direction::Outbound, ends, Instant::now());
+    let counters = Counters::default();
+    let result = match original {
+        Some(original) => proxy(&pod, stream, client, original, &counters, &mut record).await,
+        None => {
+            refuse(stream);
+            Err(Refusal::new(
+                Reason::NoOriginalDestination,
+                "not a captured connection",
+            ))
+        }
+    };
+    report(record, &counters, result);
+}
+
+async fn proxy(
+    pod: &LocalPod,
+    downstream: TcpStream,
+    client: SocketAddr,
+    original: SocketAddr,
+    counters: &Counters,
+    record: &mut Record,
+) -> Result<(), Refusal> {
+    let dialled = async {
+        let slot = pod.admit()?;
+        let source = pod.workload().await?;
+        let deadline = tokio::time::Instant::now() + DIAL_DEADLINE;
+        let dial = dial(pod, &source, client, original, record);
+        let upstream = tokio::time::timeout_at(deadline, dial)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(Reason::ConnectTimeout, "no endpoint in 10 s")))?;
+        Ok((slot, upstream))
+    };
+    let dialled = tokio::select! {
+        dialled = dialled => dialled,
+        () = pod.removed() => Err(pod_removed()),
+    };
+    let (_slot, (_active, upstream)) = match dialled {
+        Ok(dialled) => dialled,
+        Err(refusal) => {
+            refuse(downstream);
+            return Err(refusal);
+        }
+    };
+    let cut = async {
+        pod.removed().await;
+        pod_removed()
+    };
+    record.established(Instant::now());
+    let client = tcp_end(downstream);
+    match upstream {
+        Upstream::Plain(stream) => until_cut(client, tcp_end(stream), counters, cut).await,
+        Upstream::Tunnel(stream) => until_cut(client, stream, counters, cut).await,
+    }
+}
+
+/// Where the connection goes on.
+enum Upstream {
+    Plain(TcpStream),
+    Tunnel(TunnelStream),
+}
+
+/// Decides and dials; another endpoint is tried when one fails before any byte was sent.
+async fn dial(
+    pod: &LocalPod,
+    source: &Arc<Workload>,
+    client: SocketAddr,
+    original: SocketAddr,
+    record: &mut Record,
+) -> Result<(Option<ActiveEndpoint>, Upstream), Refusal> {
+    let worker = &pod.worker;
+    record.source(source, None);
+    let mut tried: Vec<Arc<str>> = Vec::new();
+    let mut last: Option<Refusal> = None;
+    while tried.len() < MAX_ATTEMPTS {
+        let snapshot = worker.mesh.state.load();
+        let decision = resolve::outbound(
+            &snapshot,
+            source,
+            original,
+            &mut Chooser {
+                random: &mut rand::random,
+                active: &|uid| worker.active.count(uid),
+                tried: &tried,
+            },
+        );
+        let (attempt, workload) = match decision {
+            Outbound::Passthrough { destination } => {
+                let stream = pod
+                    .dial(destination)
+                    .await
+                    .map_err(|error| Refusal::connect(&error))?;
+                return Ok((None, Upstream::Plain(stream)));
+            }
+            Outbound::Deny { reason, detail } => {
+                return Err(last.unwrap_or_else(|| Refusal::new(reason, detail)));
+            }
+            Outbound::Direct {
+                destination,
+                workload,
+                service,
+            } => {
+                workload
+                    .iter()
+                    .for_each(|workload| record.destination(workload, None));
+                service.iter().for_each(|service| record.service(service));
+                let stream = pod
+                    .dial(destination)
+                    .await
+                    .map_err(|error| Refusal::connect(&error));
+                (stream.map(Upstream::Plain), workload)
+            }
+            Outbound::Tunnel(hop) => {
+                record.destination(&hop.workload, hop.workload.identity().ok());
+                hop.service
+                    .iter()
+                    .for_each(|service| record.service(service));
+                let stream = open_tunnel(pod, source, client, &hop, record).await;
+                (stream.map(Upstream::Tunnel), Some(hop.workload))
+            }
+        };
+        match (attempt, workload) {
+            (Ok(upstream), workload) => {
+                let active = workload.map(|workload| worker.active.begin(&workload.uid));
+                return Ok((active, upstream));
+            }
+            (Err(refusal), Some(workload)) if is_worth_another(refusal.reason) => {
+                tracing::debug!(target: "outbound", endpoint = %workload.uid, %refusal,
+                    "endpoint failed, trying another");
+                tried.push(Arc::clone(&workload.uid));
+                last = Some(refusal);
+            }
+            (Err(refusal), _) => return Err(refusal),
+        }
+    }
+    Err(last.unwrap_or_else(|| Refusal::new(Reason::NoEndpoint, "every endpoint failed")))
+}
+
+/// Opens a stream on a pooled tunnel to the hop, dialling one where there is none.
+async fn open_tunnel(
+    pod: &LocalPod,
+    source: &Arc<Workload>,
+    client: SocketAddr,
+    hop: &resolve::Hop,
+    record: &mut Record,
+) -> Result<TunnelStream, Refusal> {
+    let worker = &pod.worker;
+    let identity = identity_of(source)?;
+    let certificate = worker
+        .mesh
+        .certificates
+        .get(&identity)
+        .await
+        .map_err(|error| Refusal::new(Reason::NoCertificate, error.to_string()))?;
+    record.mutual_tls(true);
+    record.source_identity(identity.clone());
+    record.hbone_addr(hop.authority);
+    let target = Target::new(
+        pod.pod.cookie(),
+        certificate,
+        hop.peer,
+        hop.expected.clone(),
+    );
+    let request = ConnectRequest {
+        authority: Authority::Ip(hop.authority),
+        baggage: Baggage::of(source),
+        forwarded: Forwarded {
+            client: Some(client),
+            host: hop
+                .service
+                .as_ref()
+                .map(|service| service.hostname.to_string())
+                .unwrap_or_default(),
+        },
+        traceparent: Some(TraceParent::new(rand::random(), rand::random())),
+    };
+    let dial = || {
+        let (pod, peer) = (pod.clone(), hop.peer);
+        async move { pod.dial(peer).await }
+    };
+    worker
+        .tunnels
+        .open(&target, &request, dial)
+        .await
+        .map_err(Refusal::from)
+}
+
+/// Failures after which another endpoint of the service may do better. Refusals by policy are
+/// final: they are answers, not failures.
+fn is_worth_another(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::ConnectFailed
+            | Reason::TlsFailed
+            | Reason::PeerIdentityMismatch
+            | Reason::H2Failed
+            | Reason::TunnelLost
+            | Reason::PeerRejected
+    )
+}
+
+/// Connections each endpoint has from this worker, for the least-loaded choice.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveEndpoints(Rc<RefCell<HashMap<Arc<str>, u32>>>);
+
+/// One connection to an endpoint; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct ActiveEndpoint {
+    uid: Arc<str>,
+    all: Rc<RefCell<HashMap<Arc<str>, u32>>>,
+}
+
+impl ActiveEndpoints {
+    fn count(&self, uid: &str) -> u32 {
+        self.0.borrow().get(uid).copied().unwrap_or(0)
+    }
+
+    fn begin(&self, uid: &Arc<str>) -> ActiveEndpoint {
+        *self.0.borrow_mut().entry(Arc::clone(uid)).or_default() += 1;
+        ActiveEndpoint {
+            uid: Arc::clone(uid),
+            all: Rc::clone(&self.0),
+        }
+    }
+}
+
+impl Drop for ActiveEndpoint {
+    fn drop(&mut self) {
+        let mut all = self.all.borrow_mut();
+        if let Some(count) = all.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.uid);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! An enrolled pod as the proxy sees it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use agent_model::{Identity, PodInfo, Reason, Workload};
+use agent_net::drain::Watcher;
+use agent_net::{Netns, NetnsCookie, socket};
+use agent_state::Snapshot;
+use tokio::net::TcpStream;
+
+use crate::Refusal;
+use crate::worker::Worker;
+
+/// How long a connection waits for the control plane's record of its pod.
+const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+
+/// An enrolled pod, shared by the workers.
+#[derive(Debug)]
+pub struct Pod {
+    info: PodInfo,
+    netns: Arc<Netns>,
+    connections: AtomicU32,
+}
+
+impl Pod {
+    /// A pod that enrolment has captured and verified.
+    pub fn new(info: PodInfo, netns: Arc<Netns>) -> Self {
+        Self {
+            info,
+            netns,
+            connections: AtomicU32::new(0),
+        }
+    }
+
+    /// The key of the pod on this node.
+    pub fn cookie(&self) -> NetnsCookie {
+        self.netns.cookie()
+    }
+
+    /// As the container runtime named it.
+    pub fn info(&self) -> &PodInfo {
+        &self.info
+    }
+
+    /// Connections the agent carries for the pod now.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The pod's network namespace.
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The control plane's record of this pod: the workload that holds the pod's address *and*
+    /// has its name. The name alone could be anybody's say, the address alone could be that of
+    /// the pod which had it before.
+    pub fn workload_in(&self, snapshot: &Snapshot, network: &str) -> Option<Arc<Workload>> {
+        self.info.ips.iter().find_map(|ip| {
+            let workload = snapshot.workload_by_ip(network, *ip)?;
+            let is_this_pod =
+                *workload.name == *self.info.name && *workload.namespace == *self.info.namespace;
+            is_this_pod.then(|| Arc::clone(workload))
+        })
+    }
+}
+
+/// A pod on one worker. Every task of the pod holds a clone of its watcher, so that removing the
+/// pod can wait until they are gone and with them every socket in the pod's namespace.
+#[derive(Clone)]
+pub(crate) struct LocalPod {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) pod: Arc<Pod>,
+    removal: Watcher,
+}
+
+impl LocalPod {
+    pub(crate) fn new(worker: Rc<Worker>, pod: Arc<Pod>, removal: Watcher) -> Self {
+        Self {
+            worker,
+            pod,
+            removal,
+        }
+    }
+
+    /// Completes when the pod is removed.
+    pub(crate) async fn removed(&self) {
+        self.removal.clone().signalled().await;
+    }
+
+    /// Counts one connection against the pod's limit.
+    pub(crate) fn admit(&self) -> Result<Slot, Refusal> {
+        let limit = self.worker.mesh.config.connections_per_pod;
+        let slot = Slot(Arc::clone(&self.pod));
+        if self.pod.connections.fetch_add(1, Ordering::Relaxed) >= limit {
+            let detail = format!("the pod has {limit} connections already");
+            return Err(Refusal::new(Reason::LimitExceeded, detail));
+        }
+        Ok(slot)
+    }
+
+    /// This pod's record, waiting for the control plane for a while. Nothing is served from a
+    /// mesh that was only half received: its policies may be the half that is missing.
+    pub(crate) async fn workload(&self) -> Result<Arc<Workload>, Refusal> {
+        let mesh = &self.worker.mesh;
+        let current = || {
+            let synced = *mesh.synced.borrow();
+            synced
+                .then(|| {
+                    self.pod
+                        .workload_in(&mesh.state.load(), &mesh.config.network)
+                })
+                .flatten()
+        };
+        if let Some(workload) = current() {
+            return Ok(workload);
+        }
+        let (mut changes, mut synced) = (mesh.state.changed(), mesh.synced.clone());
+        let wait = async {
+            loop {
+                if let Some(workload) = current() {
+                    return workload;
+                }
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = synced.changed() => changed,
+                };
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(WORKLOAD_WAIT, wait)
+            .await
+            .map_err(|_| {
+                let detail = format!(
+                    "the control plane has no record of {}/{} with one of its addresses",
+                    self.pod.info.namespace, self.pod.info.name
+                );
+                Refusal::new(Reason::SourceUnknown, detail)
+            })
+    }
+
+    /// Dials from inside the pod with an exempt socket; the source address is the pod's.
+    pub(crate) async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let kernel = &self.worker.mesh.kernel;
+        socket::connect(self.pod.netns(), address, |socket| {
+            kernel.exempt(socket.as_fd())
+        })
+        .await
+    }
+
+    /// Dials the application on one of the pod's own addresses; it sees `client` as its peer.
+    pub(crate) async fn dial_application(
+        &self,
+        address: SocketAddr,
+        client: SocketAddr,
+    ) -> Result<TcpStream, Refusal> {
+        let kernel = &self.worker.mesh.kernel;
+        socket::connect(self.pod.netns(), address, |socket| {
+            kernel.show_client(socket.as_fd(), client)
+        })
+        .await
+        .map_err(|error| Refusal::connect(&error))
+    }
+
+    /// True when `ip` is one of the pod's own.
+    pub(crate) fn owns(&self, ip: IpAddr) -> bool {
+        self.pod.info.ips.contains(&ip)
+    }
+}
+
+/// One of the pod's connections; counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Pod>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The identity a workload's certificate must carry.
+pub(crate) fn identity_of(workload: &Workload) -> Result<Identity, Refusal> {
+    workload
+        .identity()
+        .map_err(|error| Refusal::new(Reason::SourceUnknown, error.to_string()))
+}
