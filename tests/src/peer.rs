@@ -164,7 +164,8 @@ impl Peer {
 
     /// Forgets what server `name` has seen.
     pub fn forget(&self, name: &str) -> Result<()> {
-        self.must(&json!({ "op": "events", "name": name, "clear": true })).map(drop)
+        self.must(&json!({ "op": "events", "name": name, "clear": true }))
+            .map(drop)
     }
 
     /// Waits until server `name` has seen an event that `wanted` accepts.
@@ -192,7 +193,10 @@ impl Drop for Peer {
 
 /// The identity of a service account of the test clusters.
 pub fn spiffe(namespace: &str, account: &str) -> String {
-    format!("spiffe://{}/ns/{namespace}/sa/{account}", crate::TRUST_DOMAIN)
+    format!(
+        "spiffe://{}/ns/{namespace}/sa/{account}",
+        crate::TRUST_DOMAIN
+    )
 }
 
 fn ends_with(value: &Value, text: &str) -> bool {
@@ -204,5 +208,7 @@ fn script() -> PathBuf {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -1,0 +1,68 @@
+//! T-ESC-5: an application dials the ports of the agent, its own pod's and others'.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{APP_PORT, Scene};
+use tests::Cluster;
+use tests::counters::Counters;
+use tests::traffic::wait_closed;
+
+/// Ports that are the agent's in some place: outbound, plaintext inbound, HBONE, metrics,
+/// readiness, DNS.
+const PORTS: [u16; 6] = [15001, 15006, 15008, 15020, 15021, 15053];
+/// The bound.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Every pair closes within a second, reaches no application, and starts no loop.
+pub(super) fn agent_ports(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::open(cluster)?;
+    let own = scene.client.ips();
+    let others = scene.neighbour.ips();
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let before = Counters::of(&scene.client)?;
+    let strangers = [scene.neighbour.place(), cluster.node(2)?.agent()?.place()];
+    let quiet = strangers.map(Counters::of);
+    let mut dialled = 0;
+    for ip in own.into_iter().chain(others).chain(loopback) {
+        for port in PORTS {
+            closes(&scene, SocketAddr::new(ip, port))?;
+            dialled += 1;
+        }
+    }
+    ensure!(dialled >= 35, "only {dialled} pairs");
+    for (place, before) in strangers.into_iter().zip(quiet) {
+        let (before, after) = (before?, Counters::of(place)?);
+        ensure!(
+            before.connects == after.connects,
+            "connects in {}: {before:?}, {after:?}",
+            place.name()
+        );
+    }
+    let made = Counters::of(&scene.client)?.connects - before.connects;
+    // Beside the dials themselves: a tunnel to the neighbour for each family and worker at most.
+    let most = dialled + 2 * 8;
+    ensure!(
+        made <= most,
+        "{made} connects in the pod for {dialled} dials: a loop"
+    );
+    // The agents are alive and still serve.
+    for to in scene.target.sockets(APP_PORT) {
+        tests::traffic::must_serve(&scene.client, to)?;
+    }
+    Ok(())
+}
+
+fn closes(scene: &Scene<'_>, to: SocketAddr) -> Result<()> {
+    // A refused connect is an end, too.
+    let Ok(mut stream) = scene.client.connect(to, LIMIT) else {
+        return Ok(());
+    };
+    // Whoever speaks a protocol there sees nonsense.
+    let _ = stream.write_all(b"\r\n\r\nwho is there?\r\n\r\n");
+    wait_closed(&mut stream, LIMIT).with_context(|| format!("dialled {to}"))?;
+    Ok(())
+}
