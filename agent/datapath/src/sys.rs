@@ -308,6 +308,8 @@ pub(crate) struct LookupContext {
     /// Host byte order.
     pub(crate) local_port: u32,
     pub(crate) ingress_ifindex: u32,
+    /// The kernel refuses a context whose tail is not zero, padding included.
+    pub(crate) tail: u32,
 }
 
 #[repr(C)]

@@ -84,8 +84,9 @@ pub(crate) fn capture(
             .run(|| probe(destination))
             .and_then(|result| result)
             .map_err(DatapathError::kernel("connect a probe in the pod"))?;
-        let arrived = arrived(datapath, pod, &probe, SocketAddr::new(*own, OUTBOUND_PORT));
         let shown = probe.peer_addr().ok().map(canonical);
+        let listener = SocketAddr::new(*own, OUTBOUND_PORT);
+        let arrived = arrived(datapath, pod, &probe, listener);
         // A reset, so that neither end lingers.
         let _ = SockRef::from(&probe).set_linger(Some(Duration::ZERO));
         if arrived? != Some(destination) || shown != Some(destination) {
@@ -112,6 +113,7 @@ fn arrived(
             if reached != Some(listener) {
                 return unverified("a captured connect reached another address");
             }
+            // Asked while both ends live: the kernel forgets with the socket.
             Ok(datapath.original_dst(pod.netns.cookie(), canonical(client)))
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {

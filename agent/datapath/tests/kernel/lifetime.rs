@@ -1,0 +1,221 @@
+//! Load, restart, failure and release.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use agent_datapath::{Datapath, DatapathError};
+use agent_net::{OriginalDst, socket::canonical};
+
+use crate::lab::{Lab, accept, connect, nothing_arrives, skipped};
+
+const ELSEWHERE: &str = "198.51.100.7:80";
+
+#[test]
+fn a_restarted_agent_takes_over_what_is_pinned() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (pod, stranger) = (lab.pod(1), lab.pod(2));
+    let datapath = lab.load();
+    let application = pod.serve(8080);
+    drop(pod.enrol(&datapath));
+    let captured = datapath.counters().captured;
+    let pinned = ["links", "maps", "pods"].map(|kind| lab.pinned(kind));
+    drop(datapath);
+    // Without an agent the pod is closed both ways.
+    let elsewhere: SocketAddr = ELSEWHERE.parse().unwrap();
+    let inbound = SocketAddr::new(pod.v4, 8080);
+    assert!(connect(&pod.netns, elsewhere).is_err());
+    assert!(connect(&stranger.netns, inbound).is_err());
+    let datapath = lab.load();
+    // Same links, same maps, and what they counted.
+    assert_eq!(
+        ["links", "maps", "pods"].map(|kind| lab.pinned(kind)),
+        pinned
+    );
+    assert!(datapath.counters().captured > captured);
+    assert!(connect(&pod.netns, elsewhere).is_err());
+    let again = datapath.enrolled_at_start().unwrap();
+    assert_eq!(again, [pod.info.clone()]);
+    assert!(!datapath.pods()[0].verified);
+    let enrolled = pod.enrol(&datapath);
+    assert!(datapath.pods()[0].verified, "{:?}", datapath.pods());
+    let _client = connect(&pod.netns, elsewhere).unwrap();
+    let (_, peer) = accept(&enrolled.outbound).unwrap();
+    let found = datapath.original_dst(pod.netns.cookie(), canonical(peer));
+    assert_eq!(found, Some(elsewhere));
+    assert!(connect(&stranger.netns, inbound).is_ok());
+    assert!(accept(&enrolled.inbound).is_some());
+    assert!(nothing_arrives(&application));
+}
+
+#[test]
+fn no_connect_escapes_while_programs_are_swapped() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (pod, server) = (lab.pod(1), lab.pod(2));
+    let datapath = lab.load();
+    let _enrolled = pod.enrol(&datapath);
+    // Reachable without capture, so that an escape would be seen there.
+    let escape = server.serve(8080);
+    let target = SocketAddr::new(server.v4, 8080);
+    let done = AtomicBool::new(false);
+    let tries = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut tries = 0;
+            while !done.load(Ordering::Relaxed) {
+                let _ = connect(&pod.netns, target);
+                tries += 1;
+            }
+            tries
+        });
+        for _ in 0..3 {
+            drop(lab.load());
+        }
+        done.store(true, Ordering::Relaxed);
+        client.join().unwrap()
+    });
+    assert!(tries > 10, "{tries}");
+    assert!(nothing_arrives(&escape));
+}
+
+#[test]
+fn a_map_of_another_shape_is_replaced() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let pod = lab.pod(1);
+    drop(lab.load());
+    let path = lab.config.bpffs.join("culvert-v1/maps/PODS");
+    fs::remove_file(&path).unwrap();
+    let status = Command::new("bpftool")
+        .args(["map", "create"])
+        .arg(&path)
+        .args([
+            "type", "hash", "key", "8", "value", "64", "entries", "7", "name", "wrong",
+        ])
+        .status()
+        .expect("bpftool");
+    assert!(status.success());
+    let datapath = lab.load();
+    let enrolled = pod.enrol(&datapath);
+    connect(&pod.netns, ELSEWHERE.parse().unwrap()).unwrap();
+    assert!(accept(&enrolled.outbound).is_some());
+}
+
+#[test]
+fn release_leaves_pods_connected_and_nothing_behind() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let (pod, server) = (lab.pod(1), lab.pod(2));
+    let datapath = lab.load();
+    let enrolled = pod.enrol(&datapath);
+    let application = pod.serve(8080);
+    let listener = server.serve(8080);
+    // Also with an agent that still runs.
+    Datapath::release(&lab.config).unwrap();
+    assert!(!datapath.attached());
+    assert!(!lab.bpffs_is_mounted());
+    connect(&pod.netns, SocketAddr::new(server.v4, 8080)).unwrap();
+    assert!(accept(&listener).is_some());
+    connect(&server.netns, SocketAddr::new(pod.v4, 8080)).unwrap();
+    assert!(accept(&application).is_some());
+    assert!(nothing_arrives(&enrolled.outbound));
+    Datapath::release(&lab.config).unwrap();
+}
+
+#[test]
+fn a_refused_program_is_explained_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let broken = lab.file("broken.o");
+    let mut object = fs::read(&lab.config.object).expect("cargo xtask build-ebpf");
+    spoil(&mut object, "cgroup/connect6");
+    fs::write(&broken, object).unwrap();
+    lab.config.object = broken;
+    let error = Datapath::load(&lab.config).unwrap_err();
+    let DatapathError::Load { program, tail, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*program, "connect6");
+    assert!(!tail.is_empty(), "{error}");
+    for kind in ["links", "maps", "pods"] {
+        assert_eq!(lab.pinned(kind), [""; 0]);
+    }
+}
+
+#[test]
+fn a_failed_load_leaves_the_agent_before_in_force() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let pod = lab.pod(1);
+    let datapath = lab.load();
+    let enrolled = pod.enrol(&datapath);
+    let (links, maps) = (lab.pinned("links"), lab.pinned("maps"));
+    let mut wrong = lab.config.clone();
+    wrong.cgroup_root = "/tmp".into();
+    assert!(Datapath::load(&wrong).is_err());
+    wrong.object = "/dev/null".into();
+    assert!(Datapath::load(&wrong).is_err());
+    assert_eq!((lab.pinned("links"), lab.pinned("maps")), (links, maps));
+    assert!(datapath.attached());
+    connect(&pod.netns, ELSEWHERE.parse().unwrap()).unwrap();
+    assert!(accept(&enrolled.outbound).is_some());
+}
+
+#[test]
+fn two_nodes_on_one_kernel_do_not_meet() {
+    if skipped() {
+        return;
+    }
+    // Same addresses, same ports; only the namespaces differ.
+    let (mut left, mut right) = (Lab::new(), Lab::new());
+    let pods = [left.pod(1), right.pod(1)];
+    let datapaths = [left.load(), right.load()];
+    let enrolled = [0, 1].map(|i| pods[i].enrol(&datapaths[i]));
+    for (mine, other) in [(0, 1), (1, 0)] {
+        let elsewhere: SocketAddr = ELSEWHERE.parse().unwrap();
+        let _client = connect(&pods[mine].netns, elsewhere).unwrap();
+        let (_, peer) = accept(&enrolled[mine].outbound).unwrap();
+        let (peer, cookie) = (canonical(peer), pods[mine].netns.cookie());
+        assert_eq!(datapaths[mine].original_dst(cookie, peer), Some(elsewhere));
+        assert_eq!(datapaths[other].original_dst(cookie, peer), None);
+        assert!(nothing_arrives(&enrolled[other].outbound));
+    }
+}
+
+/// Puts an instruction that does not exist at the start of a section of an ELF64 object.
+fn spoil(object: &mut [u8], section: &str) {
+    let word = |object: &[u8], at: usize| {
+        u64::from_le_bytes(object[at..at + 8].try_into().unwrap()) as usize
+    };
+    let half = |object: &[u8], at: usize| {
+        u16::from_le_bytes(object[at..at + 2].try_into().unwrap()) as usize
+    };
+    let headers = word(object, 40);
+    let (size, count, names) = (half(object, 58), half(object, 60), half(object, 62));
+    let names = word(object, headers + names * size + 24);
+    for header in (0..count).map(|i| headers + i * size) {
+        let name = u32::from_le_bytes(object[header..header + 4].try_into().unwrap()) as usize;
+        let text = &object[names + name..];
+        let end = text.iter().position(|byte| *byte == 0).unwrap();
+        if &text[..end] == section.as_bytes() {
+            let start = word(object, header + 24);
+            object[start..start + 8].fill(0xff);
+            return;
+        }
+    }
+    panic!("no section {section}");
+}
