@@ -10,35 +10,29 @@ use crate::workspace::Workspace;
 /// What the fresh machine has; the toolchain comes in by bind mount.
 const INSTALLED: &str = "build-essential,ca-certificates,git,iproute2";
 
-/// Runs `cargo xtask test` (without its own `--long`) and `cargo xtask demo` in a new chroot
-/// below `target/`, which is removed afterwards.
-pub(crate) fn both_commands(workspace: &Workspace) -> Result<()> {
-    let root = workspace.target().join("chroot");
-    let chroot = Chroot::make(workspace, root)?;
-    chroot.run("cargo xtask test")?;
-    chroot.run("cargo xtask demo")
+/// The two commands.
+pub(crate) const BOTH: [&str; 2] = ["cargo xtask test", "cargo xtask demo"];
+
+/// Clones this repository's last commit into a new chroot below `target/`, runs the commands there
+/// one after the other, and removes the chroot.
+pub(crate) fn run_fresh(workspace: &Workspace, commands: &[&str]) -> Result<()> {
+    let chroot = Chroot::make(workspace, workspace.target().join("chroot"))?;
+    commands.iter().try_for_each(|command| chroot.run(command))
 }
 
 /// A Debian 12 tree with this machine's Rust toolchain; unmounted and removed when dropped.
 struct Chroot {
     root: PathBuf,
-    mounted: Vec<PathBuf>,
 }
 
 impl Chroot {
     fn make(workspace: &Workspace, root: PathBuf) -> Result<Self> {
         if root.exists() {
             // A killed run: its mounts must go first, or removing the tree would reach through.
-            drop(Self {
-                mounted: mounts_below(&root)?,
-                root: root.clone(),
-            });
+            drop(Self { root: root.clone() });
         }
         std::fs::create_dir_all(&root).context("cannot make target/chroot")?;
-        let mut chroot = Self {
-            root,
-            mounted: Vec::new(),
-        };
+        let chroot = Self { root };
         let mut bootstrap = program("debootstrap", workspace.root());
         bootstrap.args(["--variant=minbase", "--include", INSTALLED, "bookworm"]);
         bootstrap.arg(&chroot.root).args(mirror());
@@ -66,7 +60,7 @@ impl Chroot {
         succeed(shell.args(["-c", script, "sh"]).arg(&self.root))
     }
 
-    fn mount_machine(&mut self) -> Result<()> {
+    fn mount_machine(&self) -> Result<()> {
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
         let named = |key: &str, folder: &str| {
             std::env::var_os(key).map_or_else(|| home.join(folder), PathBuf::from)
@@ -90,7 +84,6 @@ impl Chroot {
                     .arg(from)
                     .arg(&point),
             )?;
-            self.mounted.push(point);
         }
         Ok(())
     }
@@ -113,12 +106,9 @@ impl Chroot {
 
 impl Drop for Chroot {
     fn drop(&mut self) {
-        for point in self.mounted.iter().rev() {
-            let _ = output(
-                program("umount", Path::new("/"))
-                    .args(["--recursive", "--lazy"])
-                    .arg(point),
-            );
+        // The machine's toolchain is mounted inside: nothing is removed before all of it is gone.
+        for point in mounts_below(&self.root).unwrap_or_default().iter().rev() {
+            let _ = output(program("umount", Path::new("/")).arg("--lazy").arg(point));
         }
         match mounts_below(&self.root) {
             Ok(left) if left.is_empty() => {

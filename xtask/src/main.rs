@@ -33,6 +33,7 @@ cargo xtask <command>
   lab [--json FILE] [--down]
                             bring the demo's topology up and leave it running
   bench [--quick] ...       plain against mesh, side by side
+  fresh [COMMAND ...]       run both commands, or these, in a fresh Debian 12 chroot
   check                     format, clippy, layers, lints, import circles, licences
   build                     culvert, culvert-cni, the eBPF object and the test programs
   build-ebpf                only the eBPF object
@@ -63,6 +64,16 @@ fn run(arguments: &[String], steps: &mut Steps) -> Result<ExitCode> {
         "build-ebpf" => build::ebpf(&workspace, steps)?,
         "codegen" => build::codegen(&workspace, steps)?,
         "check" => check::run(&workspace, steps)?,
+        "fresh" => {
+            let commands: Vec<&str> = rest.iter().map(String::as_str).collect();
+            let commands = if commands.is_empty() {
+                &chroot::BOTH[..]
+            } else {
+                &commands
+            };
+            setup::install(&workspace, steps, true)?;
+            chroot::run_fresh(&workspace, commands)?;
+        }
         "clean" => clean::run(steps, rest.iter().any(|word| word == "--all"))?,
         "test" => return suite::test(&workspace, steps, rest),
         "demo" | "lab" | "bench" => return suite::start(&workspace, steps, command, rest),

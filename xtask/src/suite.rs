@@ -97,7 +97,7 @@ pub(crate) fn test(
     note(kernel, &mut counts, &mut failures);
     if request.long && !skip {
         let title = "test: both commands on a fresh Debian 12 (chroot)";
-        let fresh = steps.step(title, || chroot::both_commands(workspace));
+        let fresh = steps.step(title, || chroot::run_fresh(workspace, &chroot::BOTH));
         note(
             fresh.map(|()| Counts {
                 passed: 1,
@@ -108,6 +108,11 @@ pub(crate) fn test(
         );
     }
     clean::run(steps, false)?;
+    if counts == Counts::default() && failures.is_empty() {
+        failures.push(anyhow::anyhow!(
+            "no test ran: is there one named like the filter?"
+        ));
+    }
     steps.print_table();
     for failure in &failures {
         eprintln!("failed: {failure:#}");
@@ -178,24 +183,28 @@ fn unit_tests(workspace: &Workspace, request: &Request) -> Result<Counts> {
 }
 
 fn end_to_end(workspace: &Workspace, request: &Request) -> Result<Counts> {
-    let mut cases = program(workspace.program("e2e"), workspace.root());
-    if request.long {
-        cases.arg("--long");
+    if request.filter.is_some() && cases(workspace, request)?.is_empty() {
+        return Ok(Counts::default());
     }
-    cases.args(request.filter.as_deref());
-    counted(&mut cases, "the end-to-end tests", closing_counts)
+    let mut program = program(workspace.program("e2e"), workspace.root());
+    if request.long {
+        program.arg("--long");
+    }
+    program.args(request.filter.as_deref());
+    counted(&mut program, "the end-to-end tests", closing_counts)
+}
+
+/// Names of the end-to-end cases that are wanted.
+fn cases(workspace: &Workspace, request: &Request) -> Result<Vec<String>> {
+    let mut list = program(workspace.program("e2e"), workspace.root());
+    let listed = output(list.arg("--list").args(request.filter.as_deref()))?;
+    Ok(listed.lines().map(str::to_owned).collect())
 }
 
 /// Names and counts the end-to-end cases that are left out.
 fn skipped_cases(workspace: &Workspace, request: &Request) -> Result<Counts> {
-    let listed = output(program(workspace.program("e2e"), workspace.root()).arg("--list"))?;
-    let wanted = request.filter.as_deref().unwrap_or_default();
     let mut counts = Counts::default();
-    for name in listed
-        .lines()
-        .map(str::trim)
-        .filter(|name| name.contains(wanted))
-    {
+    for name in cases(workspace, request)? {
         println!("skipped ({SKIP}=1): {name}");
         counts.skipped += 1;
     }
