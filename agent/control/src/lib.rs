@@ -1,1 +1,22 @@
-//! The control plane: sources, translation, snapshot, xDS server, certificate service.
+//! The control plane: what runs where and what is allowed, from manifests to every node.
+//!
+//! The way of a change: [`source`] (one event type, nobody after it knows where an object came
+//! from) -> [`collection`] (holds objects, redoes what a change touches) -> [`translate`] (pure,
+//! one file per kind) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
+//! `agent-xds`. [`ca`] signs certificates for pods of the node that asks; [`status`] says what is
+//! wrong.
+
+mod ca;
+mod collection;
+mod controller;
+mod error;
+mod serve;
+mod snapshot;
+mod source;
+mod status;
+mod tokens;
+mod translate;
+
+pub use controller::{AuthorityFiles, Config, Control, run};
+pub use error::ControlError;
+pub use status::Status;

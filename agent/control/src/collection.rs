@@ -1,0 +1,293 @@
+//! Holds the objects and keeps their translation up to date. What a namespace becomes depends on
+//! its own objects, the nodes and the root namespace, so a change redoes the namespaces it
+//! touches and no others. Pure: events in, translation out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+
+use agent_model::{Authorization, Identity};
+
+use crate::source::istio::MeshConfigObject;
+use crate::source::kubernetes::{Namespace, Node};
+use crate::source::{Event, Kind, Object, ObjectRef};
+use crate::translate::{
+    self, ByName, Mesh, Note, Objects, Scope, Severity, Translated, peer_authentication, workload,
+};
+
+/// Names the network of a cluster, on the root namespace.
+const NETWORK_LABEL: &str = "topology.istio.io/network";
+
+/// The objects and what they become.
+#[derive(Debug)]
+pub(crate) struct Collection {
+    mesh: Mesh,
+    namespaces: ByName<Namespace>,
+    nodes: ByName<Node>,
+    mesh_config: Option<Arc<MeshConfigObject>>,
+    objects: BTreeMap<Arc<str>, Objects>,
+    translated: BTreeMap<Arc<str>, Translated>,
+    node_identities: NodeIdentities,
+    dirty: BTreeSet<Arc<str>>,
+    all_dirty: bool,
+}
+
+/// Identities of the pods scheduled on each node, by namespace for cheap replacement.
+type NodeIdentities = BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Identity>>>;
+
+impl Collection {
+    pub(crate) fn new(mesh: Mesh) -> Self {
+        Self {
+            mesh,
+            namespaces: ByName::new(),
+            nodes: ByName::new(),
+            mesh_config: None,
+            objects: BTreeMap::new(),
+            translated: BTreeMap::new(),
+            node_identities: NodeIdentities::new(),
+            dirty: BTreeSet::new(),
+            all_dirty: false,
+        }
+    }
+
+    /// Takes a change; [`Self::settle`] makes it count.
+    pub(crate) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Apply(object) => {
+                let reference = object.reference();
+                self.put(&reference, Some(object));
+            }
+            Event::Delete(reference) => self.put(&reference, None),
+        }
+    }
+
+    /// Redoes what changes touched. Returns the namespaces whose translation is different now.
+    pub(crate) fn settle(&mut self) -> Vec<Arc<str>> {
+        let dirty = mem::take(&mut self.dirty);
+        let mut todo: BTreeSet<Arc<str>> = dirty;
+        if mem::take(&mut self.all_dirty) {
+            todo.extend(self.objects.keys().chain(self.namespaces.keys()).cloned());
+            todo.extend(self.translated.keys().cloned());
+        }
+        let mut changed = Vec::new();
+        for namespace in todo {
+            let (translated, identities) = self.translate(&namespace);
+            self.replace_identities(&namespace, identities);
+            if self.translated.get(&namespace) == Some(&translated) {
+                continue;
+            }
+            if translated == Translated::default() {
+                if self.translated.remove(&namespace).is_none() {
+                    continue;
+                }
+            } else {
+                self.translated.insert(Arc::clone(&namespace), translated);
+            }
+            changed.push(namespace);
+        }
+        changed
+    }
+
+    /// What a namespace becomes; `None` when it has nothing.
+    pub(crate) fn translated(&self, namespace: &str) -> Option<&Translated> {
+        self.translated.get(namespace)
+    }
+
+    /// Policies of no namespace in particular.
+    pub(crate) fn built_in(&self) -> Authorization {
+        peer_authentication::static_strict(&self.mesh)
+    }
+
+    /// True when a pod of the mesh with this identity is scheduled on the node.
+    pub(crate) fn is_on_node(&self, node: &str, identity: &Identity) -> bool {
+        let namespaces = self.node_identities.get(node);
+        let identities = namespaces.and_then(|by_namespace| by_namespace.get(identity.namespace()));
+        identities.is_some_and(|identities| identities.contains(identity))
+    }
+
+    /// Everything authors should know, by object.
+    pub(crate) fn notes(&self) -> Vec<Note> {
+        let translated = self.translated.values();
+        let notes = translated.flat_map(|translated| translated.notes.iter().cloned());
+        notes.chain(self.mesh_config_note()).collect()
+    }
+
+    /// Number of objects held, by kind.
+    pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
+        let mut counts = BTreeMap::from([
+            (Kind::Namespace, self.namespaces.len()),
+            (Kind::Node, self.nodes.len()),
+            (Kind::MeshConfig, usize::from(self.mesh_config.is_some())),
+        ]);
+        for objects in self.objects.values() {
+            let of_kind = [
+                (Kind::Pod, objects.pods.len()),
+                (Kind::Service, objects.services.len()),
+                (Kind::EndpointSlice, objects.slices.len()),
+                (Kind::ServiceAccount, objects.service_accounts.len()),
+                (
+                    Kind::AuthorizationPolicy,
+                    objects.authorization_policies.len(),
+                ),
+                (Kind::PeerAuthentication, objects.peer_authentications.len()),
+            ];
+            for (kind, count) in of_kind {
+                *counts.entry(kind).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    /// The trust domain is part of every identity and of the root, so it is a flag; a MeshConfig
+    /// may only repeat it.
+    fn mesh_config_note(&self) -> Option<Note> {
+        let config = self.mesh_config.as_ref()?;
+        let wanted = config.spec.trust_domain.as_ref()?;
+        (**wanted != *self.mesh.trust_domain).then(|| Note {
+            object: ObjectRef::new(Kind::MeshConfig, "", &config.metadata.name),
+            severity: Severity::Error,
+            message: format!(
+                "spec.trustDomain {wanted:?} has no effect: the control plane was started with \
+                 --trust-domain {}",
+                self.mesh.trust_domain
+            ),
+        })
+    }
+
+    fn put(&mut self, reference: &ObjectRef, object: Option<Object>) {
+        let name = &reference.name;
+        match reference.kind {
+            Kind::Namespace => {
+                self.mark(name);
+                set(&mut self.namespaces, name, object, as_namespace);
+                return;
+            }
+            Kind::Node => {
+                self.all_dirty = true;
+                set(&mut self.nodes, name, object, as_node);
+                return;
+            }
+            Kind::MeshConfig => {
+                self.mesh_config = object.and_then(|object| as_mesh_config(&object));
+                return;
+            }
+            _ => {}
+        }
+        let namespace = &reference.namespace;
+        self.mark(namespace);
+        let objects = self.objects.entry(Arc::clone(namespace)).or_default();
+        match reference.kind {
+            Kind::Pod => set(&mut objects.pods, name, object, as_pod),
+            Kind::Service => set(&mut objects.services, name, object, as_service),
+            Kind::EndpointSlice => set(&mut objects.slices, name, object, as_slice),
+            Kind::ServiceAccount => {
+                set(
+                    &mut objects.service_accounts,
+                    name,
+                    object,
+                    as_service_account,
+                );
+            }
+            Kind::AuthorizationPolicy => {
+                set(
+                    &mut objects.authorization_policies,
+                    name,
+                    object,
+                    as_authorization,
+                );
+            }
+            Kind::PeerAuthentication => {
+                set(
+                    &mut objects.peer_authentications,
+                    name,
+                    object,
+                    as_peer_authentication,
+                );
+            }
+            Kind::Namespace | Kind::Node | Kind::MeshConfig => {}
+        }
+        if objects.is_empty() {
+            self.objects.remove(namespace);
+        }
+    }
+
+    fn mark(&mut self, namespace: &Arc<str>) {
+        self.dirty.insert(Arc::clone(namespace));
+        self.all_dirty |= **namespace == *self.mesh.root_namespace;
+    }
+
+    fn translate(&self, namespace: &str) -> (Translated, Vec<(Arc<str>, Identity)>) {
+        let nothing = Objects::default();
+        let root_namespace = self.namespaces.get(&self.mesh.root_namespace);
+        let network = root_namespace.and_then(|root| root.metadata.labels.get(NETWORK_LABEL));
+        let scope = Scope {
+            mesh: &self.mesh,
+            name: namespace,
+            namespace: self.namespaces.get(namespace).map(|namespace| &**namespace),
+            nodes: &self.nodes,
+            objects: self.objects.get(namespace).unwrap_or(&nothing),
+            root: self
+                .objects
+                .get(&self.mesh.root_namespace)
+                .unwrap_or(&nothing),
+            network: network.map_or("", String::as_str),
+        };
+        let identities = scope.objects.pods.values().filter_map(|pod| {
+            let identity = workload::node_identity(&scope, pod)?;
+            Some((pod.spec.node_name.as_str().into(), identity))
+        });
+        (translate::namespace(&scope), identities.collect())
+    }
+
+    fn replace_identities(&mut self, namespace: &Arc<str>, identities: Vec<(Arc<str>, Identity)>) {
+        for by_namespace in self.node_identities.values_mut() {
+            by_namespace.remove(namespace);
+        }
+        for (node, identity) in identities {
+            let by_namespace = self.node_identities.entry(node).or_default();
+            let of_namespace = by_namespace.entry(Arc::clone(namespace)).or_default();
+            of_namespace.insert(identity);
+        }
+        self.node_identities
+            .retain(|_, by_namespace| !by_namespace.is_empty());
+    }
+}
+
+fn set<T>(
+    table: &mut ByName<T>,
+    name: &Arc<str>,
+    object: Option<Object>,
+    pick: impl Fn(&Object) -> Option<Arc<T>>,
+) {
+    match object.and_then(|object| pick(&object)) {
+        Some(object) => {
+            table.insert(Arc::clone(name), object);
+        }
+        None => {
+            table.remove(name);
+        }
+    }
+}
+
+macro_rules! picks {
+    ($($name:ident: $variant:ident -> $kind:ty;)*) => {$(
+        fn $name(object: &Object) -> Option<Arc<$kind>> {
+            match object {
+                Object::$variant(object) => Some(Arc::clone(object)),
+                _ => None,
+            }
+        }
+    )*};
+}
+
+picks! {
+    as_namespace: Namespace -> Namespace;
+    as_node: Node -> Node;
+    as_mesh_config: MeshConfig -> MeshConfigObject;
+    as_pod: Pod -> crate::source::kubernetes::Pod;
+    as_service: Service -> crate::source::kubernetes::Service;
+    as_slice: EndpointSlice -> crate::source::kubernetes::EndpointSlice;
+    as_service_account: ServiceAccount -> crate::source::kubernetes::ServiceAccount;
+    as_authorization: AuthorizationPolicy -> crate::source::istio::AuthorizationPolicy;
+    as_peer_authentication: PeerAuthentication -> crate::source::istio::PeerAuthentication;
+}

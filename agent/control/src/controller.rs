@@ -1,0 +1,296 @@
+//! Puts the rooms together and runs them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use agent_identity::Authority;
+use agent_model::Identity;
+use agent_net::drain;
+use agent_xds::{Catalog, Discovery};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use crate::ControlError;
+use crate::ca::{CertificateService, Counters, NodeLimits};
+use crate::collection::Collection;
+use crate::serve::{self, Services};
+use crate::snapshot::Snapshot;
+use crate::source::file::FileSource;
+use crate::source::{Batch, Problem};
+use crate::status::Status;
+use crate::tokens::NodeTokens;
+use crate::translate::Mesh;
+
+/// Changes that follow each other this closely are translated together.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// Lifetime of the server's own certificate: that of workloads within these bounds.
+const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
+
+/// Settings of the control plane.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of manifests.
+    pub manifests: PathBuf,
+    /// Address of the one listener, for discovery and certificates.
+    pub listen: SocketAddr,
+    /// File with one `TOKEN NODE` a line.
+    pub node_tokens: PathBuf,
+    /// Where the root and its key live; the root is `root-cert.pem`.
+    pub state_dir: PathBuf,
+    /// An issuer from outside, instead of the root made in `state_dir`.
+    pub authority: Option<AuthorityFiles>,
+    /// Trust domain of every identity.
+    pub trust_domain: String,
+    /// Cluster id in the names of workloads.
+    pub cluster_id: String,
+    /// Longest lifetime of a workload's certificate.
+    pub cert_ttl: Duration,
+    /// DNS names and addresses nodes dial.
+    pub serving_names: Vec<String>,
+    /// Policies of this namespace apply to every namespace.
+    pub root_namespace: String,
+}
+
+impl Config {
+    /// The default of `cluster_id`, as elsewhere in the ambient world.
+    pub const DEFAULT_CLUSTER_ID: &'static str = "Kubernetes";
+    /// The default of `cert_ttl`.
+    pub const DEFAULT_CERT_TTL: Duration = Duration::from_secs(24 * 3600);
+    /// The default of `root_namespace`.
+    pub const DEFAULT_ROOT_NAMESPACE: &'static str = "culvert-system";
+}
+
+/// PEM files of an issuer.
+#[derive(Debug, Clone)]
+pub struct AuthorityFiles {
+    /// The issuer's certificate, then its intermediates.
+    pub chain: PathBuf,
+    /// The issuer's PKCS #8 key, readable by its owner only.
+    pub key: PathBuf,
+    /// The roots peers shall trust.
+    pub roots: PathBuf,
+}
+
+/// A control plane that has read its manifests and listens, but does not serve yet.
+#[derive(Debug)]
+pub struct Control {
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    authority: Arc<Authority>,
+    tokens: Arc<NodeTokens>,
+    source: FileSource,
+    collection: Arc<RwLock<Collection>>,
+    snapshot: Snapshot,
+    published: watch::Sender<Arc<Catalog>>,
+    first: Batch,
+    max_ttl: Duration,
+}
+
+/// Runs a control plane until the drain begins.
+pub async fn run(config: Config, drain: drain::Watcher) -> Result<(), ControlError> {
+    Control::bind(config).await?.serve(drain).await;
+    Ok(())
+}
+
+impl Control {
+    /// Opens the authority (writing `root-cert.pem` for the nodes), reads the tokens and every
+    /// manifest, and listens. Nodes that connect from then on see the whole state or none of it.
+    /// Bad manifests are problems in the status, not errors.
+    pub async fn bind(config: Config) -> Result<Self, ControlError> {
+        check(&config)?;
+        let authority = Arc::new(open_authority(&config)?);
+        let (shortest, longest) = SERVING_TTL;
+        let serving_ttl = config.cert_ttl.clamp(shortest, longest);
+        let tls = authority.serving_config(&config.serving_names, serving_ttl, SystemTime::now)?;
+        let tokens = NodeTokens::open(&config.node_tokens).map_err(at(&config.node_tokens))?;
+        let opened = FileSource::open(&config.manifests).await;
+        let (source, first) = opened.map_err(at(&config.manifests))?;
+        let collection = Collection::new(Mesh {
+            trust_domain: config.trust_domain.into(),
+            cluster_id: config.cluster_id.into(),
+            root_namespace: config.root_namespace.into(),
+        });
+        let (snapshot, published) = Snapshot::new();
+        let listening = TcpListener::bind(config.listen).await;
+        let listener = listening.map_err(|source| ControlError::Listen {
+            address: config.listen,
+            source,
+        })?;
+        Ok(Self {
+            listener,
+            tls,
+            authority,
+            tokens: Arc::new(tokens),
+            source,
+            collection: Arc::new(RwLock::new(collection)),
+            snapshot,
+            published,
+            first,
+            max_ttl: config.cert_ttl,
+        })
+    }
+
+    /// The address listened on.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the drain begins. `show` is given the status handle before the first request.
+    pub async fn serve_with(self, drain: drain::Watcher, show: impl FnOnce(Status)) {
+        let counters = Arc::new(Counters::default());
+        let discovery = Discovery::new(
+            Arc::clone(&self.tokens),
+            Arc::new(self.published),
+            drain.clone(),
+        );
+        let status = Status::new(
+            Arc::clone(&self.collection),
+            Arc::clone(&self.tokens),
+            discovery.nodes(),
+            Arc::clone(&counters),
+        );
+        let certificates = CertificateService {
+            authority: self.authority,
+            authenticate: self.tokens,
+            collection: Arc::clone(&self.collection),
+            max_ttl: self.max_ttl,
+            limits: NodeLimits::default(),
+            counters,
+        };
+        let mut changes = Changes {
+            collection: self.collection,
+            snapshot: self.snapshot,
+            status: status.clone(),
+            problems: Vec::new(),
+        };
+        changes.take(vec![self.first]);
+        show(status);
+        let (sender, batches) = mpsc::channel(1);
+        let watching = tokio::spawn(self.source.run(sender, drain.clone()));
+        let following = tokio::spawn(changes.follow(batches, drain.clone()));
+        let services = Services {
+            discovery: discovery.into_service(),
+            certificates: certificates.into_service(),
+        };
+        info!(address = ?self.listener.local_addr().ok(), "control plane serves");
+        serve::serve(self.listener, self.tls, services, drain).await;
+        // Both end with the drain by themselves.
+        let _ = tokio::join!(watching, following);
+    }
+
+    /// Serves until the drain begins.
+    pub async fn serve(self, drain: drain::Watcher) {
+        self.serve_with(drain, |_| {}).await;
+    }
+}
+
+/// Turns batches into what nodes see.
+struct Changes {
+    collection: Arc<RwLock<Collection>>,
+    snapshot: Snapshot,
+    status: Status,
+    problems: Vec<Problem>,
+}
+
+impl Changes {
+    async fn follow(mut self, mut batches: mpsc::Receiver<Batch>, mut drain: drain::Watcher) {
+        loop {
+            let first = tokio::select! {
+                () = drain.signalled() => return,
+                batch = batches.recv() => batch,
+            };
+            let Some(first) = first else { return };
+            sleep(DEBOUNCE).await;
+            let mut gathered = vec![first];
+            while let Ok(batch) = batches.try_recv() {
+                gathered.push(batch);
+            }
+            self.take(gathered);
+        }
+    }
+
+    fn take(&mut self, batches: Vec<Batch>) {
+        let mut collection = self
+            .collection
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut events = 0;
+        for batch in batches {
+            events += batch.events.len();
+            self.problems = batch.problems;
+            for event in batch.events {
+                collection.apply(event);
+            }
+        }
+        let changed = collection.settle();
+        // Certificates first: a node that sees a new pod asks for its certificate at once.
+        let is_published = self.snapshot.update(&collection, &changed);
+        let notes = collection.notes();
+        drop(collection);
+        debug!(
+            events,
+            namespaces = changed.len(),
+            is_published,
+            "manifests taken over"
+        );
+        self.status.report(&self.problems, notes);
+    }
+}
+
+fn check(config: &Config) -> Result<(), ControlError> {
+    let invalid = |message: String| Err(ControlError::Config(message));
+    if Identity::new(&config.trust_domain, "namespace", "account").is_err() {
+        return invalid(format!(
+            "trust domain {:?} is not valid",
+            config.trust_domain
+        ));
+    }
+    if Identity::new("domain", &config.root_namespace, "account").is_err() {
+        return invalid(format!(
+            "root namespace {:?} is not valid",
+            config.root_namespace
+        ));
+    }
+    // The id stands before the first `/` of every workload's name.
+    if config.cluster_id.is_empty() || config.cluster_id.contains('/') {
+        return invalid(format!("cluster id {:?} is not valid", config.cluster_id));
+    }
+    if config.cert_ttl < Duration::from_secs(1) {
+        return invalid("certificates must live for a second at least".to_owned());
+    }
+    Ok(())
+}
+
+fn open_authority(config: &Config) -> Result<Authority, ControlError> {
+    let Some(files) = &config.authority else {
+        let domain = &config.trust_domain;
+        return Ok(Authority::open(
+            &config.state_dir,
+            domain,
+            SystemTime::now(),
+        )?);
+    };
+    let authority = Authority::from_files(&files.chain, &files.key, &files.roots)?;
+    write_root(&config.state_dir, authority.roots_pem())?;
+    Ok(authority)
+}
+
+/// In one step, so that a node never reads half of it.
+fn write_root(state_dir: &Path, roots_pem: &str) -> Result<(), ControlError> {
+    fs::create_dir_all(state_dir).map_err(at(state_dir))?;
+    let draft = state_dir.join(".root-cert.draft");
+    fs::write(&draft, roots_pem).map_err(at(&draft))?;
+    let target = state_dir.join("root-cert.pem");
+    fs::rename(&draft, &target).map_err(at(&target))
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ControlError {
+    let path = path.to_owned();
+    move |source| ControlError::File { path, source }
+}

@@ -1,0 +1,36 @@
+//! Errors of this room.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use agent_identity::IdentityError;
+
+/// Why the control plane cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A file or folder that is needed cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system reported.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate authority cannot be opened, or the server's certificate not be made.
+    #[error(transparent)]
+    Authority(#[from] IdentityError),
+    /// The address cannot be listened on.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system reported.
+        #[source]
+        source: io::Error,
+    },
+}

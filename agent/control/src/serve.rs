@@ -1,0 +1,210 @@
+//! One TLS listener for discovery and certificates.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agent_net::drain;
+use agent_xds::{Authenticate, Discovery, Source};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::codegen::Service as _;
+use tracing::{debug, warn};
+
+use crate::ca::CertificateService;
+
+/// Connections at once, those in the handshake included.
+const MAX_CONNECTIONS: usize = 4_096;
+/// Of those, from one address: nobody without a token may use them all up.
+const MAX_PER_ADDRESS: usize = 256;
+/// A client must have finished its handshake by then.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// PING after so much silence, and the wait for its answer: streams of dead nodes end.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests in flight on one connection.
+const MAX_STREAMS: u32 = 256;
+/// Header list accepted, in bytes.
+const MAX_HEADERS: u32 = 32 * 1024;
+/// Flow-control windows: a request of one stream, of one connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Connections get this long to end after the drain began.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The two services of the listener.
+pub(crate) struct Services<A, S> {
+    pub(crate) discovery: AggregatedDiscoveryServiceServer<Discovery<A, S>>,
+    pub(crate) certificates: IstioCertificateServiceServer<CertificateService<A>>,
+}
+
+impl<A, S> Clone for Services<A, S> {
+    fn clone(&self) -> Self {
+        Self {
+            discovery: self.discovery.clone(),
+            certificates: self.certificates.clone(),
+        }
+    }
+}
+
+impl<A: Authenticate, S: Source> Services<A, S> {
+    /// Unknown paths get the answer of the certificate service, gRPC's UNIMPLEMENTED.
+    async fn call(
+        mut self,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<tonic::body::Body>, Infallible> {
+        let path = request.uri().path();
+        if path.starts_with("/envoy.service.discovery.v3.AggregatedDiscoveryService/") {
+            self.discovery.call(request).await
+        } else {
+            self.certificates.call(request).await
+        }
+    }
+}
+
+/// Serves until the drain begins and the connections have ended.
+pub(crate) async fn serve<A: Authenticate, S: Source>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    services: Services<A, S>,
+    mut drain: drain::Watcher,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let places = Places::default();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = drain.signalled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely; the loop must not spin on it.
+                warn!(%error, "accept failed");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(place) = places.take(client.ip().to_canonical()) else {
+            debug!(%client, "too many connections");
+            continue;
+        };
+        let connection = connection(acceptor.clone(), stream, services.clone(), drain.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%client, %error, "connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    // What has not ended by then is aborted with the set.
+    let _ = timeout(GRACE, ended).await;
+}
+
+/// One connection from handshake to end. Any error ends this connection alone.
+async fn connection<A: Authenticate, S: Source>(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    services: Services<A, S>,
+    mut drain: drain::Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = handshake(&acceptor, stream).await?;
+    let service = service_fn(move |request| services.clone().call(request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        () = drain.signalled() => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
+}
+
+async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    agent_net::socket::set_leg_options(&stream)?;
+    timeout(HANDSHAKE, acceptor.accept(stream))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Counts connections, in all and by address.
+#[derive(Debug, Clone, Default)]
+struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Places {
+    /// A place, given back when dropped; `None` when there is none left.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = taken.values().sum();
+        let of_address = taken.get(&address).copied().unwrap_or(0);
+        if total >= MAX_CONNECTIONS || of_address >= MAX_PER_ADDRESS {
+            return None;
+        }
+        taken.insert(address, of_address + 1);
+        Some(Place {
+            places: self.clone(),
+            address,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let places = Places::default();
+        let (greedy, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let mut held: Vec<_> = (0..MAX_PER_ADDRESS).map(|_| places.take(greedy)).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(places.take(greedy).is_none());
+        assert!(places.take(other).is_some());
+        held.pop();
+        assert!(places.take(greedy).is_some());
+        drop(held);
+        assert!(places.0.lock().unwrap().is_empty());
+    }
+}

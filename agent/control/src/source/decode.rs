@@ -1,0 +1,210 @@
+//! From a parsed document to a valid [`Object`], or to an error that names the field.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::istio::{
+    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, check_authorization,
+    check_mesh_config, check_peer_authentication,
+};
+use super::kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
+use super::{Kind, Object, ObjectRef};
+
+/// Kubernetes allows 253 bytes for most names; they become parts of resource names here.
+const MAX_NAME: usize = 253;
+/// Kubernetes bounds all annotations together to 256 KiB; those read here are far shorter.
+const MAX_VALUE: usize = 4096;
+
+/// What is wrong with which field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FieldError {
+    /// Path such as `spec.rules[0].from`; empty for the object as a whole.
+    pub(crate) path: String,
+    pub(crate) message: String,
+}
+
+impl FieldError {
+    pub(crate) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What a document holds.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Decoded {
+    Object(Object),
+    /// A kind Culvert does not read, as `apiVersion kind`.
+    Ignored(String),
+}
+
+/// Decodes one object.
+pub(crate) fn decode(value: Value) -> Result<Decoded, FieldError> {
+    let api_version = text_field(&value, "apiVersion")?;
+    let kind_name = text_field(&value, "kind")?;
+    let Some(kind) = known_kind(api_version, kind_name)? else {
+        return Ok(Decoded::Ignored(format!("{api_version} {kind_name}")));
+    };
+    Ok(Decoded::Object(match kind {
+        Kind::Namespace => Object::Namespace(typed(kind, value, |_| Ok(()))?),
+        Kind::Node => Object::Node(typed(kind, value, |_| Ok(()))?),
+        Kind::ServiceAccount => Object::ServiceAccount(typed(kind, value, |_| Ok(()))?),
+        Kind::Pod => Object::Pod(typed(kind, value, |_| Ok(()))?),
+        Kind::Service => Object::Service(typed(kind, value, |_| Ok(()))?),
+        Kind::EndpointSlice => Object::EndpointSlice(typed(kind, value, |_| Ok(()))?),
+        Kind::AuthorizationPolicy => {
+            Object::AuthorizationPolicy(typed(kind, value, check_authorization)?)
+        }
+        Kind::PeerAuthentication => {
+            Object::PeerAuthentication(typed(kind, value, check_peer_authentication)?)
+        }
+        Kind::MeshConfig => Object::MeshConfig(typed(kind, value, check_mesh_config)?),
+    }))
+}
+
+/// The name of a document's object, when kind and names at least can be read.
+pub(crate) fn reference(value: &Value) -> Option<ObjectRef> {
+    let api_version = value.get("apiVersion")?.as_str()?;
+    let kind = known_kind(api_version, value.get("kind")?.as_str()?).ok()??;
+    let metadata = value.get("metadata")?;
+    let name = metadata.get("name")?.as_str()?;
+    let namespace = match metadata.get("namespace") {
+        None | Some(Value::Null) => "",
+        Some(namespace) => namespace.as_str()?,
+    };
+    Some(ObjectRef::new(
+        kind,
+        settled_namespace(kind, namespace),
+        name,
+    ))
+}
+
+/// The kind, or `None` for one that is not read. A policy of a version that is not understood is
+/// an error rather than ignored: its author believes it is in force.
+fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let (kind, versions): (Kind, &[&str]) = match (group, kind) {
+        ("", "Namespace") => (Kind::Namespace, &["v1"]),
+        ("", "Node") => (Kind::Node, &["v1"]),
+        ("", "ServiceAccount") => (Kind::ServiceAccount, &["v1"]),
+        ("", "Pod") => (Kind::Pod, &["v1"]),
+        ("", "Service") => (Kind::Service, &["v1"]),
+        ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
+        ("security.istio.io", "AuthorizationPolicy") => {
+            (Kind::AuthorizationPolicy, &["v1", "v1beta1"])
+        }
+        ("security.istio.io", "PeerAuthentication") => {
+            (Kind::PeerAuthentication, &["v1", "v1beta1"])
+        }
+        ("culvert.dev", "MeshConfig") => (Kind::MeshConfig, &["v1alpha1"]),
+        _ => return Ok(None),
+    };
+    if versions.contains(&version) {
+        Ok(Some(kind))
+    } else {
+        Err(FieldError::new(
+            "apiVersion",
+            format!("{version:?} is not a supported version (supported: {versions:?})"),
+        ))
+    }
+}
+
+fn text_field<'a>(value: &'a Value, field: &str) -> Result<&'a str, FieldError> {
+    if !value.is_object() {
+        return Err(FieldError::new("", "not a Kubernetes object"));
+    }
+    match value.get(field).and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => Ok(text),
+        _ => Err(FieldError::new(field, "missing, or not a text")),
+    }
+}
+
+fn typed<T: DeserializeOwned + HasMetadata>(
+    kind: Kind,
+    value: Value,
+    check: impl FnOnce(&T) -> Result<(), FieldError>,
+) -> Result<Arc<T>, FieldError> {
+    let decoded = serde_path_to_error::deserialize::<_, T>(value);
+    let mut object = decoded.map_err(|error| {
+        let path = error.path().to_string();
+        let path = if path == "." { String::new() } else { path };
+        FieldError::new(path, error.into_inner().to_string())
+    })?;
+    check(&object)?;
+    settle_metadata(kind, object.metadata_mut())?;
+    Ok(Arc::new(object))
+}
+
+trait HasMetadata {
+    fn metadata_mut(&mut self) -> &mut Metadata;
+}
+
+macro_rules! has_metadata {
+    ($($kind:ty),*) => {$(
+        impl HasMetadata for $kind {
+            fn metadata_mut(&mut self) -> &mut Metadata {
+                &mut self.metadata
+            }
+        }
+    )*};
+}
+
+has_metadata!(
+    Namespace,
+    Node,
+    ServiceAccount,
+    Pod,
+    Service,
+    EndpointSlice,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    MeshConfigObject
+);
+
+/// Checks the names, gives the namespace its default, drops annotations nobody reads.
+fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError> {
+    metadata.namespace = settled_namespace(kind, &metadata.namespace).to_owned();
+    check_name("metadata.name", &metadata.name)?;
+    if !kind.is_cluster_scoped() {
+        check_name("metadata.namespace", &metadata.namespace)?;
+    }
+    metadata
+        .annotations
+        .retain(|key, value| is_read(key) && value.len() <= MAX_VALUE);
+    Ok(())
+}
+
+fn is_read(annotation: &str) -> bool {
+    matches!(
+        annotation,
+        "istio.io/dry-run" | "networking.istio.io/traffic-distribution"
+    )
+}
+
+fn settled_namespace(kind: Kind, namespace: &str) -> &str {
+    match namespace {
+        _ if kind.is_cluster_scoped() => "",
+        "" => "default",
+        given => given,
+    }
+}
+
+/// Names become parts of resource names and identities; a `/` in one would forge another.
+fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
+    let valid =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    if name.is_empty() {
+        return Err(FieldError::new(field, "missing"));
+    }
+    if name.len() > MAX_NAME || !name.bytes().all(valid) {
+        return Err(FieldError::new(
+            field,
+            "not a Kubernetes name (lower-case letters, digits, '-' and '.', at most 253)",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! Where objects come from. A source emits [`Batch`]es; nobody after it knows whether a folder or
+//! a cluster is behind it.
+
+pub(crate) mod decode;
+pub(crate) mod file;
+pub(crate) mod istio;
+pub(crate) mod kubernetes;
+pub(crate) mod lenient;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use istio::{AuthorizationPolicy, MeshConfigObject, PeerAuthentication};
+use kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
+
+/// The kinds Culvert reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub(crate) enum Kind {
+    Namespace,
+    Node,
+    ServiceAccount,
+    Pod,
+    Service,
+    EndpointSlice,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    MeshConfig,
+}
+
+impl Kind {
+    /// True for kinds that live in no namespace.
+    pub(crate) fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node | Self::MeshConfig)
+    }
+}
+
+/// Names one object. Cluster-scoped kinds have an empty namespace.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub(crate) struct ObjectRef {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl ObjectRef {
+    pub(crate) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{:?} {}", self.kind, self.name)
+        } else {
+            write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Debug for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A valid object, reduced to what the control plane reads of it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Object {
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
+    ServiceAccount(Arc<ServiceAccount>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    MeshConfig(Arc<MeshConfigObject>),
+}
+
+impl Object {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
+            Self::Pod(_) => Kind::Pod,
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Namespace(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::ServiceAccount(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+            Self::Service(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
+            Self::AuthorizationPolicy(object) => &object.metadata,
+            Self::PeerAuthentication(object) => &object.metadata,
+            Self::MeshConfig(object) => &object.metadata,
+        }
+    }
+
+    pub(crate) fn reference(&self) -> ObjectRef {
+        let metadata = self.metadata();
+        ObjectRef::new(self.kind(), &metadata.namespace, &metadata.name)
+    }
+}
+
+/// A change of the set of valid objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The object is new or different.
+    Apply(Object),
+    /// The object is gone.
+    Delete(ObjectRef),
+}
+
+/// What a source reports at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Changes, to be applied in order.
+    pub(crate) events: Vec<Event>,
+    /// Everything that is wrong now; it replaces what was reported before.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Something that is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Problem {
+    /// File, relative to the manifest folder.
+    pub(crate) file: String,
+    /// Document of the file, from 1; 0 for the file as a whole.
+    pub(crate) document: usize,
+    /// Line of the file, from 1, where one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) line: Option<u64>,
+    /// The object, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<ObjectRef>,
+    /// Path of the field, such as `spec.rules[0].to[0].operation.ports[1]`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) field: String,
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What is in force instead.
+    pub(crate) effect: Effect,
+}
+
+/// What a problem leaves in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Effect {
+    /// The last good version of what the document or file held.
+    LastGoodKept,
+    /// Nothing: there was no good version.
+    NotApplied,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if self.document > 0 {
+            write!(f, " (document {})", self.document)?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        let effect = match self.effect {
+            Effect::LastGoodKept => "last good version kept",
+            Effect::NotApplied => "not applied",
+        };
+        write!(f, ": {} ({effect})", self.message)
+    }
+}

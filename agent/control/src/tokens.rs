@@ -1,0 +1,247 @@
+//! Who a bearer token belongs to: a file with one `TOKEN NODE` a line.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agent_xds::Authenticate;
+use tracing::{error, info, warn};
+
+/// The file is looked at no more often than this.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// Largest file, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+/// Longest token, in bytes; a JWT fits.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// The tokens, re-read when the file changes. A file that cannot be read leaves the last good
+/// tokens in force.
+pub(crate) struct NodeTokens {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    tokens: Vec<(Token, Arc<str>)>,
+    fingerprint: Option<Fingerprint>,
+    checked: Option<Instant>,
+    problem: Option<String>,
+}
+
+/// Device and inode, length, change time: any rewrite shows.
+type Fingerprint = (u64, u64, u64, i64, i64);
+
+/// A secret: compared in constant time, never shown.
+struct Token(Box<[u8]>);
+
+impl Token {
+    /// Takes the same time for every `other` of the same length.
+    fn is(&self, other: &[u8]) -> bool {
+        if self.0.len() != other.len() {
+            return false;
+        }
+        let pairs = self.0.iter().zip(other);
+        let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+        std::hint::black_box(difference) == 0
+    }
+}
+
+impl NodeTokens {
+    /// Reads the file for the first time; it must be readable.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let tokens = Self {
+            path: path.to_owned(),
+            state: Mutex::default(),
+        };
+        let mut state = State::default();
+        state.read(path)?;
+        warn_if_public(path);
+        *tokens.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(tokens)
+    }
+
+    /// What is wrong with the file, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.problem.clone()
+    }
+
+    /// The node of a token at a time. Looks at every line, so that the time taken does not tell
+    /// which one matched.
+    fn node_at(&self, token: &str, now: Instant) -> Option<Arc<str>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.refresh(&self.path, now);
+        let mut found = None;
+        for (known, node) in &state.tokens {
+            if known.is(token.as_bytes()) {
+                found = Some(node);
+            }
+        }
+        found.cloned()
+    }
+}
+
+impl Authenticate for NodeTokens {
+    fn node(&self, token: &str) -> Option<Arc<str>> {
+        self.node_at(token, Instant::now())
+    }
+}
+
+impl fmt::Debug for NodeTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeTokens")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Re-reads a file that changed. It is small and local, so this blocks for microseconds.
+    fn refresh(&mut self, path: &Path, now: Instant) {
+        let is_recent = self
+            .checked
+            .is_some_and(|checked| now.duration_since(checked) < CHECK_EVERY);
+        if is_recent {
+            return;
+        }
+        self.checked = Some(now);
+        if let Err(error) = self.read(path) {
+            let problem = format!("{error}; the tokens read before stay in force");
+            if self.problem.as_ref() != Some(&problem) {
+                error!(target: "status", file = %path.display(), "{problem}");
+                self.problem = Some(problem);
+            }
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> io::Result<()> {
+        let fingerprint = fingerprint(&fs::metadata(path)?);
+        if self.fingerprint == Some(fingerprint) {
+            return Ok(());
+        }
+        let mut text = String::new();
+        File::open(path)?
+            .take(MAX_FILE + 1)
+            .read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(io::Error::other("the node token file is too large"));
+        }
+        let (tokens, problem) = parse(&text);
+        if let Some(problem) = &problem {
+            error!(target: "status", file = %path.display(), "{problem}");
+        }
+        info!(nodes = tokens.len(), "node tokens read");
+        self.tokens = tokens;
+        self.problem = problem;
+        self.fingerprint = Some(fingerprint);
+        Ok(())
+    }
+}
+
+fn fingerprint(metadata: &fs::Metadata) -> Fingerprint {
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
+}
+
+/// The good lines, and the first bad one. A token given to two nodes belongs to the first.
+fn parse(text: &str) -> (Vec<(Token, Arc<str>)>, Option<String>) {
+    let mut tokens: Vec<(Token, Arc<str>)> = Vec::new();
+    let mut problem = None;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let mut words = line.split_whitespace();
+        let message = match (words.next(), words.next(), words.next()) {
+            (Some(token), Some(node), None) if token.len() <= MAX_TOKEN && is_name(node) => {
+                if tokens.iter().any(|(known, _)| known.is(token.as_bytes())) {
+                    "the token was given before"
+                } else {
+                    tokens.push((Token(token.as_bytes().into()), node.into()));
+                    continue;
+                }
+            }
+            _ => "not `TOKEN NODE`",
+        };
+        // Never the line itself: it holds a secret.
+        problem.get_or_insert_with(|| {
+            format!(
+                "node token file, line {}: {message}; the line is skipped",
+                index + 1
+            )
+        });
+    }
+    (tokens, problem)
+}
+
+fn is_name(node: &str) -> bool {
+    let valid =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    node.len() <= 253 && node.bytes().all(valid)
+}
+
+fn warn_if_public(path: &Path) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
+        warn!(file = %path.display(), "node tokens are readable by others; make it mode 0600");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(text: &str, token: &str) -> Option<String> {
+        let (tokens, _) = parse(text);
+        let found = tokens.iter().find(|(known, _)| known.is(token.as_bytes()));
+        found.map(|(_, node)| node.to_string())
+    }
+
+    #[test]
+    fn tokens_name_their_node() {
+        let text = "# nodes\nsecret-a node-a\n\n  secret-b\tnode-b  \r\n";
+        assert_eq!(lookup(text, "secret-a").as_deref(), Some("node-a"));
+        assert_eq!(lookup(text, "secret-b").as_deref(), Some("node-b"));
+        for other in ["", "secret-", "secret-aa", "secret-A", "node-a", "# nodes"] {
+            assert_eq!(lookup(text, other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_named_without_their_secret() {
+        let (tokens, problem) = parse("good node-a\nhush node b\nlonely\ngood node-c\n");
+        assert_eq!(tokens.len(), 1);
+        let problem = problem.unwrap();
+        assert!(problem.contains("line 2"), "{problem}");
+        assert!(!problem.contains("hush"), "{problem}");
+    }
+
+    #[test]
+    fn changes_of_the_file_count_and_its_loss_does_not() {
+        let path = std::env::temp_dir().join(format!("culvert-tokens-{}", std::process::id()));
+        fs::write(&path, "one node-a\n").unwrap();
+        let tokens = NodeTokens::open(&path).unwrap();
+        let start = Instant::now();
+        assert_eq!(tokens.node_at("one", start).as_deref(), Some("node-a"));
+        let other = path.with_extension("new");
+        fs::write(&other, "two node-b\n").unwrap();
+        fs::rename(&other, &path).unwrap();
+        let later = start + CHECK_EVERY * 2;
+        assert_eq!(tokens.node_at("one", later), None);
+        assert_eq!(tokens.node_at("two", later).as_deref(), Some("node-b"));
+        fs::remove_file(&path).unwrap();
+        let last = later + CHECK_EVERY * 2;
+        assert_eq!(tokens.node_at("two", last).as_deref(), Some("node-b"));
+        assert!(tokens.problem().is_some());
+    }
+}

@@ -1,0 +1,235 @@
+//! Which workloads serve which services, with the ports as each workload serves them: from
+//! EndpointSlices where a service has any, else from its selector.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_model::{
+    Health, NetworkMode, ServiceMembership, ServicePort, TunnelProtocol, Workload, WorkloadType,
+};
+
+use super::service::{key, tcp_ports};
+use super::{Note, Scope, Severity};
+use crate::source::kubernetes::{
+    AddressType, Endpoint, EndpointSlice, Labels, Pod, Protocol, Service, TargetPort,
+};
+use crate::source::lenient::host_ip;
+use crate::source::{Kind, ObjectRef};
+
+/// The endpoints of a namespace's services.
+#[derive(Debug, Default)]
+pub(crate) struct Memberships {
+    /// Services of each pod, by its name.
+    pub(crate) of_pods: BTreeMap<Arc<str>, ServiceMembership>,
+    /// Endpoints that are no pods.
+    pub(crate) extra: Vec<Workload>,
+}
+
+/// Finds them.
+pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
+    let mut finder = Finder {
+        scope,
+        pods_by_ip: pods_by_ip(scope),
+        found: Memberships::default(),
+        extra: BTreeMap::new(),
+        notes,
+    };
+    let mut slices: BTreeMap<&str, Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in scope.objects.slices.values() {
+        match slice.service() {
+            Some(service) => slices.entry(service).or_default().push(slice),
+            None => finder.note(slice, "has no label kubernetes.io/service-name"),
+        }
+    }
+    for service in scope.objects.services.values() {
+        if service.spec.kind == "ExternalName" {
+            continue;
+        }
+        match slices.get(service.metadata.name.as_str()) {
+            Some(slices) => slices.iter().for_each(|slice| finder.slice(service, slice)),
+            None => finder.selector(service),
+        }
+    }
+    let mut found = finder.found;
+    found.extra = finder.extra.into_values().collect();
+    found
+}
+
+struct Finder<'a, 'n> {
+    scope: &'a Scope<'a>,
+    pods_by_ip: BTreeMap<IpAddr, &'a Pod>,
+    found: Memberships,
+    extra: BTreeMap<Arc<str>, Workload>,
+    notes: &'n mut Vec<Note>,
+}
+
+impl<'a> Finder<'a, '_> {
+    fn selector(&mut self, service: &Service) {
+        let selector: &Labels = &service.spec.selector;
+        if selector.is_empty() {
+            return;
+        }
+        for pod in self.scope.objects.pods.values() {
+            let mut wanted = selector.iter();
+            if wanted.all(|(key, value)| pod.metadata.labels.get(key) == Some(value)) {
+                let ports = selected_ports(service, pod);
+                self.join(pod, service, ports);
+            }
+        }
+    }
+
+    fn slice(&mut self, service: &Service, slice: &EndpointSlice) {
+        if slice.address_type == AddressType::Fqdn {
+            self.note(slice, "addressType FQDN is not supported");
+            return;
+        }
+        let ports = slice_ports(service, slice);
+        for endpoint in &slice.endpoints {
+            if endpoint.conditions.ready == Some(false) {
+                continue;
+            }
+            match &endpoint.target_ref {
+                Some(target) if target.kind == "Pod" => {
+                    let Some(pod) = self.scope.objects.pods.get(target.name.as_str()) else {
+                        self.note(slice, &format!("names the unknown pod {:?}", target.name));
+                        continue;
+                    };
+                    self.join(pod, service, ports.clone());
+                }
+                _ => self.addresses(service, slice, endpoint, &ports),
+            }
+        }
+    }
+
+    /// An endpoint given by address: a pod of this namespace after all, or something else.
+    fn addresses(
+        &mut self,
+        service: &Service,
+        slice: &EndpointSlice,
+        endpoint: &Endpoint,
+        ports: &[ServicePort],
+    ) {
+        for text in &endpoint.addresses {
+            let ip = match host_ip(text) {
+                Ok(ip) => ip,
+                Err(message) => {
+                    self.note(slice, &format!("an endpoint's address {message}"));
+                    continue;
+                }
+            };
+            if let Some(pod) = self.pods_by_ip.get(&ip).copied() {
+                self.join(pod, service, ports.to_vec());
+                continue;
+            }
+            let workload = extra_workload(self.scope, slice, endpoint, ip);
+            let workload = self
+                .extra
+                .entry(Arc::clone(&workload.uid))
+                .or_insert(workload);
+            let key = key(self.scope.name, &service.metadata.name);
+            workload.services.insert(key, ports.to_vec());
+        }
+    }
+
+    fn join(&mut self, pod: &Pod, service: &Service, ports: Vec<ServicePort>) {
+        let key = key(self.scope.name, &service.metadata.name);
+        let name = pod.metadata.name.as_str().into();
+        let services = self.found.of_pods.entry(name).or_default();
+        let listed = services.entry(key).or_default();
+        listed.extend(ports);
+        listed.sort_unstable();
+        listed.dedup();
+    }
+
+    fn note(&mut self, slice: &EndpointSlice, message: &str) {
+        self.notes.push(Note {
+            object: ObjectRef::new(Kind::EndpointSlice, self.scope.name, &slice.metadata.name),
+            severity: Severity::Warning,
+            message: message.to_owned(),
+        });
+    }
+}
+
+fn pods_by_ip<'a>(scope: &Scope<'a>) -> BTreeMap<IpAddr, &'a Pod> {
+    let pods = scope.objects.pods.values();
+    let pods = pods.filter(|pod| !pod.is_terminal() && !pod.spec.host_network);
+    pods.flat_map(|pod| pod.addresses().into_iter().map(|ip| (ip, &**pod)))
+        .collect()
+}
+
+/// A port by name is left out for a pod that has no port of that name.
+fn selected_ports(service: &Service, pod: &Pod) -> Vec<ServicePort> {
+    let ports = tcp_ports(service).filter_map(|port| {
+        let target_port = match &port.target_port {
+            None => port.port,
+            Some(TargetPort::Number(number)) => *number,
+            Some(TargetPort::Name(name)) => named_port(pod, name)?,
+        };
+        Some(ServicePort {
+            service_port: port.port,
+            target_port,
+        })
+    });
+    ports.collect()
+}
+
+fn named_port(pod: &Pod, name: &str) -> Option<u16> {
+    let sidecars = pod.spec.init_containers.iter();
+    let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
+    pod.spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| &container.ports)
+        .find(|port| port.protocol == Protocol::Tcp && port.name == name)
+        .map(|port| port.container_port)
+}
+
+/// Ports of a service and of its slices belong together by name.
+fn slice_ports(service: &Service, slice: &EndpointSlice) -> Vec<ServicePort> {
+    let ports = tcp_ports(service).filter_map(|port| {
+        let mut of_slice = slice.ports.iter();
+        let target = of_slice
+            .find(|candidate| candidate.protocol == Protocol::Tcp && candidate.name == port.name)?;
+        Some(ServicePort {
+            service_port: port.port,
+            target_port: target.port.filter(|port| *port != 0)?,
+        })
+    });
+    ports.collect()
+}
+
+/// An endpoint that is no pod: nobody knows who answers there, so it is plain TCP and its address
+/// says nothing of its identity.
+fn extra_workload(
+    scope: &Scope<'_>,
+    slice: &EndpointSlice,
+    endpoint: &Endpoint,
+    ip: IpAddr,
+) -> Workload {
+    let cluster = &scope.mesh.cluster_id;
+    let name = &slice.metadata.name;
+    Workload {
+        uid: format!(
+            "{cluster}/discovery.k8s.io/EndpointSlice/{}/{name}/{ip}",
+            scope.name
+        )
+        .into(),
+        name: name.as_str().into(),
+        namespace: scope.name.into(),
+        trust_domain: scope.mesh.trust_domain.clone(),
+        addresses: vec![ip],
+        network: scope.network.into(),
+        tunnel_protocol: TunnelProtocol::None,
+        node: endpoint.node_name.as_str().into(),
+        canonical_name: name.as_str().into(),
+        canonical_revision: "latest".into(),
+        workload_type: WorkloadType::Pod,
+        workload_name: name.as_str().into(),
+        health: Health::Healthy,
+        cluster_id: cluster.clone(),
+        network_mode: NetworkMode::HostNetwork,
+        ..Workload::default()
+    }
+}

@@ -1,0 +1,137 @@
+//! From Kubernetes objects to the model, one file per kind. Pure: what is read comes in as
+//! [`Scope`], what is made goes out as values.
+
+pub(crate) mod authorization;
+pub(crate) mod membership;
+pub(crate) mod peer_authentication;
+pub(crate) mod service;
+#[cfg(test)]
+mod tests;
+pub(crate) mod workload;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_model::{Authorization, Service, Workload};
+
+use crate::source::ObjectRef;
+use crate::source::istio::{AuthorizationPolicy, PeerAuthentication};
+use crate::source::kubernetes::{self, EndpointSlice, Labels, Namespace, Node, Pod};
+
+/// What is the same for every object of the mesh.
+#[derive(Debug, Clone)]
+pub(crate) struct Mesh {
+    pub(crate) trust_domain: Arc<str>,
+    pub(crate) cluster_id: Arc<str>,
+    /// Policies of this namespace apply to all.
+    pub(crate) root_namespace: Arc<str>,
+}
+
+/// Objects of one kind and namespace, by name.
+pub(crate) type ByName<T> = BTreeMap<Arc<str>, Arc<T>>;
+
+/// Everything that the translation of one namespace reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope<'a> {
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) name: &'a str,
+    pub(crate) namespace: Option<&'a Namespace>,
+    pub(crate) nodes: &'a ByName<Node>,
+    pub(crate) objects: &'a Objects,
+    /// The objects of the root namespace (the same ones when this is it).
+    pub(crate) root: &'a Objects,
+    /// The network all pods are in, `""` by default.
+    pub(crate) network: &'a str,
+}
+
+impl Scope<'_> {
+    pub(crate) fn is_root(&self) -> bool {
+        *self.name == *self.mesh.root_namespace
+    }
+
+    pub(crate) fn namespace_labels(&self) -> &Labels {
+        static NONE: Labels = Labels::new();
+        self.namespace
+            .map_or(&NONE, |namespace| &namespace.metadata.labels)
+    }
+}
+
+/// The namespaced objects of one namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    pub(crate) pods: ByName<Pod>,
+    pub(crate) services: ByName<kubernetes::Service>,
+    pub(crate) slices: ByName<EndpointSlice>,
+    pub(crate) authorization_policies: ByName<AuthorizationPolicy>,
+    pub(crate) peer_authentications: ByName<PeerAuthentication>,
+    pub(crate) service_accounts: ByName<kubernetes::ServiceAccount>,
+}
+
+impl Objects {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+            && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.authorization_policies.is_empty()
+            && self.peer_authentications.is_empty()
+            && self.service_accounts.is_empty()
+    }
+}
+
+/// What one namespace becomes.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Translated {
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) policies: Vec<Authorization>,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Something the author of an object should know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub(crate) struct Note {
+    pub(crate) object: ObjectRef,
+    pub(crate) severity: Severity,
+    pub(crate) message: String,
+}
+
+/// How much a [`Note`] matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Severity {
+    /// Works as written.
+    Info,
+    /// Works, but not the way it may read.
+    Warning,
+    /// Has no effect.
+    Error,
+}
+
+/// Translates one namespace.
+pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
+    let mut out = Translated::default();
+    workload::opt_in_notes(scope, &mut out.notes);
+    let peer_modes = peer_authentication::resolve(scope, &mut out);
+    let policies = authorization::translate(scope, &mut out);
+    let memberships = membership::find(scope, &mut out.notes);
+    for pod in scope.objects.pods.values() {
+        let Some(mut workload) = workload::translate(scope, pod, &mut out.notes) else {
+            continue;
+        };
+        if let Some(services) = memberships.of_pods.get(&workload.name) {
+            workload.services = services.clone();
+        }
+        let labels = &pod.metadata.labels;
+        workload.authorization_policies = policies.selecting(labels);
+        workload
+            .authorization_policies
+            .extend(peer_modes.keys_for(labels));
+        out.workloads.push(workload);
+    }
+    out.workloads.extend(memberships.extra);
+    let services = scope.objects.services.values();
+    out.services = services
+        .filter_map(|service| service::translate(scope, service))
+        .collect();
+    out
+}
