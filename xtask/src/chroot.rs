@@ -54,7 +54,7 @@ impl Chroot {
         let script = "set -e; rm -f \"$1/etc/apt/sources.list\"; \
              cp -a /etc/apt/. \"$1/etc/apt/\"; \
              cp -aL /usr/share/keyrings/. \"$1/usr/share/keyrings/\"; \
-             mkdir -p \"$1/etc/ssl/certs\"; cp -aL /etc/ssl/certs/. \"$1/etc/ssl/certs/\"; \
+             mkdir -p \"$1/etc/ssl/certs\"; cp -aL --remove-destination /etc/ssl/certs/. \"$1/etc/ssl/certs/\"; \
              cp -L /etc/resolv.conf /etc/hosts \"$1/etc/\"";
         let mut shell = program("sh", Path::new("/"));
         succeed(shell.args(["-c", script, "sh"]).arg(&self.root))
