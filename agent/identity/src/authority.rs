@@ -16,6 +16,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 use crate::IdentityError;
 use crate::x509::{facts, parse_pem};
@@ -57,6 +58,12 @@ impl Authority {
                 (certificate, key)
             }
         };
+        Self::from_pem(&certificate, &key, &certificate)
+    }
+
+    /// A new authority whose root lives only as long as the value.
+    pub fn in_memory(trust_domain: &str, now: SystemTime) -> Result<Self, IdentityError> {
+        let (certificate, key) = make_root(trust_domain, now)?;
         Self::from_pem(&certificate, &key, &certificate)
     }
 
@@ -174,13 +181,21 @@ fn without_roots(chain_pem: &str, roots: &[CertificateDer<'static>]) -> Vec<Stri
 }
 
 /// Certificate and key of a new root, PEM.
-fn make_root(trust_domain: &str, now: SystemTime) -> Result<(String, String), IdentityError> {
+fn make_root(
+    trust_domain: &str,
+    now: SystemTime,
+) -> Result<(String, Zeroizing<String>), IdentityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let key_pem = key.serialize_pem();
+    let key_pem = Zeroizing::new(key.serialize_pem());
     let mut params = base_params(now - BACKDATE, now + ROOT_LIFETIME);
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Culvert");
-    name.push(DnType::CommonName, format!("{trust_domain} root"));
+    // Roots of one mesh that follow each other must differ in name, or verifiers try the wrong one.
+    let distinct: u64 = rand::random();
+    name.push(
+        DnType::CommonName,
+        format!("{trust_domain} root {distinct:016x}"),
+    );
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

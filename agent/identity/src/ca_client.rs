@@ -177,3 +177,6 @@ fn service_error(error: tonic::transport::Error) -> IdentityError {
     }
     IdentityError::Service(text)
 }
+
+#[cfg(test)]
+mod tests;

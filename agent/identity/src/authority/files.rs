@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::IdentityError;
 
 const CERTIFICATE: &str = "root-cert.pem";
@@ -17,7 +19,7 @@ const GROUP_AND_OTHERS: u32 = 0o077;
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// Certificate and key, PEM; `None` when neither exists.
-pub(super) fn load(directory: &Path) -> Result<Option<(String, String)>, IdentityError> {
+pub(super) fn load(directory: &Path) -> Result<Option<(String, Zeroizing<String>)>, IdentityError> {
     let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
     match (exists(&certificate)?, exists(&key)?) {
         (false, false) => Ok(None),
@@ -58,7 +60,7 @@ pub(super) fn read(path: &Path) -> Result<String, IdentityError> {
     fs::read_to_string(path).map_err(IdentityError::file(path))
 }
 
-pub(super) fn read_secret(path: &Path) -> Result<String, IdentityError> {
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
     let metadata = fs::metadata(path).map_err(IdentityError::file(path))?;
     if metadata.mode() & GROUP_AND_OTHERS != 0 {
         return Err(IdentityError::Authority(format!(
@@ -66,7 +68,7 @@ pub(super) fn read_secret(path: &Path) -> Result<String, IdentityError> {
             path.display()
         )));
     }
-    read(path)
+    read(path).map(Zeroizing::new)
 }
 
 /// Writes beside the target and renames, so that a crash leaves no half file.

@@ -1,1 +1,221 @@
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
+use super::*;
+use crate::{Authority, IssueFuture};
+
+fn identity(account: &str) -> Identity {
+    Identity::new("cluster.local", "shop", account).unwrap()
+}
+
+/// An authority that counts, delays and fails on demand.
+struct Ca {
+    authority: Authority,
+    delay: Duration,
+    failing: AtomicBool,
+    calls: AtomicUsize,
+    active: AtomicUsize,
+    most_active: AtomicUsize,
+    /// Signs for this identity whatever is asked.
+    instead: Option<Identity>,
+}
+
+impl Ca {
+    fn new(delay: Duration) -> Self {
+        Self {
+            authority: Authority::in_memory("cluster.local", SystemTime::now()).unwrap(),
+            delay,
+            failing: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            most_active: AtomicUsize::new(0),
+            instead: None,
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+impl CaClient for Ca {
+    fn issue<'a>(
+        &'a self,
+        identity: &'a Identity,
+        csr_pem: &'a str,
+        ttl: Duration,
+    ) -> IssueFuture<'a> {
+        Box::pin(async move {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most_active.fetch_max(active, Ordering::SeqCst);
+            tokio::time::sleep(self.delay).await;
+            self.active.fetch_sub(1, Ordering::SeqCst);
+            if self.failing.load(Ordering::SeqCst) {
+                return Err(IdentityError::Service("down".to_owned()));
+            }
+            if let Some(other) = &self.instead {
+                let key = crate::PendingKey::generate(other)?;
+                return self
+                    .authority
+                    .sign(key.csr_pem(), other, ttl, SystemTime::now());
+            }
+            self.authority
+                .sign(csr_pem, identity, ttl, SystemTime::now())
+        })
+    }
+}
+
+fn certificates(ca: &Arc<Ca>, ttl: Duration) -> Certificates {
+    Certificates::new(Arc::clone(ca) as Arc<dyn CaClient>, Handle::current(), ttl)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn callers_of_one_identity_share_one_request() {
+    let ca = Arc::new(Ca::new(Duration::from_millis(50)));
+    let cache = certificates(&ca, HOUR);
+    let web = identity("web");
+    let (a, b, c) = tokio::join!(cache.get(&web), cache.get(&web), cache.get(&web));
+    let generation = a.unwrap().generation();
+    assert_eq!(b.unwrap().generation(), generation);
+    assert_eq!(c.unwrap().generation(), generation);
+    assert_eq!(ca.calls(), 1);
+    assert_eq!(cache.cached(&web).unwrap().generation(), generation);
+}
+
+#[tokio::test]
+async fn at_most_eight_requests_at_a_time() {
+    let ca = Arc::new(Ca::new(Duration::from_millis(20)));
+    let cache = certificates(&ca, HOUR);
+    let all: Vec<_> = (0..40).map(|n| identity(&format!("sa-{n}"))).collect();
+    cache.prefetch(all.clone());
+    for identity in &all {
+        cache.get(identity).await.unwrap();
+    }
+    assert_eq!(ca.calls(), 40);
+    assert_eq!(ca.most_active.load(Ordering::SeqCst), MAX_REQUESTS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_service_fails_the_caller_after_five_seconds() {
+    let ca = Arc::new(Ca::new(HOUR));
+    let cache = certificates(&ca, HOUR);
+    let start = tokio::time::Instant::now();
+    let error = cache.get(&identity("web")).await.unwrap_err();
+    assert!(matches!(error, IdentityError::NotAvailable { .. }));
+    assert_eq!(start.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_error_is_told_and_a_waiting_caller_speeds_up_the_retry() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    ca.failing.store(true, Ordering::SeqCst);
+    let cache = certificates(&ca, HOUR);
+    let web = identity("web");
+    let error = cache.get(&web).await.unwrap_err().to_string();
+    assert!(error.contains("down"), "{error}");
+    assert_eq!(cache.status()[0].state, CertificateState::Unavailable);
+    // Far into the back-off the next attempt is tens of seconds away; a caller gets it within 5.
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    ca.failing.store(false, Ordering::SeqCst);
+    cache.get(&web).await.unwrap();
+    let row = &cache.status()[0];
+    assert_eq!(row.state, CertificateState::Available);
+    assert_eq!(row.last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_service_is_asked_ever_less_often() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    ca.failing.store(true, Ordering::SeqCst);
+    let cache = certificates(&ca, HOUR);
+    cache.prefetch([identity("web")]);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    // 1+2+4+...+128+150+150 seconds, each 20 % off.
+    assert!((8..=13).contains(&ca.calls()), "{}", ca.calls());
+}
+
+#[tokio::test]
+async fn renewed_at_half_life_and_kept_while_renewal_fails() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let ttl = Duration::from_secs(3);
+    let cache = certificates(&ca, ttl);
+    let web = identity("web");
+    let start = Instant::now();
+    let first = cache.get(&web).await.unwrap();
+    while cache.cached(&web).unwrap().generation() == first.generation() {
+        assert!(start.elapsed() < Duration::from_millis(2200), "not renewed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(
+        start.elapsed() > Duration::from_millis(1000),
+        "renewed too early"
+    );
+
+    ca.failing.store(true, Ordering::SeqCst);
+    let second = cache.cached(&web).unwrap();
+    let calls = ca.calls();
+    while ca.calls() == calls {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let kept = cache.get(&web).await.unwrap();
+    assert_eq!(kept.generation(), second.generation(), "kept until expiry");
+    while SystemTime::now() < second.not_after() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(cache.cached(&web).is_none(), "never used after expiry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_for_somebody_else_is_not_taken() {
+    let mut ca = Ca::new(Duration::ZERO);
+    ca.instead = Some(identity("db"));
+    let ca = Arc::new(ca);
+    let cache = certificates(&ca, HOUR);
+    let error = cache.get(&identity("web")).await.unwrap_err().to_string();
+    assert!(error.contains("another identity"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_identity_is_not_renewed() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let cache = certificates(&ca, HOUR);
+    let web = identity("web");
+    cache.get(&web).await.unwrap();
+    cache.forget(&web);
+    assert!(cache.cached(&web).is_none());
+    assert!(cache.status().is_empty());
+    tokio::time::sleep(HOUR * 3).await;
+    assert_eq!(ca.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn identities_are_bounded() {
+    let ca = Arc::new(Ca::new(HOUR));
+    let cache = certificates(&ca, HOUR);
+    cache.prefetch((0..MAX_IDENTITIES + 10).map(|n| identity(&format!("sa-{n}"))));
+    assert_eq!(cache.status().len(), MAX_IDENTITIES);
+    assert!(matches!(
+        cache.get(&identity("one-more")).await,
+        Err(IdentityError::TooMany(_))
+    ));
+}
+
+#[tokio::test]
+async fn status_names_the_certificate_and_never_the_key() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let cache = certificates(&ca, HOUR);
+    let certificate = cache.get(&identity("web")).await.unwrap();
+    let row = &cache.status()[0];
+    assert_eq!(row.serial.as_deref(), Some(certificate.serial()));
+    assert!(
+        row.chain_pem
+            .as_ref()
+            .unwrap()
+            .contains("BEGIN CERTIFICATE")
+    );
+    assert_eq!(row.roots_pem.as_deref(), Some(ca.authority.roots_pem()));
+    assert!(!format!("{certificate:?} {row:?}").contains("PRIVATE"));
+}
