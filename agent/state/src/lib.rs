@@ -4,7 +4,6 @@
 //! number of [`Reader`]s load it without locks. [`resolve`] turns a snapshot and a destination into
 //! a decision value, and does nothing else.
 
-mod choose;
 pub mod resolve;
 mod snapshot;
 mod store;

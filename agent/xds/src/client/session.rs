@@ -192,8 +192,8 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
             let address = decode_address(&body.value)?;
             let named = address.resource_name();
             let update = match address {
-                Address::Workload(workload) => Update::Workload(Box::new(workload)),
-                Address::Service(service) => Update::Service(Box::new(service)),
+                Address::Workload(workload) => Update::Workload(workload),
+                Address::Service(service) => Update::Service(service),
             };
             (named, update)
         }

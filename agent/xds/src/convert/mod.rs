@@ -3,11 +3,16 @@
 mod address;
 mod authorization;
 mod fields;
+mod gateway;
+mod service;
 #[cfg(test)]
 mod tests;
+mod workload;
 
-pub(crate) use address::{Address, decode_address, encode_service, encode_workload};
+pub(crate) use address::{Address, decode_address};
 pub(crate) use authorization::{decode_authorization, encode_authorization};
+pub(crate) use service::encode_service;
+pub(crate) use workload::encode_workload;
 
 use prost::Message;
 use prost_types::Any;

@@ -1,103 +1,16 @@
-//! The L4 decisions: where a connection goes, and whether a tunnel request is for this pod.
-//!
-//! Pure functions of a snapshot; what is random or counted comes in as an argument.
+//! Where a captured connection goes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_model::{
-    AGENT_PORTS, GatewayAddress, GatewayTarget, HBONE_PORT, Identity, LoadBalancingMode, Reason,
-    Service, ServicePort, TunnelProtocol, Workload,
+    AGENT_PORTS, GatewayAddress, GatewayTarget, HBONE_PORT, LoadBalancingMode, Reason, Service,
+    TunnelProtocol, Workload,
 };
 
+use super::choose::{self, Wanted};
+use super::{Chooser, Hop, Outbound};
 use crate::Snapshot;
-use crate::choose::{self, Wanted};
-
-/// What endpoint choice needs from outside.
-pub struct Chooser<'a> {
-    /// A random number, uniform over all of `u64`.
-    pub random: &'a mut dyn FnMut() -> u64,
-    /// Connections that this worker has open to the workload of that uid.
-    pub active: &'a dyn Fn(&str) -> u32,
-    /// Uids of workloads that have failed for this connection already.
-    pub tried: &'a [Arc<str>],
-}
-
-/// Where a captured connection goes.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outbound {
-    /// Not of the mesh: plain TCP to where the application wanted to go.
-    Passthrough {
-        /// The original destination.
-        destination: SocketAddr,
-    },
-    /// Of the mesh's knowledge, without a tunnel: plain TCP.
-    Direct {
-        /// Address to dial.
-        destination: SocketAddr,
-        /// The endpoint; `None` when the service leaves the choice to the client.
-        workload: Option<Arc<Workload>>,
-        /// The service that was dialled.
-        service: Option<Arc<Service>>,
-    },
-    /// Through a tunnel.
-    Tunnel(Hop),
-    /// Nowhere.
-    Deny {
-        /// Why, for log and metrics.
-        reason: Reason,
-        /// Why, for people.
-        detail: String,
-    },
-}
-
-/// One tunnel and what to ask of its far end.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Hop {
-    /// Address of the HBONE listener.
-    pub peer: SocketAddr,
-    /// The CONNECT authority: the endpoint's address and target port, or the original destination
-    /// where a waypoint decides.
-    pub authority: SocketAddr,
-    /// Identities of which the peer must have one.
-    pub expected: Vec<Identity>,
-    /// The workload behind `peer`.
-    pub workload: Arc<Workload>,
-    /// The service that was dialled.
-    pub service: Option<Arc<Service>>,
-    /// The peer is a waypoint, not the destination.
-    pub via_waypoint: bool,
-}
-
-/// A CONNECT authority as the tunnel server has parsed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthorityRef<'a> {
-    /// An address.
-    Ip(SocketAddr),
-    /// A host name and a service port.
-    Host(&'a str, u16),
-}
-
-/// What becomes of a tunnel request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Inbound {
-    /// It is for this pod. Policy has yet to decide.
-    Forward {
-        /// The pod's address and the application's port.
-        destination: SocketAddr,
-        /// The service the peer named.
-        service: Option<Arc<Service>>,
-    },
-    /// It is not.
-    Reject {
-        /// Why, for log and metrics.
-        reason: Reason,
-        /// HTTP status of the answer.
-        status: u16,
-        /// Why, for people.
-        detail: String,
-    },
-}
 
 /// Decides where a connection of the local workload `source` to `destination` goes.
 ///
@@ -120,46 +33,6 @@ pub fn outbound(
     match snapshot.service_by_vip(&source.network, ip, &source.namespace) {
         Some(service) => to_service(snapshot, source, service, destination, chooser),
         None => Outbound::Passthrough { destination },
-    }
-}
-
-/// Decides whether a tunnel request that reached `local` on `tcp_destination` is for it, and for
-/// which port. The order of checks and the codes are those peers expect.
-pub fn inbound(
-    snapshot: &Snapshot,
-    local: &Workload,
-    tcp_destination: IpAddr,
-    authority: &AuthorityRef<'_>,
-) -> Inbound {
-    let ip = tcp_destination.to_canonical();
-    let (port, service) = match *authority {
-        AuthorityRef::Ip(address) if address.ip().to_canonical() != ip => {
-            let detail = format!("{address} is not an address of this pod ({ip})");
-            return reject(Reason::AuthorityMismatch, 400, detail);
-        }
-        AuthorityRef::Ip(address) => (address.port(), None),
-        AuthorityRef::Host(hostname, port) => {
-            match resolve_hostname(snapshot, local, hostname, port) {
-                Ok((port, service)) => (port, Some(service)),
-                Err(detail) => return reject(Reason::AuthorityUnknown, 503, detail),
-            }
-        }
-    };
-    if !is_pod_address(ip) {
-        let detail = format!("{ip} is never a pod's address");
-        return reject(Reason::AuthorityMismatch, 400, detail);
-    }
-    let destination = SocketAddr::new(ip, port);
-    if port == 0 {
-        return reject(Reason::RequestInvalid, 400, "port 0".to_owned());
-    }
-    if AGENT_PORTS.contains(&port) {
-        let detail = format!("{destination} is a port of the agent");
-        return reject(Reason::AgentPort, 503, detail);
-    }
-    Inbound::Forward {
-        destination,
-        service,
     }
 }
 
@@ -324,49 +197,6 @@ fn tunnel(mut hop: Hop, vouching: Option<&Arc<Service>>) -> Outbound {
     Outbound::Tunnel(hop)
 }
 
-/// The port behind a host name authority, as this workload serves it.
-fn resolve_hostname(
-    snapshot: &Snapshot,
-    local: &Workload,
-    hostname: &str,
-    port: u16,
-) -> Result<(u16, Arc<Service>), String> {
-    let service = snapshot
-        .service_by_hostname(hostname, &local.namespace)
-        .ok_or_else(|| format!("no service is called {hostname:?}"))?;
-    let target = target_port(service, local, port)
-        .ok_or_else(|| format!("{} has no usable port {port}", service.key()))?;
-    Ok((target, Arc::clone(service)))
-}
-
-/// The port that `workload` serves `port` of `service` on: its own word first, then the service's.
-/// `None` when the service has no such port or its name means nothing to the workload.
-pub(crate) fn target_port(service: &Service, workload: &Workload, port: u16) -> Option<u16> {
-    let of = |ports: &[ServicePort]| {
-        let found = ports
-            .iter()
-            .find(|candidate| candidate.service_port == port);
-        found.map(|found| found.target_port)
-    };
-    let of_service = of(&service.ports)?;
-    let of_workload = workload
-        .services
-        .get(&service.key())
-        .and_then(|ports| of(ports));
-    let targets = of_workload.into_iter().chain([of_service]);
-    targets.into_iter().find(|target| *target > 0)
-}
-
-/// False for addresses that no pod is known by. Forwarding to one would reach something else.
-fn is_pod_address(ip: IpAddr) -> bool {
-    let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !special && !link_local
-}
-
 fn agent_port(destination: SocketAddr) -> Outbound {
     let detail = format!("{destination} is a port of the agent");
     deny(Reason::AgentPort, detail)
@@ -374,12 +204,4 @@ fn agent_port(destination: SocketAddr) -> Outbound {
 
 fn deny(reason: Reason, detail: String) -> Outbound {
     Outbound::Deny { reason, detail }
-}
-
-fn reject(reason: Reason, status: u16, detail: String) -> Inbound {
-    Inbound::Reject {
-        reason,
-        status,
-        detail,
-    }
 }

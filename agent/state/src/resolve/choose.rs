@@ -8,22 +8,22 @@ use agent_model::{
     Service, Workload,
 };
 
+use super::{Chooser, target_port};
 use crate::Snapshot;
-use crate::resolve::{Chooser, target_port};
 
 /// Up to here every candidate is looked at; of more, this many random ones.
 const MAX_COMPARED: usize = 32;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     /// The service.
-    pub(crate) service: &'a Arc<Service>,
+    pub(super) service: &'a Arc<Service>,
     /// Its port that was dialled.
-    pub(crate) port: u16,
+    pub(super) port: u16,
     /// The address that was dialled: an endpoint that owns it is dialled by it, and its family is
     /// preferred.
-    pub(crate) dialled: IpAddr,
+    pub(super) dialled: IpAddr,
 }
 
 /// An endpoint that could take the connection.
@@ -47,7 +47,7 @@ struct PassedOver {
 
 /// Chooses an endpoint of a service: healthy, with the port, as near as the service asks for, and
 /// of those one with few connections for its capacity.
-pub(crate) fn endpoint(
+pub(super) fn endpoint(
     snapshot: &Snapshot,
     source: &Workload,
     wanted: Wanted<'_>,
