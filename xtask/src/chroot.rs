@@ -92,7 +92,7 @@ impl Chroot {
         let mut chroot = program("chroot", Path::new("/"));
         chroot
             .arg(&self.root)
-            .args(["sh", "-c", &format!("cd /work && exec {command}")]);
+            .args(["sh", "-c", &format!("cd /work && {command}")]);
         chroot
             .env("HOME", "/root")
             .env_remove("CARGO")
