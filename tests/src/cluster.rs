@@ -266,6 +266,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Removes every manifest but the nodes', and every name: the state a test starts from.
+    pub fn clear(&self) -> Result<()> {
+        self.names
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clear();
+        fs::write(self.run.path("hosts"), HOSTS).context("writing the hosts file")?;
+        self.manifests.clear()?;
+        self.settle()
+    }
+
     /// Keeps the logs when the cluster is removed, because something failed.
     pub fn keep_logs(&self) {
         self.keep_logs.store(true, Ordering::Relaxed);

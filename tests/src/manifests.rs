@@ -54,6 +54,23 @@ impl Manifests {
         }
     }
 
+    /// Removes every manifest but the nodes'.
+    pub fn clear(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.directory).context("listing manifests")?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if !name.to_string_lossy().starts_with("node-") {
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("removing {}", entry.path().display()))?;
+            }
+        }
+        self.accounts
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clear();
+        Ok(())
+    }
+
     /// Writes a Namespace; `None` leaves it without a mesh label.
     pub fn namespace(&self, name: &str, mesh: Option<bool>) -> Result<()> {
         let label = match mesh {

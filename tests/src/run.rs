@@ -41,8 +41,16 @@ impl Run {
         let run = Self::of(name);
         fs::create_dir_all(run.path("logs"))
             .with_context(|| format!("creating {}", run.directory.display()))?;
+        run.own(std::process::id())?;
         stop::watch(name);
         Ok(run)
+    }
+
+    /// Names the process that this run belongs to: while it lives, `cargo xtask clean` leaves the
+    /// run alone.
+    pub fn own(&self, pid: u32) -> Result<()> {
+        let start = start_time(pid).context("the owner of a run has ended")?;
+        fs::write(self.path("owner"), format!("{pid} {start}\n")).context("recording the owner")
     }
 
     fn of(name: &str) -> Self {

@@ -10,6 +10,9 @@ use xxhash_rust::xxh64::Xxh64;
 
 use crate::place::Place;
 
+/// A port on which nothing listens in any test.
+pub const UNUSED_PORT: u16 = 9;
+
 /// What became of a connection on which a client sent a line and awaited its echo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -46,6 +46,9 @@ fn main() -> Result<()> {
     }
     explain(&lab, &arguments);
     if arguments.detach {
+        if let Ok(control) = lab.cluster.control() {
+            lab.cluster.run().own(control.pid()?)?;
+        }
         // Destructors would remove what shall stay.
         std::mem::forget(lab);
         return Ok(());

@@ -290,14 +290,14 @@ fn rotation(lab: &Lab) -> Result<String> {
 fn serials(lab: &Lab) -> Result<BTreeMap<String, String>> {
     let mut serials = BTreeMap::new();
     for (number, account) in [(1, "client"), (2, "web")] {
-        let dump = lab.cluster.node(number)?.agent()?.config_dump()?;
+        let status = lab.cluster.node(number)?.agent()?.status()?;
         let identity = format!("spiffe://cluster.local/ns/demo/sa/{account}");
-        let serial = dump["certificates"]
+        let serial = status["certificates"]
             .as_array()
             .into_iter()
             .flatten()
             .find(|entry| entry["identity"] == identity.as_str())
-            .and_then(|entry| entry["certChain"][0]["serialNumber"].as_str())
+            .and_then(|entry| entry["serial"].as_str())
             .with_context(|| format!("node {number} has no certificate of {identity}"))?;
         serials.insert(format!("n{number} {identity}"), serial.to_owned());
     }

@@ -1,0 +1,286 @@
+//! An agent that dies, comes back, or leaves.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tests::command::check;
+use tests::server::{Behaviour, Server};
+use tests::traffic::{Outcome, attempt, echo_on, must_refuse, must_serve, wait_closed};
+use tests::{Cluster, ClusterSpec, Place, PodSpec, poll};
+
+use crate::scene::{OUTSIDE, PORT, Scene};
+use crate::{Case, alone, shared};
+
+pub(crate) const CASES: &[Case] = &[
+    shared(
+        "failure: F-01 agent killed: nothing unverified reaches an application",
+        killed,
+    ),
+    shared(
+        "failure: F-02 restarted: connections within 1 s, nothing twice",
+        restarted,
+    ),
+    shared(
+        "failure: killed under load, the source's side",
+        source_killed,
+    ),
+    shared("failure: planned stop and start", planned),
+    alone(
+        "failure: --release leaves pods connected and nothing attached",
+        released,
+    ),
+];
+
+const LIMIT: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn killed(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let plain = cluster.pod(&PodSpec::new(OUTSIDE, "plain").on(2).outside())?;
+    let _plain_server = Server::start(&plain, PORT, Behaviour::Echo)?;
+    let mut flows = Vec::new();
+    for to in scene.server.sockets(PORT) {
+        let mut stream = scene.client.connect(to, LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        echo_on(&mut stream, b"before")?;
+        flows.push(stream);
+    }
+    let agent = cluster.node(2)?.agent()?;
+    agent.kill9()?;
+    let accepted = server.accepted();
+    for flow in &mut flows {
+        let took = wait_closed(flow, LIMIT).context("an established flow")?;
+        ensure!(
+            took < SECOND,
+            "an established flow ended only after {took:?}"
+        );
+    }
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        for to in scene.server.sockets(PORT) {
+            quick_refusal(&scene.outsider, to)?;
+            quick_refusal(cluster.node(1)?.host(), to)?;
+            must_refuse(&scene.client, to)?;
+        }
+        for to in plain.sockets(PORT) {
+            must_serve(&scene.outsider, to).context("pods outside the mesh")?;
+        }
+    }
+    ensure!(
+        server.accepted() == accepted,
+        "the application was reached without an agent"
+    );
+    for to in scene.server.sockets(PORT) {
+        // Probes of the node need no agent.
+        must_serve(cluster.node(2)?.host(), to).context("a node probe without an agent")?;
+    }
+    agent.start_ready()?;
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.client, to).context("after the restart")?;
+        must_refuse(&scene.outsider, to).context("after the restart")?;
+    }
+    Ok(())
+}
+
+/// Refused by the kernel at once: no handshake with a dead agent, no wait.
+fn quick_refusal(from: &Place, to: SocketAddr) -> Result<()> {
+    match attempt(from, to, SECOND)? {
+        Outcome::Refused(_, took) if took < Duration::from_millis(100) => Ok(()),
+        other => bail!("{} -> {to}: {other:?}", from.name()),
+    }
+}
+
+fn restarted(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.client, to)?;
+    }
+    for node in [2, 1] {
+        let agent = cluster.node(node)?.agent()?;
+        let before = programs()?;
+        agent.kill9()?;
+        let start = Instant::now();
+        agent.start()?;
+        for to in scene.server.sockets(PORT) {
+            poll::until("served after the restart", LIMIT, || {
+                must_serve(&scene.client, to)
+            })?;
+        }
+        let took = start.elapsed();
+        println!(
+            "  node {node}: served again {} ms after the start",
+            took.as_millis()
+        );
+        ensure!(
+            took <= SECOND,
+            "node {node}: served again only after {took:?}"
+        );
+        agent.wait_ready(LIMIT)?;
+        let status = agent.status()?;
+        let verified = status["pods"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|pod| pod["verified"] == true);
+        ensure!(verified, "not every pod is enrolled again: {status}");
+        let after = programs()?;
+        ensure!(before == after, "programs went from {before} to {after}");
+        for to in scene.server.sockets(PORT) {
+            must_refuse(&scene.outsider, to).context("STRICT after the restart")?;
+        }
+    }
+    let peers = server.peers();
+    let unknown = peers
+        .iter()
+        .find(|peer| !scene.client.ips().contains(&peer.ip()));
+    ensure!(unknown.is_none(), "the application saw {unknown:?}");
+    Ok(())
+}
+
+fn programs() -> Result<usize> {
+    let list: Value = serde_json::from_str(&check("bpftool", &["-j", "prog", "show"])?)?;
+    Ok(list.as_array().map_or(0, Vec::len))
+}
+
+/// Clients never get past a dead agent of their own, and every failure lies inside the gap.
+fn source_killed(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::permissive(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let agent = cluster.node(1)?.agent()?;
+    let (stop, served) = (&AtomicBool::new(false), &AtomicU64::new(0));
+    let scene = &scene;
+    let failures = thread::scope(|scope| -> Result<Vec<Instant>> {
+        let loads: Vec<_> = scene
+            .server
+            .sockets(PORT)
+            .into_iter()
+            .map(|to| scope.spawn(move || load(&scene.client, to, stop, served)))
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        let result = agent.kill9().and_then(|()| {
+            thread::sleep(Duration::from_millis(500));
+            agent.start_ready()
+        });
+        thread::sleep(SECOND);
+        stop.store(true, Ordering::SeqCst);
+        let mut failures = Vec::new();
+        for load in loads {
+            failures.extend(
+                load.join()
+                    .map_err(|_| anyhow::anyhow!("a load panicked"))??,
+            );
+        }
+        result.map(|()| failures)
+    })?;
+    let gap = failures.iter().min().zip(failures.iter().max());
+    let (first, last) = gap.context("killing the agent was not noticed")?;
+    let gap = last.duration_since(*first);
+    let served = served.load(Ordering::SeqCst);
+    println!(
+        "  {served} served, {} failed within {gap:?}",
+        failures.len()
+    );
+    ensure!(gap < Duration::from_secs(2), "failures over {gap:?}");
+    // PERMISSIVE would have let a captured connect slip out as plaintext: it must not.
+    let log = cluster
+        .node(2)?
+        .agent()?
+        .log_lines(&["direction=\"inbound\"", "reason=\"ok\""]);
+    let plaintext = log
+        .iter()
+        .filter(|line| line.contains("src.workload=\"client\"") && !line.contains("src.identity"))
+        .count();
+    ensure!(
+        plaintext == 0,
+        "{plaintext} connections left the client uncaptured"
+    );
+    ensure!(
+        server.accepted() as u64 >= served,
+        "more answers than connections"
+    );
+    Ok(())
+}
+
+fn load(
+    from: &Place,
+    to: SocketAddr,
+    stop: &AtomicBool,
+    served: &AtomicU64,
+) -> Result<Vec<Instant>> {
+    let mut failures = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        match attempt(from, to, Duration::from_secs(2))? {
+            Outcome::Served => {
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Refused(..) => failures.push(Instant::now()),
+            Outcome::Hung => bail!("{to} hangs while the agent is dead"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(failures)
+}
+
+fn planned(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    for node in [1, 2] {
+        let agent = cluster.node(node)?.agent()?;
+        agent.stop().context("SIGTERM")?;
+        let accepted = server.accepted();
+        for to in scene.server.sockets(PORT) {
+            must_refuse(&scene.outsider, to).context("between stop and start")?;
+        }
+        ensure!(
+            server.accepted() == accepted,
+            "the application was reached without an agent"
+        );
+        agent.start_ready()?;
+        for to in scene.server.sockets(PORT) {
+            must_serve(&scene.client, to)?;
+        }
+    }
+    Ok(())
+}
+
+fn released() -> Result<()> {
+    let before = programs()?;
+    let cluster = Cluster::start(&ClusterSpec::new("release"))?;
+    let scene = Scene::permissive(&cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.client, to)?;
+    }
+    for node in cluster.nodes() {
+        let agent = node.agent()?;
+        agent.stop()?;
+        agent.release()?;
+        let pins = std::fs::read_dir(agent.bpffs())?.count();
+        ensure!(
+            pins == 0,
+            "{pins} entries are left in {}",
+            agent.bpffs().display()
+        );
+    }
+    for (family, to) in scene.server.sockets(PORT).into_iter().enumerate() {
+        must_serve(&scene.client, to).context("unmeshed but connected")?;
+        must_serve(&scene.outsider, to).context("unmeshed but connected")?;
+        let peer = server.peers().into_iter().rev().nth(1).context("no peer")?;
+        ensure!(
+            peer.ip() == scene.client.ips()[family],
+            "the server saw {peer}"
+        );
+    }
+    poll::until("programs gone", LIMIT, || {
+        let now = programs()?;
+        ensure!(now <= before, "{now} programs, {before} before");
+        Ok(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! The end-to-end tests: two nodes, real pods, real eBPF. One program, so that the cluster is
+//! started once; every case makes its own pods, and what it used must be given back.
+
+mod capture;
+mod control_plane;
+mod demo;
+mod enrolment;
+mod failure;
+mod observe;
+mod policy;
+mod protocol;
+mod scene;
+mod services;
+mod transfer;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use tests::leak::Baseline;
+use tests::{Cluster, ClusterSpec, stop};
+
+const RUN: &str = "e2e";
+
+/// The end-to-end tests. Test ids are explained in tests/README.md.
+#[derive(Parser)]
+struct Arguments {
+    /// Only cases whose name contains this.
+    filter: Option<String>,
+    /// Print the names of the cases and end.
+    #[arg(long)]
+    list: bool,
+    /// Repeat the cases and watch memory.
+    #[arg(long)]
+    long: bool,
+}
+
+/// One case.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    /// Name, with the test id it belongs to where there is one.
+    name: &'static str,
+    run: Kind,
+}
+
+/// What a case works on.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// The shared cluster; leaks are looked for afterwards.
+    Shared(fn(&Cluster) -> Result<()>),
+    /// Everything of its own.
+    Alone(fn() -> Result<()>),
+}
+
+/// A case on the shared cluster.
+pub(crate) const fn shared(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Case {
+    Case {
+        name,
+        run: Kind::Shared(run),
+    }
+}
+
+/// A case that makes what it needs.
+pub(crate) const fn alone(name: &'static str, run: fn() -> Result<()>) -> Case {
+    Case {
+        name,
+        run: Kind::Alone(run),
+    }
+}
+
+/// What became of a case.
+struct Verdict {
+    name: &'static str,
+    error: Option<anyhow::Error>,
+    took: Duration,
+    given_back: Duration,
+}
+
+const GROUPS: &[&[Case]] = &[
+    capture::CASES,
+    transfer::CASES,
+    services::CASES,
+    policy::CASES,
+    enrolment::CASES,
+    observe::CASES,
+    protocol::CASES,
+    control_plane::CASES,
+    failure::CASES,
+    demo::CASES,
+];
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let cases: Vec<&Case> = GROUPS
+        .iter()
+        .flat_map(|group| group.iter())
+        .filter(|case| case.name.contains(filter))
+        .collect();
+    if arguments.list {
+        cases.iter().for_each(|case| println!("{}", case.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(!cases.is_empty(), "no case is named like {filter:?}");
+    stop::on_signal()?;
+    let mut verdicts = run_shared(&cases)?;
+    verdicts.extend(run_alone(&cases));
+    if arguments.long {
+        verdicts.extend(repeat(&cases)?);
+    }
+    Ok(report(&verdicts))
+}
+
+fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    let mut cluster = None;
+    for case in cases {
+        let Kind::Shared(run) = case.run else {
+            continue;
+        };
+        let running = match cluster.take() {
+            Some(running) => running,
+            None => start_cluster()?,
+        };
+        let verdict = judge(case.name, &running, run);
+        if verdict.error.is_some() {
+            // The next case must not suffer from this one.
+            running.keep_logs();
+            save_logs(&running, case.name);
+        } else {
+            cluster = Some(running);
+        }
+        verdicts.push(verdict);
+    }
+    Ok(verdicts)
+}
+
+fn start_cluster() -> Result<Cluster> {
+    Cluster::start(&ClusterSpec::new(RUN)).context("starting the cluster")
+}
+
+fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>) -> Verdict {
+    println!("{name} ...");
+    let start = Instant::now();
+    let (took, result) = match Baseline::take(cluster) {
+        Ok(baseline) => {
+            let result = run(cluster);
+            let took = start.elapsed();
+            let gate = || cluster.clear().and_then(|()| baseline.wait(cluster));
+            (took, result.and_then(|()| gate()))
+        }
+        Err(error) => (start.elapsed(), Err(error)),
+    };
+    verdict(name, result, took, start.elapsed().saturating_sub(took))
+}
+
+fn run_alone(cases: &[&Case]) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for case in cases {
+        let Kind::Alone(run) = case.run else { continue };
+        println!("{} ...", case.name);
+        let start = Instant::now();
+        let result = run();
+        verdicts.push(verdict(case.name, result, start.elapsed(), Duration::ZERO));
+    }
+    verdicts
+}
+
+fn verdict(
+    name: &'static str,
+    result: Result<()>,
+    took: Duration,
+    given_back: Duration,
+) -> Verdict {
+    match &result {
+        Ok(()) => println!("  ok, {:.1} s", took.as_secs_f64()),
+        Err(error) => println!("  FAILED after {:.1} s: {error:#}", took.as_secs_f64()),
+    }
+    Verdict {
+        name,
+        error: result.err(),
+        took,
+        given_back,
+    }
+}
+
+/// `--long`: all cases 20 times on one cluster; memory must stop growing.
+fn repeat(cases: &[&Case]) -> Result<Vec<Verdict>> {
+    const REPEATS: usize = 20;
+    /// What an allocator may keep for itself.
+    const SLACK: u64 = 8 << 20;
+    let cluster = start_cluster()?;
+    let mut verdicts = Vec::new();
+    let mut after_warm_up = Vec::new();
+    for round in 0..REPEATS {
+        for case in cases {
+            if let Kind::Shared(run) = case.run {
+                verdicts.push(judge(case.name, &cluster, run));
+            }
+        }
+        let memory = resident(&cluster)?;
+        println!("round {round}: resident {memory:?}");
+        if round == REPEATS / 4 {
+            after_warm_up = memory;
+        } else if round + 1 == REPEATS {
+            let grew = memory
+                .iter()
+                .zip(&after_warm_up)
+                .any(|(now, then)| *now > then + SLACK);
+            let result = if grew {
+                Err(anyhow::anyhow!(
+                    "agents grew from {after_warm_up:?} to {memory:?} bytes"
+                ))
+            } else {
+                Ok(())
+            };
+            verdicts.push(verdict(
+                "memory over 20 repeats",
+                result,
+                Duration::ZERO,
+                Duration::ZERO,
+            ));
+        }
+    }
+    Ok(verdicts)
+}
+
+fn resident(cluster: &Cluster) -> Result<Vec<u64>> {
+    let agents = cluster
+        .nodes()
+        .iter()
+        .filter_map(|node| node.agent_if_any());
+    agents.map(tests::agent::Agent::rss).collect()
+}
+
+/// Copies the logs away, because the next cluster of the same name removes them.
+fn save_logs(cluster: &Cluster, case: &str) {
+    let name: String = case
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let target = std::env::temp_dir().join(format!("culvert-e2e-{name}"));
+    let _ = std::fs::remove_dir_all(&target);
+    if std::fs::create_dir_all(&target).is_err() {
+        return;
+    }
+    let Ok(logs) = std::fs::read_dir(cluster.run().path("logs")) else {
+        return;
+    };
+    for log in logs.flatten() {
+        let _ = std::fs::copy(log.path(), target.join(log.file_name()));
+    }
+    println!("  logs: {}", target.display());
+}
+
+fn report(verdicts: &[Verdict]) -> ExitCode {
+    println!("\n{:>8}{:>8}  case", "seconds", "gate");
+    for verdict in verdicts {
+        println!(
+            "{:>8.1}{:>8.1}  {}{}",
+            verdict.took.as_secs_f64(),
+            verdict.given_back.as_secs_f64(),
+            verdict.name,
+            if verdict.error.is_some() {
+                "  FAILED"
+            } else {
+                ""
+            }
+        );
+    }
+    let failed = verdicts.iter().filter(|verdict| verdict.error.is_some());
+    let mut count = 0;
+    for verdict in failed {
+        count += 1;
+        if let Some(error) = &verdict.error {
+            eprintln!("\nfailed: {}\n  {error:#}", verdict.name);
+        }
+    }
+    println!(
+        "\n{} passed, {count} failed, 0 skipped",
+        verdicts.len() - count
+    );
+    if count == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
