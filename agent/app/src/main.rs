@@ -1,2 +1,68 @@
-//! The `culvert` binary.
-fn main() {}
+//! The `culvert` binary: one file per role and per operator's verb, and what only a binary may
+//! do: read arguments, environment and files, start runtimes, choose the allocator.
+//!
+//! Walk: [`cli`] (as typed) -> [`config`] (validated) -> the role. A role serves its operator
+//! through [`admin`] and [`listen`], on a thread that never carries pod traffic.
+
+use std::process::ExitCode;
+
+mod admin;
+mod cli;
+mod config;
+mod config_file;
+mod control;
+mod http;
+mod listen;
+mod node;
+mod readiness;
+mod shutdown;
+mod verbs;
+mod why;
+
+/// The data path frees what other threads allocated and keeps many small buffers; jemalloc keeps
+/// the resident set flat under that.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    let arguments = match cli::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => return error.report(),
+    };
+    match run(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culvert: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: cli::Verb) -> anyhow::Result<()> {
+    match verb {
+        cli::Verb::Node(flags) => match config::node(*flags)? {
+            config::Node::Release(kernel) => node::release(&kernel),
+            config::Node::Run(config) => node::run(*config),
+        },
+        cli::Verb::Control(flags) => control::run(config::control(flags)?),
+        cli::Verb::Status(flags) => verbs::status(&flags),
+        cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
+        cli::Verb::Why(flags) => verbs::why(&flags),
+    }
+}
+
+/// Makes lines the log had to drop visible to a scrape.
+fn sample_log_drops(metrics: &agent_telemetry::Metrics, logging: &agent_telemetry::Logging) {
+    let dropped = logging.dropped_lines();
+    metrics.sample_with(move |samples| {
+        samples.counter(
+            "culvert_log_lines_dropped",
+            "Log lines dropped because nobody read the log fast enough",
+            &[],
+            dropped.load(std::sync::atomic::Ordering::Relaxed),
+        );
+    });
+}

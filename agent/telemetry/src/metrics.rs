@@ -158,12 +158,6 @@ impl Metrics {
             self.sample_refused(direction, samples);
         }
         samples.gauge(
-            "culvert_tasks",
-            "Data-plane tasks alive",
-            &[],
-            agent_net::tasks::alive() as f64,
-        );
-        samples.gauge(
             "culvert_traffic_series",
             "Traffic series kept",
             &[],
@@ -217,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scrape_has_build_process_tasks_and_samples() {
+    fn a_scrape_has_build_process_and_samples() {
         let metrics = Metrics::new("1.2.3", Limits::default(), Instant::now());
         metrics.sample_with(|samples| {
             samples.counter("culvert_test", "A test", &[("kind", "a")], 5);
@@ -226,7 +220,6 @@ mod tests {
         let text = metrics.encode(Instant::now());
         for row in [
             "istio_build{component=\"culvert\",tag=\"1.2.3\"} 1",
-            "culvert_tasks 0",
             "culvert_test_total{kind=\"a\"} 5",
             "culvert_level 1.5",
             "istio_tcp_sockets_open{reporter=\"source\"} 0",

@@ -1,0 +1,331 @@
+//! The command line as typed. Every flag is also an environment variable `CULVERT_<FLAG>` and a
+//! key of the configuration file; the flag wins over the variable, the variable over the file.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config_file::{self, FileError};
+
+/// Culvert: a node-level, eBPF-assisted ambient service mesh.
+///
+/// Every flag of `node` and `control` may also be given as an environment variable (shown in
+/// brackets) or as a key of the YAML file that --config names, such as `node-name: n1`.
+#[derive(Debug, Parser)]
+#[command(name = "culvert", version, propagate_version = true)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Roles and operator's verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Runs the node agent: captures, encrypts and authorizes the traffic of this node's pods.
+    Node(Box<NodeFlags>),
+    /// Runs the control plane and the certificate authority.
+    Control(ControlFlags),
+    /// Shows what a node agent is doing: pods, certificates, control-plane sync, refusals. With
+    /// the control plane's socket: manifests that are not in force, nodes, certificates.
+    Status(StatusFlags),
+    /// Prints the node agent's view of the mesh as JSON, with the keys istioctl knows.
+    ConfigDump(AdminFlags),
+    /// Explains what the node agent would do with a connection: identity, route, endpoint and
+    /// each policy's verdict. Run it on the node of the source or of the destination.
+    Why(WhyFlags),
+}
+
+/// Flags that every long-running role has.
+#[derive(Debug, Args)]
+pub(crate) struct CommonFlags {
+    /// YAML file with any of these flags as keys.
+    #[arg(long, env = "CULVERT_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Which log lines to write, in the syntax of RUST_LOG. [default: $RUST_LOG, else "info"]
+    #[arg(long, env = "CULVERT_LOG_FILTER", value_name = "FILTER")]
+    pub(crate) log_filter: Option<String>,
+    /// Write log lines as JSON.
+    #[arg(long, env = "CULVERT_LOG_JSON")]
+    pub(crate) log_json: bool,
+    /// How long live connections may go on after SIGTERM.
+    #[arg(long, env = "CULVERT_DRAIN_DEADLINE", value_name = "DURATION",
+          default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) drain_deadline: Duration,
+    /// Trust domain of every identity of this mesh.
+    #[arg(
+        long,
+        env = "CULVERT_TRUST_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub(crate) trust_domain: String,
+    /// Name of this cluster.
+    #[arg(
+        long,
+        env = "CULVERT_CLUSTER_ID",
+        value_name = "ID",
+        default_value = "Kubernetes"
+    )]
+    pub(crate) cluster_id: String,
+}
+
+/// `culvert node`.
+#[derive(Debug, Args)]
+pub(crate) struct NodeFlags {
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+    /// Name of this node, as in the pods' spec.nodeName. Required.
+    #[arg(long, env = "CULVERT_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Control plane, such as https://culvert-control:15012. Required.
+    #[arg(long, env = "CULVERT_XDS_ADDRESS", value_name = "URL")]
+    pub(crate) xds_address: Option<String>,
+    /// Certificate service. [default: the control plane]
+    #[arg(long, env = "CULVERT_CA_ADDRESS", value_name = "URL")]
+    pub(crate) ca_address: Option<String>,
+    /// PEM file with the roots that the control plane's certificate must chain to. Required.
+    #[arg(long, env = "CULVERT_ROOT_CERT", value_name = "FILE")]
+    pub(crate) root_cert: Option<PathBuf>,
+    /// File with this node's bearer token; read again for every use. Required.
+    #[arg(long, env = "CULVERT_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where the list of enrolled pods is kept.
+    #[arg(
+        long,
+        env = "CULVERT_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/culvert"
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Where eBPF maps and links are pinned; a BPF file system is mounted there when none is.
+    #[arg(
+        long,
+        env = "CULVERT_BPFFS",
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf"
+    )]
+    pub(crate) bpffs: PathBuf,
+    /// The cgroup v2 mount whose processes are captured.
+    #[arg(
+        long,
+        env = "CULVERT_CGROUP_ROOT",
+        value_name = "DIR",
+        default_value = "/sys/fs/cgroup"
+    )]
+    pub(crate) cgroup_root: PathBuf,
+    /// Network namespace of the host.
+    #[arg(
+        long,
+        env = "CULVERT_HOST_NETNS",
+        value_name = "PATH",
+        default_value = "/proc/1/ns/net"
+    )]
+    pub(crate) host_netns: PathBuf,
+    /// Unix socket that the CNI plugin calls.
+    #[arg(
+        long,
+        env = "CULVERT_CNI_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/culvert/cni.sock"
+    )]
+    pub(crate) cni_socket: PathBuf,
+    /// Unix socket of `culvert status`, `why` and `config-dump`.
+    #[arg(long, env = "CULVERT_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub(crate) admin_socket: PathBuf,
+    /// Where /metrics is served.
+    #[arg(
+        long,
+        env = "CULVERT_METRICS_LISTEN",
+        value_name = "ADDR",
+        default_value = "[::]:15020"
+    )]
+    pub(crate) metrics_listen: SocketAddr,
+    /// Where /healthz/ready is served.
+    #[arg(
+        long,
+        env = "CULVERT_READY_LISTEN",
+        value_name = "ADDR",
+        default_value = "[::]:15021"
+    )]
+    pub(crate) ready_listen: SocketAddr,
+    /// Network this node's pods are in.
+    #[arg(
+        long,
+        env = "CULVERT_NETWORK",
+        value_name = "ID",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) network: String,
+    /// Data-path threads. [default: one per CPU]
+    #[arg(long, env = "CULVERT_WORKERS", value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// Detaches every hook and removes every pin, then exits: pods stay connected but leave the
+    /// mesh. For uninstalling, and to break the glass.
+    #[arg(long, env = "CULVERT_RELEASE")]
+    pub(crate) release: bool,
+    /// Compiled eBPF programs. [default: culvert.bpf.o beside this program, then
+    /// /usr/lib/culvert/culvert.bpf.o]
+    #[arg(long, env = "CULVERT_EBPF_OBJECT", value_name = "PATH")]
+    pub(crate) ebpf_object: Option<PathBuf>,
+    /// Log what the eBPF programs do; slow.
+    #[arg(long, env = "CULVERT_DATAPATH_DEBUG")]
+    pub(crate) datapath_debug: bool,
+}
+
+/// `culvert control`.
+#[derive(Debug, Args)]
+pub(crate) struct ControlFlags {
+    #[command(flatten)]
+    pub(crate) common: CommonFlags,
+    /// Folder of Kubernetes YAML that describes the mesh; watched for changes. Required.
+    #[arg(long, env = "CULVERT_MANIFESTS", value_name = "DIR")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Where xDS and certificates are served.
+    #[arg(
+        long,
+        env = "CULVERT_LISTEN",
+        value_name = "ADDR",
+        default_value = "[::]:15012"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// File with one `TOKEN NODE` pair a line. Required.
+    #[arg(long, env = "CULVERT_NODE_TOKENS", value_name = "FILE")]
+    pub(crate) node_tokens: Option<PathBuf>,
+    /// Where the certificate authority's key and root are kept.
+    #[arg(
+        long,
+        env = "CULVERT_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/culvert-control"
+    )]
+    pub(crate) state_dir: PathBuf,
+    /// Lifetime of workload certificates.
+    #[arg(long, env = "CULVERT_CERT_TTL", value_name = "DURATION",
+          default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(crate) cert_ttl: Duration,
+    /// Names and addresses, separated by commas, that nodes dial this control plane by. Required.
+    #[arg(
+        long,
+        env = "CULVERT_SERVING_NAMES",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub(crate) serving_names: Vec<String>,
+    /// Namespace whose policies apply to the whole mesh.
+    #[arg(
+        long,
+        env = "CULVERT_ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "culvert-system"
+    )]
+    pub(crate) root_namespace: String,
+    /// Intermediate certificate authority to sign with, PEM, its chain after it. With
+    /// --ca-key and --ca-roots; without them a root is made in the state directory.
+    #[arg(long, env = "CULVERT_CA_CERT", value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// PKCS #8 key of --ca-cert, PEM, readable by its owner only.
+    #[arg(long, env = "CULVERT_CA_KEY", value_name = "FILE")]
+    pub(crate) ca_key: Option<PathBuf>,
+    /// Roots that --ca-cert chains to, PEM.
+    #[arg(long, env = "CULVERT_CA_ROOTS", value_name = "FILE")]
+    pub(crate) ca_roots: Option<PathBuf>,
+    /// Unix socket of `culvert status`.
+    #[arg(
+        long,
+        env = "CULVERT_ADMIN_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/culvert/control.sock"
+    )]
+    pub(crate) admin_socket: PathBuf,
+    /// Where /metrics and /healthz/ready are served.
+    #[arg(
+        long,
+        env = "CULVERT_METRICS_LISTEN",
+        value_name = "ADDR",
+        default_value = "[::]:15014"
+    )]
+    pub(crate) metrics_listen: SocketAddr,
+}
+
+/// Where the agent answers.
+#[derive(Debug, Args)]
+pub(crate) struct AdminFlags {
+    /// The admin socket of the node agent, or of the control plane.
+    #[arg(long, env = "CULVERT_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub(crate) admin_socket: PathBuf,
+}
+
+/// `culvert status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusFlags {
+    #[command(flatten)]
+    pub(crate) admin: AdminFlags,
+    /// Print JSON.
+    #[arg(long, env = "CULVERT_JSON")]
+    pub(crate) json: bool,
+}
+
+/// `culvert why`.
+#[derive(Debug, Args)]
+pub(crate) struct WhyFlags {
+    #[command(flatten)]
+    pub(crate) admin: AdminFlags,
+    /// Print JSON.
+    #[arg(long, env = "CULVERT_JSON")]
+    pub(crate) json: bool,
+    /// The pod that connects: `namespace/name` or its IP.
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// Where it connects to: `IP:PORT` or `[IPV6]:PORT`.
+    #[arg(value_name = "DST:PORT")]
+    pub(crate) destination: SocketAddr,
+}
+
+const ADMIN_SOCKET: &str = "/run/culvert/admin.sock";
+
+/// Why the command line could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// Flags or variables; also carries `--help` and `--version`.
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+    /// The configuration file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl CliError {
+    /// Prints it and says how to exit.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::Flags(error) => {
+                // The terminal may be gone; there is nobody else to tell.
+                let _ = error.print();
+                u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+            }
+            Self::File(error) => {
+                eprintln!("culvert: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Parses the command line, with the values of the configuration file as defaults where it names
+/// one.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, CliError> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = config_file::apply(Arguments::command(), &arguments)?;
+    let matches = command.try_get_matches_from(arguments)?;
+    Ok(Arguments::from_arg_matches(&matches)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Validated settings of the roles. Rooms see these values, never flags, variables or files.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_control::AuthorityFiles;
+use agent_model::Identity;
+use agent_telemetry::LogFormat;
+
+use crate::cli::{CommonFlags, ControlFlags, NodeFlags};
+
+/// Where the eBPF object is looked for when no flag names it and it is not beside the program.
+const INSTALLED_OBJECT: &str = "/usr/lib/culvert/culvert.bpf.o";
+/// Name of the eBPF object beside the program.
+const OBJECT_NAME: &str = "culvert.bpf.o";
+/// Data-path threads at most; more than any node has use for.
+const MAX_WORKERS: usize = 256;
+/// Shortest certificate lifetime that leaves time to renew.
+const MIN_CERT_TTL: Duration = Duration::from_secs(1);
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// A required setting is missing.
+    #[error("--{flag} is required (or {variable}, or the key {flag:?} of the --config file)",
+            variable = format!("CULVERT_{}", flag.replace('-', "_").to_uppercase()))]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A setting has a value that makes no sense.
+    #[error("--{flag} {value:?}: {problem}")]
+    Invalid {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+/// Log settings of a role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    /// In the syntax of `RUST_LOG`.
+    pub(crate) filter: String,
+    /// Text or JSON.
+    pub(crate) format: LogFormat,
+}
+
+/// What `culvert node` does.
+#[derive(Debug)]
+pub(crate) enum Node {
+    /// `--release`: leave the kernel as if Culvert had never run.
+    Release(KernelConfig),
+    /// Run the agent.
+    Run(Box<NodeConfig>),
+}
+
+/// Settings of the kernel side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KernelConfig {
+    /// Compiled eBPF programs.
+    pub(crate) object: PathBuf,
+    /// Where maps and links are pinned.
+    pub(crate) bpffs: PathBuf,
+    /// The cgroup v2 mount that is captured.
+    pub(crate) cgroup_root: PathBuf,
+    /// Network namespace of the host.
+    pub(crate) host_netns: PathBuf,
+    /// Where the list of enrolled pods is kept.
+    pub(crate) state_dir: PathBuf,
+    /// Log what the programs do.
+    pub(crate) debug: bool,
+}
+
+/// Settings of the node agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeConfig {
+    /// Kernel side.
+    pub(crate) kernel: KernelConfig,
+    /// Logging.
+    pub(crate) log: LogConfig,
+    /// Name of this node.
+    pub(crate) node_name: String,
+    /// `https://host:port` of the control plane.
+    pub(crate) xds_address: String,
+    /// `https://host:port` of the certificate service.
+    pub(crate) ca_address: String,
+    /// Roots of the control plane's certificate.
+    pub(crate) root_cert: PathBuf,
+    /// This node's bearer token.
+    pub(crate) token_file: PathBuf,
+    /// Socket of the CNI plugin.
+    pub(crate) cni_socket: PathBuf,
+    /// Socket of the operator's verbs.
+    pub(crate) admin_socket: PathBuf,
+    /// Metrics listener.
+    pub(crate) metrics_listen: SocketAddr,
+    /// Readiness listener.
+    pub(crate) ready_listen: SocketAddr,
+    /// Trust domain.
+    pub(crate) trust_domain: String,
+    /// Cluster name.
+    pub(crate) cluster_id: String,
+    /// Network of the pods (`""` is the default network).
+    pub(crate) network: String,
+    /// Data-path threads.
+    pub(crate) workers: usize,
+    /// How long live connections may go on after SIGTERM.
+    pub(crate) drain_deadline: Duration,
+}
+
+/// Settings of the control plane.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlConfig {
+    /// Logging.
+    pub(crate) log: LogConfig,
+    /// Folder of Kubernetes YAML.
+    pub(crate) manifests: PathBuf,
+    /// xDS and certificate listener.
+    pub(crate) listen: SocketAddr,
+    /// File of `TOKEN NODE` lines.
+    pub(crate) node_tokens: PathBuf,
+    /// Key and root of the certificate authority.
+    pub(crate) state_dir: PathBuf,
+    /// Trust domain.
+    pub(crate) trust_domain: String,
+    /// Cluster name.
+    pub(crate) cluster_id: String,
+    /// Longest lifetime of workload certificates.
+    pub(crate) cert_ttl: Duration,
+    /// Names and addresses nodes dial.
+    pub(crate) serving_names: Vec<String>,
+    /// Namespace of mesh-wide policies.
+    pub(crate) root_namespace: String,
+    /// An issuer from outside.
+    pub(crate) authority: Option<AuthorityFiles>,
+    /// Socket of `culvert status`.
+    pub(crate) admin_socket: PathBuf,
+    /// Metrics and readiness listener.
+    pub(crate) metrics_listen: SocketAddr,
+    /// How long open streams may go on after SIGTERM.
+    pub(crate) drain_deadline: Duration,
+}
+
+/// Validates the flags of `culvert node`.
+pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
+    let log = log(&flags.common);
+    let kernel = KernelConfig {
+        object: flags.ebpf_object.unwrap_or_else(default_object),
+        bpffs: flags.bpffs,
+        cgroup_root: flags.cgroup_root,
+        host_netns: flags.host_netns,
+        state_dir: flags.state_dir,
+        debug: flags.datapath_debug,
+    };
+    if flags.release {
+        return Ok(Node::Release(kernel));
+    }
+    let xds_address = https("xds-address", required("xds-address", flags.xds_address)?)?;
+    let ca_address = match flags.ca_address {
+        Some(address) => https("ca-address", address)?,
+        None => xds_address.clone(),
+    };
+    let config = NodeConfig {
+        kernel,
+        log,
+        node_name: name("node-name", required("node-name", flags.node_name)?)?,
+        xds_address,
+        ca_address,
+        root_cert: required("root-cert", flags.root_cert)?,
+        token_file: required("token-file", flags.token_file)?,
+        cni_socket: flags.cni_socket,
+        admin_socket: flags.admin_socket,
+        metrics_listen: flags.metrics_listen,
+        ready_listen: flags.ready_listen,
+        trust_domain: trust_domain(flags.common.trust_domain)?,
+        cluster_id: name("cluster-id", flags.common.cluster_id)?,
+        network: flags.network,
+        workers: workers(flags.workers)?,
+        drain_deadline: flags.common.drain_deadline,
+    };
+    Ok(Node::Run(Box::new(config)))
+}
+
+/// Validates the flags of `culvert control`.
+pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError> {
+    if flags.serving_names.iter().all(|name| name.is_empty()) {
+        return Err(ConfigError::Missing {
+            flag: "serving-names",
+        });
+    }
+    if flags.cert_ttl < MIN_CERT_TTL {
+        return Err(ConfigError::Invalid {
+            flag: "cert-ttl",
+            value: humantime::format_duration(flags.cert_ttl).to_string(),
+            problem: "shorter than a second",
+        });
+    }
+    let authority = authority(flags.ca_cert, flags.ca_key, flags.ca_roots)?;
+    Ok(ControlConfig {
+        log: log(&flags.common),
+        manifests: required("manifests", flags.manifests)?,
+        listen: flags.listen,
+        node_tokens: required("node-tokens", flags.node_tokens)?,
+        state_dir: flags.state_dir,
+        trust_domain: trust_domain(flags.common.trust_domain)?,
+        cluster_id: name("cluster-id", flags.common.cluster_id)?,
+        cert_ttl: flags.cert_ttl,
+        serving_names: flags.serving_names,
+        root_namespace: name("root-namespace", flags.root_namespace)?,
+        authority,
+        admin_socket: flags.admin_socket,
+        metrics_listen: flags.metrics_listen,
+        drain_deadline: flags.common.drain_deadline,
+    })
+}
+
+/// All three files or none of them.
+fn authority(
+    chain: Option<PathBuf>,
+    key: Option<PathBuf>,
+    roots: Option<PathBuf>,
+) -> Result<Option<AuthorityFiles>, ConfigError> {
+    if chain.is_none() && key.is_none() && roots.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(AuthorityFiles {
+        chain: required("ca-cert", chain)?,
+        key: required("ca-key", key)?,
+        roots: required("ca-roots", roots)?,
+    }))
+}
+
+fn log(flags: &CommonFlags) -> LogConfig {
+    let filter = flags
+        .log_filter
+        .clone()
+        .or_else(|| std::env::var("RUST_LOG").ok())
+        .filter(|filter| !filter.is_empty());
+    LogConfig {
+        filter: filter.unwrap_or_else(|| "info".to_owned()),
+        format: if flags.log_json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+    }
+}
+
+fn required<T>(flag: &'static str, value: Option<T>) -> Result<T, ConfigError> {
+    value.ok_or(ConfigError::Missing { flag })
+}
+
+/// A URL without path whose scheme is https; without a scheme https is meant. A token is never
+/// sent in the clear.
+fn https(flag: &'static str, value: String) -> Result<String, ConfigError> {
+    let invalid = |value: &str, problem| ConfigError::Invalid {
+        flag,
+        value: value.to_owned(),
+        problem,
+    };
+    let url = if value.contains("://") {
+        value
+    } else {
+        format!("https://{value}")
+    };
+    let parsed: http::Uri = url.parse().map_err(|_| invalid(&url, "not a URL"))?;
+    if parsed.scheme_str() != Some("https") {
+        return Err(invalid(&url, "only https is spoken here"));
+    }
+    if parsed.port_u16().is_none() {
+        return Err(invalid(&url, "the port is missing"));
+    }
+    if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() {
+        return Err(invalid(&url, "a path makes no sense here"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
+/// A non-empty name that is safe in metadata, labels and file names.
+fn name(flag: &'static str, value: String) -> Result<String, ConfigError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if value.is_empty() || value.len() > 253 || !value.bytes().all(allowed) {
+        return Err(ConfigError::Invalid {
+            flag,
+            value,
+            problem: "expected 1 to 253 letters, digits, dots, dashes and underscores",
+        });
+    }
+    Ok(value)
+}
+
+/// A trust domain is one that an identity can be made of.
+fn trust_domain(value: String) -> Result<String, ConfigError> {
+    if Identity::new(&value, "n", "a").is_err() {
+        return Err(ConfigError::Invalid {
+            flag: "trust-domain",
+            value,
+            problem: "not a SPIFFE trust domain",
+        });
+    }
+    Ok(value)
+}
+
+fn workers(value: Option<NonZeroUsize>) -> Result<usize, ConfigError> {
+    let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = value.map_or_else(cpus, NonZeroUsize::get);
+    if value.is_some() && workers > MAX_WORKERS {
+        return Err(ConfigError::Invalid {
+            flag: "workers",
+            value: workers.to_string(),
+            problem: "more than 256",
+        });
+    }
+    Ok(workers.min(MAX_WORKERS))
+}
+
+/// The object beside this program, where a build leaves it, else the installed one.
+fn default_object() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join(OBJECT_NAME)))
+        .filter(|path| path.exists());
+    beside.unwrap_or_else(|| Path::new(INSTALLED_OBJECT).to_owned())
+}
+
+#[cfg(test)]
+mod tests;

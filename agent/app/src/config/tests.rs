@@ -1,0 +1,134 @@
+use std::ffi::OsString;
+
+use super::*;
+use crate::cli::{Verb, parse};
+
+const NODE: &[&str] = &[
+    "--node-name",
+    "n1",
+    "--xds-address",
+    "https://control:15012",
+    "--root-cert",
+    "/r.pem",
+    "--token-file",
+    "/token",
+];
+
+const CONTROL: &[&str] = &[
+    "--manifests",
+    "/m",
+    "--node-tokens",
+    "/t",
+    "--serving-names",
+    "control",
+];
+
+fn words(verb: &str, flags: &[&str], more: &[&str]) -> Vec<OsString> {
+    ["culvert", verb]
+        .iter()
+        .chain(flags)
+        .chain(more)
+        .map(OsString::from)
+        .collect()
+}
+
+fn node_of(flags: &[&str], more: &[&str]) -> Result<Node, ConfigError> {
+    match parse(words("node", flags, more)).unwrap().verb {
+        Verb::Node(flags) => node(*flags),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn running(more: &[&str]) -> Result<NodeConfig, ConfigError> {
+    match node_of(NODE, more)? {
+        Node::Run(config) => Ok(*config),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn control_of(flags: &[&str], more: &[&str]) -> Result<ControlConfig, ConfigError> {
+    match parse(words("control", flags, more)).unwrap().verb {
+        Verb::Control(flags) => control(flags),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_minimal_node_gets_the_documented_defaults() {
+    let config = running(&[]).unwrap();
+    assert_eq!(config.ca_address, "https://control:15012");
+    assert_eq!(config.metrics_listen.port(), agent_model::METRICS_PORT);
+    assert_eq!(config.ready_listen.port(), agent_model::READINESS_PORT);
+    assert_eq!(config.trust_domain, "cluster.local");
+    assert!(config.workers >= 1);
+    assert_eq!(config.kernel.bpffs, Path::new("/sys/fs/bpf"));
+}
+
+#[test]
+fn a_missing_setting_is_named_in_all_its_forms() {
+    let error = node_of(&NODE[2..], &[]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "--node-name is required (or CULVERT_NODE_NAME, or the key \"node-name\" of the --config \
+         file)"
+    );
+    for missing in 0..CONTROL.len() / 2 {
+        let mut flags = CONTROL.to_vec();
+        flags.drain(2 * missing..2 * missing + 2);
+        let error = control_of(&flags, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{} is required", CONTROL[2 * missing])));
+    }
+}
+
+#[test]
+fn release_needs_only_the_kernel_settings() {
+    let Node::Release(kernel) = node_of(&["--release", "--bpffs", "/b"], &[]).unwrap() else {
+        panic!("not a release");
+    };
+    assert_eq!(kernel.bpffs, Path::new("/b"));
+}
+
+#[test]
+fn tokens_go_to_https_only() {
+    for (address, expected) in [
+        ("http://ca:15012", "only https"),
+        ("https://ca", "port is missing"),
+        ("https://ca:15012/path", "path makes no sense"),
+        ("https://ca:15012?x=y", "path makes no sense"),
+        ("https://c a:15012", "not a URL"),
+    ] {
+        let error = running(&["--ca-address", address]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{address}: {error}");
+    }
+    for (address, expected) in [
+        ("ca:15012", "https://ca:15012"),
+        ("https://[fd00::1]:15012/", "https://[fd00::1]:15012"),
+    ] {
+        assert_eq!(
+            running(&["--ca-address", address]).unwrap().ca_address,
+            expected
+        );
+    }
+}
+
+#[test]
+fn names_and_numbers_are_checked() {
+    for flags in [
+        ["--trust-domain", "not/one"],
+        ["--cluster-id", ""],
+        ["--cluster-id", "a b"],
+        ["--workers", "257"],
+    ] {
+        assert!(running(&flags).is_err(), "{flags:?}");
+    }
+    assert!(control_of(CONTROL, &["--cert-ttl", "10ms"]).is_err());
+    let error = control_of(CONTROL, &["--ca-cert", "/c"]).unwrap_err();
+    assert!(error.to_string().starts_with("--ca-key is required"));
+    let config = control_of(CONTROL, &["--cert-ttl", "5s"]).unwrap();
+    assert_eq!(config.cert_ttl, Duration::from_secs(5));
+    assert_eq!(config.listen.port(), agent_model::CONTROL_PORT);
+    assert_eq!(
+        config.metrics_listen.port(),
+        agent_model::CONTROL_METRICS_PORT
+    );
+}

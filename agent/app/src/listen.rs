@@ -1,0 +1,235 @@
+//! The listeners an operator's tools talk to, on one thread of their own.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use agent_telemetry::Metrics;
+use anyhow::Context;
+use http::StatusCode;
+use http::header::ACCEPT;
+use http::request::Parts;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{self, Mode};
+use tokio::sync::oneshot;
+
+use crate::http::{Answer, Route, serve};
+use crate::readiness::Readiness;
+
+/// Threads that run routes; a slow config dump must not hold up readiness.
+const BLOCKING_THREADS: usize = 4;
+
+/// Listeners that are bound but do not serve yet.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    tcp: Vec<(TcpListener, Arc<[Route]>)>,
+    unix: Vec<(AdminSocket, Arc<[Route]>)>,
+}
+
+impl Listeners {
+    /// Binds `address` for `routes`. `[::]` serves IPv4 too and falls back to `0.0.0.0` on a
+    /// kernel without IPv6.
+    pub(crate) fn tcp(mut self, address: SocketAddr, routes: &[Route]) -> anyhow::Result<Self> {
+        let listener = bind(address).with_context(|| format!("listening on {address}"))?;
+        listener.set_nonblocking(true)?;
+        self.tcp.push((listener, routes.into()));
+        Ok(self)
+    }
+
+    /// Binds the unix socket `path`, readable and writable by its owner only, for `routes`. The
+    /// folder is made when it is missing; a socket left by an earlier process is replaced.
+    pub(crate) fn unix(mut self, path: &Path, routes: &[Route]) -> anyhow::Result<Self> {
+        let socket =
+            AdminSocket::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+        self.unix.push((socket, routes.into()));
+        Ok(self)
+    }
+
+    /// Starts the thread that serves them.
+    pub(crate) fn start(self) -> anyhow::Result<Serving> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .build()
+            .context("admin runtime")?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                let served = runtime.block_on(self.serve_until(stopped));
+                // A route that is stuck must not keep the process alive.
+                runtime.shutdown_background();
+                if let Err(error) = served {
+                    tracing::error!(target: "admin", %error, "cannot serve");
+                }
+            })
+            .context("admin thread")?;
+        Ok(Serving {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    async fn serve_until(self, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for (listener, routes) in self.tcp {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn(serve_tcp(listener, routes));
+        }
+        let mut files = Vec::new();
+        for (socket, routes) in self.unix {
+            files.push(socket.file);
+            let listener = tokio::net::UnixListener::from_std(socket.listener)?;
+            tasks.spawn(serve_unix(listener, routes));
+        }
+        // Also when the owner is gone without a word.
+        let _ = stopped.await;
+        Ok(())
+    }
+}
+
+/// Named functions, because a generic future that borrows its listener is not provably `Send`.
+async fn serve_tcp(listener: tokio::net::TcpListener, routes: Arc<[Route]>) {
+    serve(listener, routes).await;
+}
+
+async fn serve_unix(listener: tokio::net::UnixListener, routes: Arc<[Route]>) {
+    serve(listener, routes).await;
+}
+
+/// Running listeners; dropping it stops them and removes the admin socket.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Err(error)
+            if address.is_ipv6()
+                && address.ip().is_unspecified()
+                && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        other => other,
+    }
+}
+
+/// A unix listener whose file has mode 0600 from its first moment.
+struct AdminSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+impl AdminSocket {
+    fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+            fs::create_dir_all(folder)?;
+        }
+        // Bound under another name and renamed: there is always a socket at `path`, and an
+        // earlier process does not remove ours when it ends.
+        let draft = draft_name(path);
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = socket::socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
+        // Linux gives the file the mode of the socket it is bound from.
+        stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        socket::bind(socket.as_raw_fd(), &UnixAddr::new(&draft)?)?;
+        socket::listen(&socket, Backlog::new(64)?)?;
+        let inode = fs::symlink_metadata(&draft)?.ino();
+        fs::rename(&draft, path)?;
+        Ok(Self {
+            listener: UnixListener::from(socket),
+            file: SocketFile {
+                path: path.to_owned(),
+                inode,
+            },
+        })
+    }
+}
+
+/// Removes the socket's file, unless another process has put its own there.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn draft_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    name.into()
+}
+
+/// `/metrics`, also under the ambient data plane's other name for it.
+pub(crate) fn metrics_route(metrics: Arc<Metrics>) -> Route {
+    Arc::new(move |request| {
+        matches!(request.uri.path(), "/metrics" | "/stats/prometheus").then(|| Answer {
+            status: StatusCode::OK,
+            content_type: metrics_type(request),
+            body: metrics.encode(Instant::now()),
+        })
+    })
+}
+
+/// The text is valid in both formats; the name is the one the scraper asked for.
+fn metrics_type(request: &Parts) -> &'static str {
+    let accepts = request.headers.get(ACCEPT).and_then(|v| v.to_str().ok());
+    if accepts.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    }
+}
+
+/// `/healthz/ready`: 200 `ready`, else 500 with the names of what is pending.
+pub(crate) fn readiness_route(readiness: Readiness) -> Route {
+    Arc::new(move |request| {
+        (request.uri.path() == "/healthz/ready").then(|| {
+            let pending = readiness.pending();
+            if pending.is_empty() {
+                Answer::text(StatusCode::OK, "ready\n")
+            } else {
+                let body = format!("not ready, pending: {}\n", pending.join(", "));
+                Answer::text(StatusCode::INTERNAL_SERVER_ERROR, body)
+            }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The operator's verbs: ask the node agent, print the answer.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+
+use crate::admin::{self, Status, Why};
+use crate::cli::{AdminFlags, StatusFlags, WhyFlags};
+
+/// `culvert status`.
+pub(crate) fn status(flags: &StatusFlags) -> anyhow::Result<()> {
+    let answer = admin::get(&flags.admin.admin_socket, "/status")?;
+    if flags.json {
+        return print_json(&answer);
+    }
+    let value: serde_json::Value = serde_json::from_str(&answer).context("unexpected answer")?;
+    // The control plane has no text form.
+    if value["role"] == "control" {
+        return print_json(&answer);
+    }
+    let status: Status = serde_json::from_value(value).context("unexpected answer")?;
+    print(&status.to_text())
+}
+
+/// `culvert config-dump`.
+pub(crate) fn config_dump(flags: &AdminFlags) -> anyhow::Result<()> {
+    print_json(&admin::get(&flags.admin_socket, "/config_dump")?)
+}
+
+/// `culvert why`.
+pub(crate) fn why(flags: &WhyFlags) -> anyhow::Result<()> {
+    let path = admin::why_path(&flags.source, flags.destination);
+    let answer = admin::get(&flags.admin.admin_socket, &path)?;
+    if flags.json {
+        return print_json(&answer);
+    }
+    let why: Why = serde_json::from_str(&answer).context("unexpected answer")?;
+    print(&why.to_text())
+}
+
+fn print_json(answer: &str) -> anyhow::Result<()> {
+    let value: serde_json::Value = serde_json::from_str(answer).context("unexpected answer")?;
+    print(&format!("{value:#}\n"))
+}
+
+/// A reader that stops early (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
