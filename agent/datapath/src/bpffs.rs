@@ -85,7 +85,11 @@ impl Pins {
     /// Removes our directories, and the mount when we made it and nothing is left in it.
     pub(crate) fn tidy_and_unmount(&self) {
         self.tidy();
-        let empty = fs::read_dir(&self.bpffs).is_ok_and(|mut entries| entries.next().is_none());
+        // Names with a dot are the kernel's own (`maps.debug`); pins cannot have them.
+        let empty = list(&self.bpffs).is_ok_and(|entries| {
+            let mut names = entries.iter().filter_map(|path| path.file_name());
+            names.all(|name| name.as_encoded_bytes().contains(&b'.'))
+        });
         if empty && mounted_by_us(&self.bpffs) {
             let _ = umount(&self.bpffs);
         }

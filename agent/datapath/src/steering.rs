@@ -18,12 +18,11 @@ pub(crate) fn attach(
     netns: &Netns,
     path: &Path,
 ) -> Result<(), DatapathError> {
-    if let Ok(link) = sys::open(path) {
-        if effective_program(link.as_fd(), inode(netns)?)?
-            .is_some_and(|old| sys::replace(link.as_fd(), program, old.as_fd()).is_ok())
-        {
-            return Ok(());
-        }
+    if let Ok(link) = sys::open(path)
+        && let Some(old) = effective_program(link.as_fd(), inode(netns)?)?
+        && sys::replace(link.as_fd(), program, old.as_fd()).is_ok()
+    {
+        return Ok(());
     }
     let link = sys::attach(program, netns.as_fd(), AttachPoint::SkLookup)
         .map_err(DatapathError::kernel("attach sk_lookup"))?;

@@ -1,1 +1,208 @@
+use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex as StdMutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use agent_net::drain::{self, Drain};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Answers as told, and notes what it is asked.
+#[derive(Default)]
+struct Fake {
+    asked: Arc<StdMutex<Vec<String>>>,
+    waiting: StdMutex<Vec<PodInfo>>,
+    /// Cookie that an un-enrolled pod had.
+    cookie: Option<NetnsCookie>,
+}
+
+impl Fake {
+    fn note(&self, what: &str) {
+        self.asked.lock().unwrap().push(what.to_owned());
+    }
+}
+
+impl Enroller for Fake {
+    fn enrol(&self, pod: PodInfo) -> Result<Option<EnrolledPod>, DatapathError> {
+        self.note(&format!("enrol {}", pod.container_id));
+        self.waiting
+            .lock()
+            .unwrap()
+            .retain(|waiting| *waiting != pod);
+        if pod.netns.is_empty() {
+            return Err(DatapathError::Incomplete("a network namespace"));
+        }
+        Ok(None)
+    }
+
+    fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        self.note(&format!("unenrol {container_id}"));
+        Ok(self.cookie)
+    }
+
+    fn check(&self, container_id: &str) -> Result<(), DatapathError> {
+        self.note(&format!("check {container_id}"));
+        Err(DatapathError::NotEnrolled(container_id.to_owned()))
+    }
+
+    fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError> {
+        Ok(self.waiting())
+    }
+
+    fn waiting(&self) -> Vec<PodInfo> {
+        self.waiting.lock().unwrap().clone()
+    }
+
+    fn unserved(&self, _: &str, _: String) {}
+
+    fn upkeep(&self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+}
+
+struct NoteRemovals(Arc<StdMutex<Vec<String>>>);
+
+impl PodSink for NoteRemovals {
+    fn add(&self, _: EnrolledPod) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, pod: NetnsCookie) {
+        self.0.lock().unwrap().push(format!("remove {}", pod.0));
+    }
+}
+
+struct Server {
+    path: PathBuf,
+    asked: Arc<StdMutex<Vec<String>>>,
+    drain: Drain,
+    task: JoinHandle<Result<(), DatapathError>>,
+}
+
+async fn server(fake: Fake) -> Server {
+    static SERVERS: AtomicU32 = AtomicU32::new(0);
+    let number = SERVERS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("culvert-enrol-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name).join("enrol.sock");
+    let asked = Arc::clone(&fake.asked);
+    let (drain, watcher) = drain::channel();
+    let sink = Arc::new(NoteRemovals(Arc::clone(&asked)));
+    let task = tokio::spawn(serve(Arc::new(fake), sink, path.clone(), watcher));
+    while StdStream::connect(&path).is_err() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Server {
+        path,
+        asked,
+        drain,
+        task,
+    }
+}
+
+impl Server {
+    async fn say(&self, text: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&self.path).await.unwrap();
+        stream.write_all(text).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        reply
+    }
+
+    async fn ask(&self, verb: CniVerb, pod: PodInfo) -> Option<String> {
+        let mut line = serde_json::to_vec(&CniRequest { verb, pod }).unwrap();
+        line.push(b'\n');
+        let reply: CniReply = serde_json::from_str(&self.say(&line).await).unwrap();
+        reply.error
+    }
+
+    async fn end(self) -> Vec<String> {
+        assert!(self.drain.drain(Duration::from_secs(5)).await);
+        self.task.await.unwrap().unwrap();
+        assert!(!self.path.exists());
+        let _ = fs::remove_dir(self.path.parent().unwrap());
+        let asked = self.asked.lock().unwrap();
+        asked.clone()
+    }
+}
+
+fn pod(container: &str) -> PodInfo {
+    PodInfo {
+        container_id: container.into(),
+        uid: String::new(),
+        name: "web".into(),
+        namespace: "shop".into(),
+        netns: "/run/netns/web".into(),
+        ips: vec!["10.0.0.1".parse().unwrap()],
+    }
+}
+
+#[tokio::test]
+async fn each_verb_is_worked_off_and_answered() {
+    let server = server(Fake {
+        cookie: Some(NetnsCookie(7)),
+        ..Fake::default()
+    })
+    .await;
+    assert_eq!(server.ask(CniVerb::Add, pod("a")).await, None);
+    let error = server.ask(CniVerb::Check, pod("a")).await.unwrap();
+    assert!(error.contains("not enrolled"), "{error}");
+    assert_eq!(server.ask(CniVerb::Del, pod("a")).await, None);
+    let asked = server.end().await;
+    assert_eq!(asked, ["enrol a", "check a", "unenrol a", "remove 7"]);
+}
+
+#[tokio::test]
+async fn an_unknown_pod_is_deleted_without_the_proxy() {
+    let server = server(Fake::default()).await;
+    assert_eq!(server.ask(CniVerb::Del, pod("a")).await, None);
+    assert_eq!(server.end().await, ["unenrol a"]);
+}
+
+#[tokio::test]
+async fn pods_of_the_list_come_first_and_failures_are_told() {
+    let server = server(Fake {
+        waiting: StdMutex::new(vec![pod("old")]),
+        ..Fake::default()
+    })
+    .await;
+    let mut wrong = pod("new");
+    wrong.netns.clear();
+    let error = server.ask(CniVerb::Add, wrong).await.unwrap();
+    assert!(error.contains("network namespace"), "{error}");
+    assert_eq!(server.end().await, ["enrol old", "enrol new"]);
+}
+
+#[tokio::test]
+async fn what_is_not_a_request_is_refused_and_the_next_served() {
+    let server = server(Fake::default()).await;
+    let long = vec![b' '; LINE_LIMIT as usize];
+    for (text, reason) in [
+        (&b"nonsense\n"[..], "expected"),
+        (&b"{}\n"[..], "missing field"),
+        (&long[..], "too long"),
+    ] {
+        let reply = server.say(text).await;
+        assert!(reply.contains(reason), "{reply}");
+    }
+    assert_eq!(server.ask(CniVerb::Add, pod("a")).await, None);
+    assert_eq!(server.end().await, ["enrol a"]);
+}
+
+#[tokio::test]
+async fn the_socket_is_roots_and_nobody_elses() {
+    let server = server(Fake::default()).await;
+    assert_eq!(fs::metadata(&server.path).unwrap().mode() & 0o777, 0o600);
+    let error = bind(&server.path).await.unwrap_err();
+    assert!(matches!(error, DatapathError::SocketInUse(_)), "{error}");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_a_dead_agent_left_is_replaced() {
+    let directory = std::env::temp_dir().join(format!("culvert-dead-{}", std::process::id()));
+    let path = directory.join("enrol.sock");
+    fs::create_dir_all(&directory).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(bind(&path).await.is_ok());
+    fs::remove_dir_all(directory).unwrap();
+}

@@ -7,21 +7,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_datapath::{Datapath, DatapathError, EnrolledPod, PodSink, serve_enrolment};
+use agent_datapath::{DatapathError, EnrolledPod, PodSink, serve_enrolment};
 use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
 use agent_net::NetnsCookie;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use crate::lab::{Lab, accept, connect, ip, netns_path, nothing_arrives, skipped};
+use crate::lab::{Lab, accept, connect, ip, netns_path, nothing_arrives, turn};
 
 const ELSEWHERE: &str = "198.51.100.7:80";
 
 #[test]
 fn enrolment_is_idempotent_and_undone_without_a_trace() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, server) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -46,9 +44,7 @@ fn enrolment_is_idempotent_and_undone_without_a_trace() {
 
 #[test]
 fn nothing_of_ours_holds_a_namespace_after_the_end() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -70,9 +66,7 @@ fn nothing_of_ours_holds_a_namespace_after_the_end() {
 
 #[test]
 fn what_is_kept_for_a_namespace_that_went_away_is_removed() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -90,9 +84,7 @@ fn what_is_kept_for_a_namespace_that_went_away_is_removed() {
 
 #[test]
 fn requests_that_are_not_true_are_refused() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, other) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -132,9 +124,7 @@ fn requests_that_are_not_true_are_refused() {
 
 #[test]
 fn an_enrolment_that_cannot_be_proved_is_taken_back() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, server) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -151,9 +141,7 @@ fn an_enrolment_that_cannot_be_proved_is_taken_back() {
 
 #[test]
 fn status_and_check_see_what_broke() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -176,10 +164,12 @@ fn status_and_check_see_what_broke() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "one test at a time, each with its runtime"
+)]
 async fn the_plugin_enrols_and_gives_up_pods_over_the_socket() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, before) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -268,18 +258,4 @@ fn host_name(lab: &Lab) -> &str {
     let path = &lab.config.host_netns;
     assert!(path.starts_with(netns_path("").parent().unwrap()));
     path.file_name().unwrap().to_str().unwrap()
-}
-
-#[test]
-fn the_debug_switch_loads_programs_that_speak() {
-    if skipped() {
-        return;
-    }
-    let mut lab = Lab::new();
-    lab.config.debug = true;
-    let pod = lab.pod(1);
-    let datapath: Datapath = lab.load();
-    let enrolled = pod.enrol(&datapath);
-    let _client = connect(&pod.netns, ELSEWHERE.parse().unwrap()).unwrap();
-    assert!(accept(&enrolled.outbound).is_some());
 }

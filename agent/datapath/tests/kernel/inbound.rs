@@ -9,14 +9,12 @@ use agent_net::{SocketTags, socket::canonical};
 
 use crate::lab::{
     Lab, accept, cgroup_root, connect, connect_prepared, eventually, nothing_arrives, say, serve,
-    skipped,
+    turn,
 };
 
 #[test]
 fn strangers_arrive_at_the_agents_listeners() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, stranger) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -41,9 +39,7 @@ fn strangers_arrive_at_the_agents_listeners() {
 
 #[test]
 fn without_a_listener_strangers_are_refused_and_the_application_is_not_reached() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, stranger) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -62,9 +58,7 @@ fn without_a_listener_strangers_are_refused_and_the_application_is_not_reached()
 
 #[test]
 fn tunnels_pass_an_application_that_holds_their_port() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, stranger) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -79,9 +73,7 @@ fn tunnels_pass_an_application_that_holds_their_port() {
 
 #[test]
 fn an_application_sees_the_client_the_agent_names() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -106,6 +98,15 @@ fn an_application_sees_the_client_the_agent_names() {
         assert_eq!(canonical(server.peer_addr().unwrap()), client);
     }
     assert_eq!(datapath.counters().client_shown, 4);
+    // A dial that the application refuses leaves nothing for the next.
+    let refused = SocketAddr::new(pod.v4, 8089);
+    let dial = connect_prepared(&pod.netns, refused, |socket| {
+        datapath.show_client(socket.as_fd(), client4)
+    });
+    assert!(dial.is_err());
+    eventually("no hand-over outlives its dial", || {
+        entries(&lab, "PEER") == 0
+    });
     // An IPv6 client cannot be shown on an IPv4 socket: the pod's own address stays.
     let target = SocketAddr::new(pod.v4, 8081);
     let _agent = connect_prepared(&pod.netns, target, |socket| {
@@ -116,9 +117,7 @@ fn an_application_sees_the_client_the_agent_names() {
 
 #[test]
 fn the_host_reaches_applications_of_its_own_pods() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -133,14 +132,14 @@ fn the_host_reaches_applications_of_its_own_pods() {
     assert_eq!(datapath.counters().host_approved, 2);
     // The application refuses: the approval of a connect that failed does not stay either.
     assert!(connect(&lab.host, SocketAddr::new(pod.v4, 8081)).is_err());
-    eventually("no approval outlives its connect", || approvals(&lab) == 0);
+    eventually("no approval outlives its connect", || {
+        entries(&lab, "APPROVED") == 0
+    });
 }
 
 #[test]
 fn pods_on_the_hosts_network_are_not_the_host() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let kubepods = cgroup_root().join("kubepods");
     let cgroup = kubepods.join(format!("cvdp{}", std::process::id()));
     fs::create_dir_all(&cgroup).unwrap();
@@ -164,8 +163,8 @@ fn pods_on_the_hosts_network_are_not_the_host() {
     assert_eq!(datapath.counters().host_approved, 0);
 }
 
-fn approvals(lab: &Lab) -> usize {
-    let path = lab.config.bpffs.join("culvert-v1/maps/APPROVED");
+fn entries(lab: &Lab, map: &str) -> usize {
+    let path = lab.config.bpffs.join("culvert-v1/maps").join(map);
     let output = Command::new("bpftool")
         .args(["-j", "map", "dump", "pinned"])
         .arg(path)

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_datapath::{Config, Datapath, EnrolledPod};
@@ -34,13 +35,17 @@ pub(crate) struct TestPod {
     pub(crate) info: PodInfo,
 }
 
-/// True when the environment says that kernel tests are not to run here.
-pub(crate) fn skipped() -> bool {
-    let skipped = std::env::var_os("CULVERT_SKIP_KERNEL_TESTS").is_some_and(|value| value == "1");
-    if skipped {
+/// The turn of one test; none when the environment says that kernel tests are not to run here.
+///
+/// One after the other, because a lab starts programs: between fork and exec such a child holds
+/// every listener of this process, also one that another test has just closed.
+pub(crate) fn turn() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    if std::env::var_os("CULVERT_SKIP_KERNEL_TESTS").is_some_and(|value| value == "1") {
         eprintln!("skipped: CULVERT_SKIP_KERNEL_TESTS=1");
+        return None;
     }
-    skipped
+    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Lab {
@@ -172,7 +177,8 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let _ = Datapath::release(&self.config);
         for name in &self.namespaces {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
+            // A test may have removed it itself.
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }

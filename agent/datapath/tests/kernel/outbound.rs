@@ -7,7 +7,7 @@ use agent_net::{OriginalDst, SocketTags, socket::canonical};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{
-    Lab, accept, connect, connect_prepared, eventually, nothing_arrives, say, serve, skipped,
+    Lab, accept, connect, connect_prepared, eventually, nothing_arrives, say, serve, turn,
 };
 
 /// Nobody has these addresses: only capture can make a connect to them succeed.
@@ -19,9 +19,7 @@ const ELSEWHERE: [&str; 3] = [
 
 #[test]
 fn a_connect_arrives_at_the_outbound_listener_with_its_destination() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -48,9 +46,7 @@ fn a_connect_arrives_at_the_outbound_listener_with_its_destination() {
 
 #[test]
 fn a_socket_that_connects_again_is_judged_again() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -73,9 +69,7 @@ fn a_socket_that_connects_again_is_judged_again() {
 
 #[test]
 fn a_pod_talks_to_itself_untouched() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -105,9 +99,7 @@ fn a_pod_talks_to_itself_untouched() {
 
 #[test]
 fn the_agents_sockets_are_exempt() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let (pod, other) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
@@ -125,9 +117,7 @@ fn the_agents_sockets_are_exempt() {
 
 #[test]
 fn without_an_address_of_the_family_a_connect_is_refused() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let mut pod = lab.pod(1);
     pod.info.ips.retain(|ip| ip.is_ipv4());
@@ -141,9 +131,7 @@ fn without_an_address_of_the_family_a_connect_is_refused() {
 
 #[test]
 fn without_a_listener_a_captured_connect_is_refused_also_past_a_squatter() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
@@ -161,9 +149,7 @@ fn without_a_listener_a_captured_connect_is_refused_also_past_a_squatter() {
 
 #[test]
 fn an_mptcp_client_sees_its_destination() {
-    if skipped() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     let datapath = lab.load();
