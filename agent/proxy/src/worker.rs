@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use agent_datapath::{EnrolledPod, PodSink};
-use agent_hbone::{Pool, Settings};
+use agent_hbone::{Pool, PoolStats, Settings};
 use agent_identity::Certificates;
 use agent_net::drain::{self, Drain, Watcher};
 use agent_net::tasks::spawn_local;
@@ -91,6 +91,7 @@ struct Thread {
 }
 
 enum Command {
+    Stats { reply: std_mpsc::SyncSender<PoolStats> },
     Add {
         pod: Arc<Pod>,
         listeners: Listeners,
@@ -117,6 +118,9 @@ const COMMAND_QUEUE: usize = 256;
 /// Time in which a worker must have closed every socket of a removed pod.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Time in which a worker must say what it has.
+const STATS_DEADLINE: Duration = Duration::from_millis(500);
+
 impl Workers {
     /// Starts the worker threads.
     pub fn start(mesh: Mesh) -> Result<Self, ProxyError> {
@@ -141,6 +145,25 @@ impl Workers {
             .values()
             .cloned()
             .collect()
+    }
+
+    /// Pooled tunnels and their streams, as each worker says when asked; one that does not answer
+    /// within half a second counts as none. Blocks; not for the data path.
+    pub fn tunnels(&self) -> PoolStats {
+        let (reply, answers) = std_mpsc::sync_channel(self.threads.len());
+        for thread in &self.threads {
+            // A full queue belongs to a worker that would not answer in time.
+            let _ = thread.commands.try_send(Command::Stats { reply: reply.clone() });
+        }
+        drop(reply);
+        let mut sum = PoolStats::default();
+        while let Ok(stats) = answers.recv_timeout(STATS_DEADLINE) {
+            sum.keys += stats.keys;
+            sum.tunnels += stats.tunnels;
+            sum.streams += stats.streams;
+            sum.dials += stats.dials;
+        }
+        sum
     }
 
     /// Stops accepting, tells tunnel peers to go away, lets connections finish until `deadline`
@@ -277,6 +300,9 @@ impl Worker {
         let recheck = spawn_local(Rc::clone(&worker).recheck_on_change());
         while let Some(command) = commands.recv().await {
             match command {
+                Command::Stats { reply } => {
+                    let _ = reply.send(worker.tunnels.stats());
+                }
                 Command::Add { pod, listeners } => worker.add(pod, listeners),
                 Command::Remove { pod, done } => {
                     let removal = Rc::clone(&worker).remove(pod);

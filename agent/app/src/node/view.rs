@@ -1,0 +1,221 @@
+//! The node's answers to its operator.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use agent_datapath::{Datapath, PodStatus};
+use agent_identity::{CertificateState, CertificateStatus, Certificates};
+use agent_proxy::Workers;
+use agent_state::view::View;
+use agent_telemetry::{Direction, Metrics};
+use agent_xds::ClientStatus;
+use tokio::sync::watch;
+
+use super::VERSION;
+use crate::admin::{
+    AdminView, CertificateView, Connections, ControlPlaneView, PodView, RejectedResource, SCHEMA,
+    Status, Tunnels, Why,
+};
+use crate::readiness::Readiness;
+
+/// What the answers are made of.
+pub(super) struct NodeView {
+    pub(super) started: Instant,
+    pub(super) node: String,
+    pub(super) network: String,
+    pub(super) xds_address: String,
+    pub(super) readiness: Readiness,
+    pub(super) state: agent_state::Reader,
+    pub(super) sync: watch::Receiver<ClientStatus>,
+    pub(super) certificates: Certificates,
+    pub(super) datapath: Arc<Datapath>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) dropped_lines: Arc<AtomicU64>,
+}
+
+impl AdminView for NodeView {
+    fn status(&self) -> Status {
+        let attached = self.datapath.attached();
+        Status {
+            schema: SCHEMA,
+            role: "node".to_owned(),
+            version: VERSION.to_owned(),
+            node: self.node.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            pending: self.readiness.pending(),
+            pods: self
+                .datapath
+                .pods()
+                .into_iter()
+                .map(|pod| self.pod(pod))
+                .collect(),
+            certificates: self
+                .certificates
+                .status()
+                .into_iter()
+                .map(certificate)
+                .collect(),
+            control_plane: self.control_plane(),
+            connections: Connections {
+                inbound: self.metrics.connections(Direction::Inbound),
+                outbound: self.metrics.connections(Direction::Outbound),
+            },
+            tunnels: self.tunnels(),
+            refusals: self.metrics.refusals(),
+            problems: (!attached)
+                .then(|| "an eBPF hook of this node is not attached; restart the agent".to_owned())
+                .into_iter()
+                .collect(),
+            log_lines_dropped: self.dropped_lines.load(Ordering::Relaxed),
+        }
+    }
+
+    fn config_dump(&self) -> serde_json::Value {
+        let mut dump = serde_json::to_value(View::new(&self.state.load())).unwrap_or_default();
+        if let Some(dump) = dump.as_object_mut() {
+            let certificates = self.certificates.status();
+            let certificates: Vec<_> = certificates.iter().map(dumped_certificate).collect();
+            dump.insert("certificates".to_owned(), certificates.into());
+            dump.insert("workloadState".to_owned(), self.workload_state());
+            dump.insert("staticConfig".to_owned(), serde_json::json!({}));
+            dump.insert(
+                "version".to_owned(),
+                serde_json::json!({ "version": VERSION }),
+            );
+            let config = serde_json::json!({
+                "localNode": self.node,
+                "network": self.network,
+                "xdsAddress": self.xds_address,
+            });
+            dump.insert("config".to_owned(), config);
+        }
+        dump
+    }
+
+    fn why(&self, source: &str, destination: SocketAddr) -> Result<Why, String> {
+        crate::why::explain(
+            &self.state.load(),
+            &self.network,
+            source,
+            destination,
+            &mut rand::random,
+        )
+    }
+}
+
+impl NodeView {
+    fn pod(&self, pod: PodStatus) -> PodView {
+        let served = self
+            .workers
+            .pods()
+            .into_iter()
+            .find(|served| served.cookie() == pod.netns);
+        let workload =
+            served.and_then(|served| served.workload_in(&self.state.load(), &self.network));
+        PodView {
+            namespace: pod.info.namespace,
+            name: pod.info.name,
+            container_id: pod.info.container_id,
+            ips: pod.info.ips,
+            netns_cookie: pod.netns.0,
+            verified: pod.verified,
+            identity: workload.and_then(|workload| workload.identity().ok()),
+            error: pod.detail,
+        }
+    }
+
+    fn control_plane(&self) -> ControlPlaneView {
+        let (status, snapshot) = (self.sync.borrow().clone(), self.state.load());
+        let since = |time: SystemTime| time.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+        ControlPlaneView {
+            address: self.xds_address.clone(),
+            connected: status.connected,
+            synced: status.synced,
+            last_update_seconds_ago: status.last_update.map(since),
+            last_error: status.last_error,
+            workloads: snapshot.workloads().count(),
+            services: snapshot.services().count(),
+            policies: snapshot.policies().len(),
+            rejected: status
+                .rejected
+                .into_iter()
+                .map(|rejection| RejectedResource {
+                    name: rejection.name,
+                    error: rejection.reason,
+                })
+                .collect(),
+        }
+    }
+
+    fn tunnels(&self) -> Tunnels {
+        let stats = self.workers.tunnels();
+        Tunnels {
+            open: stats.tunnels as u64,
+            streams: stats.streams as u64,
+        }
+    }
+
+    fn workload_state(&self) -> serde_json::Value {
+        let pods = self.workers.pods();
+        let row = |pod: &Arc<agent_proxy::Pod>| {
+            let info = pod.info();
+            let state = serde_json::json!({
+                "state": "Up",
+                "connections": { "total": pod.connections() },
+                "info": { "name": info.name, "namespace": info.namespace },
+            });
+            (info.container_id.clone(), state)
+        };
+        serde_json::Value::Object(pods.iter().map(row).collect())
+    }
+}
+
+fn certificate(row: CertificateStatus) -> CertificateView {
+    let now = unix_now();
+    CertificateView {
+        identity: row.identity.to_string(),
+        state: state_name(row.state).to_owned(),
+        serial: row.serial,
+        valid_from: row.not_before.map(rfc3339),
+        expiration_time: row.not_after.map(rfc3339),
+        expires_in_seconds: row.not_after.map(|at| at.cast_signed().saturating_sub(now)),
+        last_error: row.last_error,
+    }
+}
+
+/// One certificate with the keys of Istio's config dump; PEM texts in base64 there, plain here.
+fn dumped_certificate(row: &CertificateStatus) -> serde_json::Value {
+    serde_json::json!({
+        "identity": row.identity,
+        "state": state_name(row.state),
+        "certChain": [{
+            "pem": row.chain_pem,
+            "serialNumber": row.serial,
+            "validFrom": row.not_before.map(rfc3339),
+            "expirationTime": row.not_after.map(rfc3339),
+        }],
+        "rootCerts": [{ "pem": row.roots_pem }],
+    })
+}
+
+fn state_name(state: CertificateState) -> &'static str {
+    match state {
+        CertificateState::Initializing => "Initializing",
+        CertificateState::Available => "Available",
+        CertificateState::Unavailable => "Unavailable",
+    }
+}
+
+fn rfc3339(unix_seconds: u64) -> String {
+    let time = UNIX_EPOCH + std::time::Duration::from_secs(unix_seconds);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs().cast_signed())
+}
