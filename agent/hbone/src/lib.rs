@@ -16,6 +16,8 @@ mod pool;
 pub mod server;
 mod settings;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use error::{HboneError, Phase};

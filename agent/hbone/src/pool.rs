@@ -63,6 +63,12 @@ impl Target {
             certificate,
         }
     }
+
+    /// True when streams to both may share tunnels.
+    #[cfg(test)]
+    pub(crate) fn same_tunnels(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
 }
 
 /// What streams must have in common to share a tunnel. The certificate's generation is part of
