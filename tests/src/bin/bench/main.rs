@@ -6,7 +6,9 @@ mod layout;
 mod report;
 mod workload;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,7 @@ use crate::report::{Cell, Floors, Memory, Report, Round};
 use crate::workload::{Servers, WORKLOADS, Workload};
 
 const RUN: &str = "bench";
+const CONGESTION: &str = "net/ipv4/tcp_congestion_control";
 
 /// Plain against cross-node mesh, interleaved; prints a table and checks floors.
 #[derive(Parser)]
@@ -39,9 +42,9 @@ struct Arguments {
     /// Seconds of a slot.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Congestion control of every pod and agent, in both arms.
-    #[arg(long, default_value = "cubic")]
-    congestion: String,
+    /// Congestion control of every pod and agent, in both arms; the machine's own unless given.
+    #[arg(long)]
+    congestion: Option<String>,
     /// Write everything, raw slots included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -104,7 +107,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let start = Instant::now();
     let spec = ClusterSpec::new(RUN);
     let lab = Lab::start(&if arguments.noise { spec.bare() } else { spec })?;
-    same_network(&lab, &arguments.congestion)?;
+    let congestion = same_network(&lab, arguments.congestion.as_deref())?;
     let servers = Servers::start(&lab)?;
     println!("two nodes up after {:.1} s", start.elapsed().as_secs_f64());
     let mut cells = Vec::new();
@@ -120,7 +123,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     Ok(Report {
         cells,
         memory,
-        congestion: arguments.congestion.clone(),
+        congestion,
         quick: arguments.quick,
         noise: arguments.noise,
         slot: arguments.slot(),
@@ -192,9 +195,9 @@ fn warm_up(lab: &Lab, workloads: &[&Workload]) -> Result<()> {
     Ok(())
 }
 
-/// The same settings in every namespace a measured socket lives in. Thousands of connections a
-/// second from one address need all ports, and those in TIME-WAIT again.
-fn same_network(lab: &Lab, congestion: &str) -> Result<()> {
+/// The same settings in every namespace a measured socket lives in; gives the congestion control.
+/// Thousands of connections a second from one address need all ports, and those in TIME-WAIT again.
+fn same_network(lab: &Lab, congestion: Option<&str>) -> Result<String> {
     let pods = lab.pods().into_iter().map(Pod::place);
     let agents = lab
         .cluster
@@ -202,12 +205,23 @@ fn same_network(lab: &Lab, congestion: &str) -> Result<()> {
         .iter()
         .filter_map(|node| node.agent_if_any());
     let places: Vec<&Place> = pods.chain(agents.map(tests::agent::Agent::place)).collect();
+    let mut found = BTreeSet::new();
     for place in places {
-        place
-            .sysctl("net/ipv4/tcp_congestion_control", congestion)
-            .with_context(|| format!("this machine has no congestion control {congestion:?}"))?;
+        if let Some(wanted) = congestion {
+            place.sysctl(CONGESTION, wanted).with_context(|| {
+                format!("namespaces may use {wanted:?} only when it is available and listed in net.ipv4.tcp_allowed_congestion_control")
+            })?;
+        }
         place.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         place.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+        let file = Path::new("/proc/sys").join(CONGESTION);
+        let used = place.within(|| fs::read_to_string(file))?;
+        found.insert(
+            used.context("reading the congestion control")?
+                .trim()
+                .to_owned(),
+        );
     }
-    Ok(())
+    ensure!(found.len() == 1, "congestion control differs: {found:?}");
+    found.pop_first().context("no place")
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use ::tests::agent::Agent;
+use ::tests::lab::Lab;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::lab::Lab;
 
 use crate::layout::Layout;
 use crate::workload::{Slot, Workload};
@@ -93,9 +94,7 @@ impl Memory {
             .nodes()
             .iter()
             .filter_map(|node| node.agent_if_any());
-        let agents = agents
-            .map(tests::agent::Agent::rss)
-            .collect::<Result<_>>()?;
+        let agents = agents.map(Agent::rss).collect::<Result<_>>()?;
         Ok(Self { when, agents })
     }
 }
