@@ -182,6 +182,42 @@ fn two_nodes_on_one_kernel_do_not_meet() {
     }
 }
 
+/// Instructions of each program as the kernel runs them, at most. They run on every connect,
+/// accept or inbound SYN: raise a figure knowingly.
+const BUDGETS: [(&str, u64); 6] = [
+    ("links/socket_events", 900),
+    ("links/connect4", 350),
+    ("links/connect6", 450),
+    ("links/getpeername4", 150),
+    ("links/getpeername6", 150),
+    ("pods", 480),
+];
+
+#[test]
+fn programs_stay_within_their_budgets() {
+    let Some(_turn) = turn() else { return };
+    let mut lab = Lab::new();
+    let pod = lab.pod(1);
+    let datapath = lab.load();
+    let _enrolled = pod.enrol(&datapath);
+    for (pin, budget) in BUDGETS {
+        let mut path = lab.config.bpffs.join("culvert-v1").join(pin);
+        if pin == "pods" {
+            path.push(pod.netns.cookie().0.to_string());
+        }
+        let link = bpftool(&["link", "show", "pinned", path.to_str().unwrap()]);
+        let program = bpftool(&["prog", "show", "id", &link["prog_id"].to_string()]);
+        let instructions = program["bytes_xlated"].as_u64().unwrap() / 8;
+        println!("{pin}: {instructions}");
+        assert!(instructions <= budget, "{pin}: {instructions} > {budget}");
+    }
+}
+
+fn bpftool(arguments: &[&str]) -> serde_json::Value {
+    let output = Command::new("bpftool").arg("-j").args(arguments).output();
+    serde_json::from_slice(&output.expect("bpftool").stdout).unwrap()
+}
+
 /// Puts an instruction that does not exist at the start of a section of an ELF64 object.
 fn spoil(object: &mut [u8], section: &str) {
     let word = |object: &[u8], at: usize| {
