@@ -5,6 +5,9 @@
 //! being field 22 of `/proc/PID/stat`, so that a number that was given to another process since
 //! is never killed. Its namespaces and cgroups are named `cv-NAME-...`. A run whose owner still
 //! lives was not killed and is left alone.
+//!
+//! The kernel tests of `agent-datapath` name what they make `cvdpPIDxN`, after their own process;
+//! their directory is `/run/cvdpPIDxN`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,11 +18,14 @@ use crate::program::{is_root, output, program};
 use crate::steps::Steps;
 
 const RUNS: &str = "/run/culvert-test";
+const KERNEL_RUNS: &str = "/run";
 const NAMESPACES: &str = "/run/netns";
 /// Files that `ip netns exec` binds into a namespace, a folder for each.
 const NAMESPACE_FILES: &str = "/etc/netns";
 /// Every namespace, link and cgroup the harness makes begins with this.
 const PREFIX: &str = "cv-";
+/// The same for the kernel tests, followed by the number of their process.
+const KERNEL_PREFIX: &str = "cvdp";
 
 /// Removes the remains of killed runs; with `all`, of running ones too.
 pub(crate) fn run(steps: &mut Steps, all: bool) -> Result<()> {
@@ -36,10 +42,10 @@ pub(crate) fn run(steps: &mut Steps, all: bool) -> Result<()> {
         for name in &live {
             println!("    left alone, still running: {name} (cargo xtask clean --all ends it)");
         }
-        let runs: Vec<PathBuf> = entries(Path::new(RUNS))
-            .into_iter()
-            .filter(|run| !live.contains(&file_name(run)))
-            .collect();
+        let mut runs = entries(Path::new(RUNS));
+        runs.retain(|run| !live.contains(&file_name(run)));
+        let tests = entries(Path::new(KERNEL_RUNS)).into_iter();
+        runs.extend(tests.filter(|run| kernel_test(&file_name(run)).is_some_and(has_ended)));
         for run in &runs {
             kill_recorded(run);
         }
@@ -102,15 +108,29 @@ fn start_time_of(stat: &str) -> Option<u64> {
     after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether a thing named `name` is the harness's and belongs to no live run.
+/// Whether a thing named `name` is the harness's or a kernel test's and belongs to no live run.
 fn is_remains(name: &str, live: &BTreeSet<String>) -> bool {
+    if let Some(pid) = kernel_test(name) {
+        return has_ended(pid);
+    }
     let Some(rest) = name.strip_prefix(PREFIX) else {
         return false;
     };
-    !live.iter().any(|run| {
+    let belongs = |run: &String| {
         rest.strip_prefix(run.as_str())
             .is_some_and(|tail| tail.starts_with('-'))
-    })
+    };
+    !live.iter().any(belongs)
+}
+
+/// The process in a kernel test's name.
+fn kernel_test(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(KERNEL_PREFIX)?.split('x').next()?;
+    digits.parse().ok()
+}
+
+fn has_ended(pid: u32) -> bool {
+    start_time(pid).is_none()
 }
 
 fn remove_namespaces(live: &BTreeSet<String>) -> Result<()> {
@@ -171,7 +191,10 @@ fn remove_cgroups(live: &BTreeSet<String>) {
         (words.next()? == "cgroup2").then(|| PathBuf::from(point))
     });
     let Some(root) = mounted else { return };
-    for group in entries(&root) {
+    for group in entries(&root)
+        .into_iter()
+        .chain(entries(&root.join("kubepods")))
+    {
         if is_remains(&file_name(&group), live) {
             remove_cgroup(&group);
         }
@@ -230,6 +253,11 @@ mod tests {
         assert!(is_remains("cv-demo2-n1", &live));
         assert!(!is_remains("cv-demo-n1", &live));
         assert!(!is_remains("cni0", &live));
+        let own = std::process::id();
+        assert!(!is_remains(&format!("cvdp{own}x0p1"), &live));
+        // No process has a number beyond the kernel's limit.
+        assert!(is_remains("cvdp99999999x0h", &live));
+        assert!(!is_remains("cvdpx0h", &live));
     }
 
     #[test]
