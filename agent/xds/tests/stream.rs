@@ -1,0 +1,278 @@
+//! Both shells over TLS on loopback: credentials, first sync, changes, reconnects.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agent_model::Workload;
+use agent_net::drain::{self, Drain};
+use agent_xds::server::ConnectedNodes;
+use agent_xds::{
+    Apply, Authenticate, Catalog, ClientConfig, ClientStatus, Discovery, NodeFacts, Rejection,
+    Update, client,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `good-<node>` is the token of `<node>`.
+struct Tokens;
+
+impl Authenticate for Tokens {
+    fn node(&self, token: &str) -> Option<Arc<str>> {
+        token.strip_prefix("good-").map(Arc::from)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<Update>>>);
+
+impl Apply for Seen {
+    fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection> {
+        self.0.lock().unwrap().extend(updates);
+        Vec::new()
+    }
+}
+
+impl Seen {
+    fn uids(&self) -> Vec<String> {
+        let updates = self.0.lock().unwrap();
+        let uids = updates.iter().filter_map(|update| match update {
+            Update::Workload(workload) => Some(workload.uid.to_string()),
+            Update::RemoveAddress(name) => Some(format!("-{name}")),
+            _ => None,
+        });
+        uids.collect()
+    }
+}
+
+/// A root, and a folder with it and a token, gone with the test.
+struct Credentials {
+    dir: PathBuf,
+    server: Identity,
+}
+
+impl Credentials {
+    fn new(name: &str, token: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("xds-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&key, &issuer).unwrap();
+        std::fs::write(dir.join("root.pem"), root.pem()).unwrap();
+        std::fs::write(dir.join("token"), token).unwrap();
+        let server = Identity::from_pem(leaf.pem(), key.serialize_pem());
+        Self { dir, server }
+    }
+
+    fn client(&self, server: SocketAddr) -> ClientConfig {
+        ClientConfig {
+            address: server.to_string(),
+            root_cert: self.dir.join("root.pem"),
+            token_file: self.dir.join("token"),
+            node: NodeFacts::new("n1", "Kubernetes", ""),
+        }
+    }
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A running server; the drain ends its streams, dropping it ends the listener.
+struct Running {
+    address: SocketAddr,
+    nodes: ConnectedNodes,
+    drain: Drain,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(
+        credentials: &Credentials,
+        address: &str,
+        catalog: &Arc<watch::Sender<Arc<Catalog>>>,
+    ) -> Self {
+        let (drain, watcher) = drain::channel();
+        let discovery = Discovery::new(Arc::new(Tokens), Arc::clone(catalog), watcher);
+        let nodes = discovery.nodes();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = ServerTlsConfig::new().identity(credentials.server.clone());
+        let server = Server::builder().tls_config(tls).unwrap();
+        let service = discovery.into_service();
+        let task = tokio::spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            server.serve_with_incoming(service, incoming).await.unwrap();
+        });
+        Self {
+            address,
+            nodes,
+            drain,
+            task,
+        }
+    }
+
+    async fn stop(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        self.drain.drain(PATIENCE).await;
+    }
+}
+
+async fn until(status: &mut watch::Receiver<ClientStatus>, is_so: impl Fn(&ClientStatus) -> bool) {
+    let in_time = tokio::time::timeout(PATIENCE, status.wait_for(|status| is_so(status))).await;
+    assert!(matches!(in_time, Ok(Ok(_))), "not in time: {in_time:?}");
+}
+
+fn workload(uid: &str) -> Workload {
+    Workload {
+        uid: uid.into(),
+        ..Workload::default()
+    }
+}
+
+fn put(catalog: &watch::Sender<Arc<Catalog>>, uid: &str) {
+    catalog.send_modify(|catalog| {
+        Arc::make_mut(catalog).put_workload(&workload(uid));
+    });
+}
+
+#[tokio::test]
+async fn a_node_syncs_follows_and_reconnects() {
+    let credentials = Credentials::new("follow", "wrong");
+    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    put(&catalog, "a");
+    let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
+    let address = server.address;
+
+    let seen = Seen::default();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let client = tokio::spawn(client::run(
+        credentials.client(address),
+        seen.clone(),
+        status,
+        watcher,
+    ));
+
+    // A token that is none, until the file holds one.
+    let refused = "stream ended: no valid node token (Unauthenticated)";
+    until(&mut current, |status| {
+        status.last_error.as_deref() == Some(refused)
+    })
+    .await;
+    assert!(!current.borrow().synced);
+    std::fs::write(credentials.dir.join("token"), "good-n1\n").unwrap();
+    until(&mut current, |status| status.synced).await;
+    assert_eq!(current.borrow().last_error, None);
+    assert_eq!(seen.uids(), ["a"]);
+    assert_eq!(&*server.nodes.list()[0].node, "n1");
+
+    put(&catalog, "b");
+    until(&mut current, |status| status.addresses == 2).await;
+    assert_eq!(seen.uids(), ["a", "b"]);
+
+    // The server goes away, the catalog changes, and it comes back on the same port.
+    server.stop().await;
+    until(&mut current, |status| !status.connected).await;
+    assert!(current.borrow().synced, "the state is kept");
+    catalog.send_modify(|catalog| {
+        let catalog = Arc::make_mut(catalog);
+        catalog.remove(agent_xds::ResourceType::Address, "a");
+        catalog.put_workload(&workload("c"));
+    });
+    let server = Running::start(&credentials, &address.to_string(), &catalog).await;
+    until(&mut current, |status| {
+        status.connected && status.last_error.is_none()
+    })
+    .await;
+    put(&catalog, "d");
+    until(&mut current, |status| status.addresses == 3).await;
+    assert_eq!(
+        seen.uids(),
+        ["a", "b", "c", "-a", "d"],
+        "b was not sent again"
+    );
+
+    assert!(end.drain(PATIENCE).await, "the client ends when asked");
+    client.await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_impostor_gets_no_token() {
+    let credentials = Credentials::new("impostor", "good-n1");
+    let impostor = Credentials::new("impostor-2", "good-n1");
+    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    let server = Running::start(&impostor, "127.0.0.1:0", &catalog).await;
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let config = credentials.client(server.address);
+    let client = tokio::spawn(client::run(config, Seen::default(), status, watcher));
+    until(&mut current, |status| {
+        let error = status.last_error.as_deref();
+        error.is_some_and(|error| error.contains("invalid peer certificate"))
+    })
+    .await;
+    assert!(server.nodes.list().is_empty());
+    end.drain(PATIENCE).await;
+    client.await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_never_goes_over_plaintext() {
+    let credentials = Credentials::new("plaintext", "good-n1");
+    let mut config = credentials.client(SocketAddr::from(([127, 0, 0, 1], 9)));
+    config.address = "http://127.0.0.1:9".to_owned();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let client = tokio::spawn(client::run(config, Seen::default(), status, watcher));
+    until(&mut current, |status| {
+        let error = status.last_error.as_deref();
+        error.is_some_and(|error| error.contains("only https is allowed"))
+    })
+    .await;
+    end.drain(PATIENCE).await;
+    client.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_holds_only_so_many_streams() {
+    let credentials = Credentials::new("streams", "good-n1");
+    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
+    let (end, watcher) = drain::channel();
+    let mut clients = Vec::new();
+    for _ in 0..9 {
+        let (status, current) = watch::channel(ClientStatus::default());
+        let config = credentials.client(server.address);
+        let run = client::run(config, Seen::default(), status, watcher.clone());
+        clients.push((tokio::spawn(run), current));
+    }
+    drop(watcher);
+    for (_, current) in &mut clients {
+        until(current, |status| {
+            let refusal = "stream ended: node n1 has too many streams (ResourceExhausted)";
+            status.synced || status.last_error.as_deref() == Some(refusal)
+        })
+        .await;
+    }
+    let synced = clients.iter().filter(|(_, status)| status.borrow().synced);
+    assert_eq!(synced.count(), 8);
+    end.drain(PATIENCE).await;
+    server.stop().await;
+}
