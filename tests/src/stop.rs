@@ -1,12 +1,15 @@
 //! Ctrl-C: everything a run made is removed before the process goes.
 
 use std::cell::Cell;
+use std::future;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};
+use std::task::Poll;
 use std::thread;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Held for reading while something is being made, for writing while everything is removed: so
 /// that nothing appears behind the back of the clean-up.
@@ -22,18 +25,30 @@ thread_local! {
 /// Exit code after a signal, as shells report an interrupted program.
 const INTERRUPTED: i32 = 130;
 
-/// Blocks SIGINT and SIGTERM and handles them in a thread of their own. Call it first in `main`,
-/// before any other thread exists, because threads inherit the mask.
+/// Handles SIGINT, SIGTERM and SIGHUP in a thread of their own. Handlers, not a blocked mask:
+/// children would inherit that and never hear their own SIGTERM.
 pub fn on_signal() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGHUP);
-    signals.thread_block().context("blocking signals")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("starting the signal runtime")?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        let streams: io::Result<Vec<Signal>> = kinds.into_iter().map(signal).collect();
+        streams.context("handling signals")?
+    };
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
-            let _ = signals.wait();
+            runtime.block_on(future::poll_fn(|context| {
+                let any = signals.iter_mut().any(|s| s.poll_recv(context).is_ready());
+                if any { Poll::Ready(()) } else { Poll::Pending }
+            }));
             eprintln!("\ninterrupted: removing what this run made");
             remove_everything();
             std::process::exit(INTERRUPTED);
