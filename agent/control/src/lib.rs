@@ -20,3 +20,5 @@ mod translate;
 pub use controller::{AuthorityFiles, Config, Control, run};
 pub use error::ControlError;
 pub use status::Status;
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,10 @@ const MAX_MESSAGE: usize = 500;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Document<'a> {
     pub(super) text: &'a str,
-    /// Its first line in the file, from 1.
+    /// Its first line in the file, from 1: the marker's, or that of a comment before it.
     pub(super) first_line: u64,
+    /// The first line of the file that holds some of its content.
+    pub(super) content_line: u64,
 }
 
 /// A document that is not YAML.
@@ -46,31 +48,29 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let number = index as u64 + 1;
         let starts = is_marker(line, "---");
-        if starts && part.has_content {
-            documents.push(part.cut(text, offset));
+        // Directives and comments before a marker belong to what follows it.
+        if starts && (part.has_marker || part.content_line.is_some()) {
+            documents.extend(part.cut(text, offset));
             part = Part::at(offset, number);
         }
+        part.has_marker |= starts;
         offset += line.len();
         if is_marker(line, "...") {
-            if part.has_content {
-                documents.push(part.cut(text, offset));
-            }
+            documents.extend(part.cut(text, offset));
             part = Part::at(offset, number + 1);
-            continue;
+        } else if has_content(if starts { &line[3..] } else { line }) {
+            part.content_line.get_or_insert(number);
         }
-        let body = if starts { &line[3..] } else { line };
-        part.has_content |= has_content(body);
     }
-    if part.has_content {
-        documents.push(part.cut(text, offset));
-    }
+    documents.extend(part.cut(text, offset));
     documents
 }
 
 struct Part {
     start: usize,
     first_line: u64,
-    has_content: bool,
+    has_marker: bool,
+    content_line: Option<u64>,
 }
 
 impl Part {
@@ -78,15 +78,18 @@ impl Part {
         Self {
             start,
             first_line,
-            has_content: false,
+            has_marker: false,
+            content_line: None,
         }
     }
 
-    fn cut<'a>(&self, text: &'a str, end: usize) -> Document<'a> {
-        Document {
+    /// The document up to `end`, if there is anything in it.
+    fn cut<'a>(&self, text: &'a str, end: usize) -> Option<Document<'a>> {
+        Some(Document {
             text: &text[self.start..end],
             first_line: self.first_line,
-        }
+            content_line: self.content_line?,
+        })
     }
 }
 

@@ -269,7 +269,7 @@ impl<'a> Reading<'a> {
         let held = Held {
             object,
             document: place.number,
-            line: place.document.first_line,
+            line: place.document.content_line,
         };
         if let Some(first) = self.held.get(&reference) {
             let problem = duplicate(self.path, &reference, &held, (self.path, first));
@@ -321,7 +321,7 @@ impl<'a> Reading<'a> {
         self.problems.push(Problem {
             file: self.path.to_owned(),
             document: place.number,
-            line: line.or(Some(place.document.first_line)),
+            line: line.or(Some(place.document.content_line)),
             object: named,
             field,
             message: shortened(&error.message),

@@ -166,3 +166,11 @@ impl FolderWatch {
         }
     }
 }
+
+/// Reads one manifest as if it were a folder's only file.
+#[cfg(test)]
+pub(crate) fn read_text(manifest: &str) -> Batch {
+    let mut folder = folder::Folder::default();
+    folder.update("manifest.yaml", Ok(manifest.as_bytes()));
+    folder.settle()
+}

@@ -1,0 +1,444 @@
+//! The whole control plane on loopback, spoken to by the node's own clients.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use agent_identity::{CaClient, GrpcCaClient, GrpcCaConfig, PendingKey};
+use agent_model::{Authorization, Identity, Workload};
+use agent_net::drain::{self, Drain};
+use agent_xds::{Apply, ClientConfig, ClientStatus, NodeFacts, Rejection, Update};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::{Config, Control, ControlError, Status};
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {culvert.dev/mesh: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1, serviceAccountName: web}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cache, namespace: shop, labels: {app: cache}}
+spec: {nodeName: n2, serviceAccountName: cache}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
+";
+
+const POLICY: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{to: [{operation: {ports: [\"80\"]}}]}]}
+";
+
+/// A running control plane with its files.
+struct World {
+    folder: PathBuf,
+    address: SocketAddr,
+    status: Status,
+    drain: Option<Drain>,
+    serving: JoinHandle<()>,
+}
+
+impl World {
+    fn folder() -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            std::env::temp_dir().join(format!("culvert-control-{}-{count}", std::process::id()));
+        fs::create_dir_all(folder.join("manifests")).unwrap();
+        fs::write(folder.join("tokens"), "token-1 n1\ntoken-2 n2\n").unwrap();
+        for (name, token) in [
+            ("n1", "token-1\n"),
+            ("n2", "token-2\n"),
+            ("nobody", "token-3\n"),
+        ] {
+            fs::write(folder.join(name), token).unwrap();
+        }
+        folder
+    }
+
+    fn config(folder: &std::path::Path) -> Config {
+        Config {
+            manifests: folder.join("manifests"),
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            node_tokens: folder.join("tokens"),
+            state_dir: folder.join("state"),
+            authority: None,
+            trust_domain: "cluster.local".to_owned(),
+            cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
+            cert_ttl: Duration::from_secs(3600),
+            serving_names: vec!["127.0.0.1".to_owned()],
+            root_namespace: Config::DEFAULT_ROOT_NAMESPACE.to_owned(),
+        }
+    }
+
+    async fn start(manifest: &str) -> Self {
+        let folder = Self::folder();
+        fs::write(folder.join("manifests/shop.yaml"), manifest).unwrap();
+        let control = Control::bind(Self::config(&folder)).await.unwrap();
+        let address = control.local_addr().unwrap();
+        let (drain, watcher) = drain::channel();
+        let (shown, status) = tokio::sync::oneshot::channel();
+        let serving = tokio::spawn(control.serve_with(watcher, |status| {
+            let _ = shown.send(status);
+        }));
+        Self {
+            folder,
+            address,
+            status: status.await.unwrap(),
+            drain: Some(drain),
+            serving,
+        }
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.folder.join("manifests/shop.yaml"), text).unwrap();
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.join("state/root-cert.pem")
+    }
+
+    /// A node's discovery client.
+    fn node(&self, token: &str) -> Node {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let config = ClientConfig {
+            address: self.url(),
+            root_cert: self.root(),
+            token_file: self.folder.join(token),
+            node: NodeFacts::new(token, "Kubernetes", ""),
+        };
+        let (status, watched) = watch::channel(ClientStatus::default());
+        let (drain, watcher) = drain::channel();
+        let applier = Applier(Arc::clone(&seen));
+        tokio::spawn(async move {
+            agent_xds::client::run(config, applier, status, watcher).await;
+        });
+        Node {
+            seen,
+            status: watched,
+            _drain: drain,
+        }
+    }
+
+    async fn certificate(
+        &self,
+        token: &str,
+        identity: &str,
+        ttl: u64,
+    ) -> Result<Vec<String>, String> {
+        let identity: Identity = identity.parse().unwrap();
+        let client = GrpcCaClient::new(GrpcCaConfig {
+            address: self.url(),
+            root_cert: self.root(),
+            token_file: self.folder.join(token),
+            cluster_id: "Kubernetes".to_owned(),
+        });
+        let key = PendingKey::generate(&identity).unwrap();
+        let ttl = Duration::from_secs(ttl);
+        let answer = client.unwrap().issue(&identity, key.csr_pem(), ttl).await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    async fn stop(mut self) {
+        let drained = self
+            .drain
+            .take()
+            .unwrap()
+            .drain(Duration::from_secs(10))
+            .await;
+        assert!(drained, "something outlives the drain");
+        (&mut self.serving).await.unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.serving.abort();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    workloads: BTreeMap<String, Workload>,
+    services: usize,
+    policies: BTreeMap<String, Authorization>,
+    /// Ever listed by a workload without being there.
+    missing: Vec<String>,
+}
+
+struct Applier(Arc<Mutex<Seen>>);
+
+impl Apply for Applier {
+    fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection> {
+        let mut seen = self.0.lock().unwrap();
+        for update in updates {
+            match update {
+                Update::Workload(workload) => {
+                    seen.workloads.insert(workload.uid.to_string(), *workload);
+                }
+                Update::Service(_) => seen.services += 1,
+                Update::Policy(policy) => {
+                    seen.policies.insert(policy.key().to_string(), policy);
+                }
+                Update::RemoveAddress(name) => {
+                    seen.workloads.remove(&name);
+                }
+                Update::RemovePolicy(key) => {
+                    seen.policies.remove(&key.to_string());
+                }
+                Update::RejectedPolicy(key) => panic!("{key}"),
+            }
+        }
+        let listed = seen
+            .workloads
+            .values()
+            .flat_map(|workload| &workload.authorization_policies);
+        let missing: Vec<String> = listed
+            .map(ToString::to_string)
+            .filter(|key| !seen.policies.contains_key(key))
+            .collect();
+        seen.missing.extend(missing);
+        Vec::new()
+    }
+}
+
+struct Node {
+    seen: Arc<Mutex<Seen>>,
+    status: watch::Receiver<ClientStatus>,
+    _drain: Drain,
+}
+
+impl Node {
+    async fn until(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Duration {
+        let started = Instant::now();
+        while !condition(&self.seen.lock().unwrap()) {
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "{what}: {:?} {:?}",
+                self.seen.lock().unwrap(),
+                self.status.borrow()
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        started.elapsed()
+    }
+}
+
+fn listed(seen: &Seen) -> Vec<String> {
+    let web = seen.workloads.get("Kubernetes//Pod/shop/web");
+    let keys = web.map(|web| {
+        web.authorization_policies
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    });
+    keys.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_change_reaches_the_nodes_and_policies_never_lag() {
+    let world = World::start(SHOP).await;
+    let node = world.node("n1");
+    node.until("first state", |seen| {
+        seen.workloads.len() == 2 && seen.services == 1
+    })
+    .await;
+    assert!(
+        node.seen
+            .lock()
+            .unwrap()
+            .workloads
+            .values()
+            .all(|workload| { workload.tunnel_protocol == agent_model::TunnelProtocol::Hbone })
+    );
+    // The other node sees the same.
+    let other = world.node("n2");
+    other
+        .until("first state", |seen| seen.workloads.len() == 2)
+        .await;
+
+    world.write(&format!("{SHOP}---\n{POLICY}"));
+    let took = node
+        .until("policy", |seen| listed(seen) == ["shop/p"])
+        .await;
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+    assert!(node.seen.lock().unwrap().policies.contains_key("shop/p"));
+
+    // A broken edit is reported and changes nothing.
+    world.write(&format!("{SHOP}---\n{}", POLICY.replace("80", "80000")));
+    let started = Instant::now();
+    while world.status.json()["problems"]
+        .as_array()
+        .unwrap()
+        .is_empty()
+    {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(10)).await;
+    }
+    let problem = &world.status.json()["problems"][0];
+    assert_eq!(problem["file"], "shop.yaml");
+    assert_eq!(problem["field"], "spec.rules[0].to[0].operation.ports[0]");
+    assert_eq!(problem["effect"], "last-good-kept");
+    assert_eq!(listed(&node.seen.lock().unwrap()), ["shop/p"]);
+
+    world.write(SHOP);
+    node.until("policy gone", |seen| {
+        listed(seen).is_empty() && !seen.policies.contains_key("shop/p")
+    })
+    .await;
+    assert_eq!(node.seen.lock().unwrap().missing, [""; 0]);
+    let status = world.status.json();
+    assert_eq!(status["problems"].as_array().unwrap().len(), 0);
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
+    assert_eq!(status["objects"]["Pod"], 2);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_token_sees_nothing() {
+    let world = World::start(SHOP).await;
+    let node = world.node("nobody");
+    let started = Instant::now();
+    while node.status.borrow().last_error.is_none() {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(10)).await;
+    }
+    let error = node.status.borrow().last_error.clone().unwrap();
+    assert!(error.to_lowercase().contains("token"), "{error}");
+    assert!(node.seen.lock().unwrap().workloads.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_are_for_pods_of_the_node_that_asks() {
+    let world = World::start(SHOP).await;
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let chain = world.certificate("n1", web, 600).await.unwrap();
+    assert_eq!(chain.len(), 2);
+    assert_eq!(
+        chain[1].trim(),
+        fs::read_to_string(world.root()).unwrap().trim()
+    );
+    for (token, identity, expected) in [
+        ("n2", web, "PermissionDenied"),
+        (
+            "n1",
+            "spiffe://cluster.local/ns/shop/sa/cache",
+            "PermissionDenied",
+        ),
+        (
+            "n1",
+            "spiffe://cluster.local/ns/shop/sa/default",
+            "PermissionDenied",
+        ),
+        (
+            "n1",
+            "spiffe://other.domain/ns/shop/sa/web",
+            "PermissionDenied",
+        ),
+        ("nobody", web, "Unauthenticated"),
+    ] {
+        let error = world.certificate(token, identity, 600).await.unwrap_err();
+        assert!(error.contains(expected), "{token} {identity}: {error}");
+        assert!(!error.contains("token-"), "{error}");
+    }
+    assert_eq!(world.status.json()["certificates"]["issued"], 1);
+    assert_eq!(world.status.json()["certificates"]["refused"], 5);
+
+    // The pod goes: so does the right to speak for it.
+    world.write(&SHOP.replace("nodeName: n1", "nodeName: n2"));
+    let started = Instant::now();
+    while world.certificate("n1", web, 600).await.is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(20)).await;
+    }
+    world.certificate("n2", web, 600).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rubbish_ends_its_own_connection_only() {
+    let world = World::start(SHOP).await;
+    let node = world.node("n1");
+    node.until("first state", |seen| seen.workloads.len() == 2)
+        .await;
+    for rubbish in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3],
+        &[0; 64],
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(rubbish).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // Closed by the server, with an alert at most.
+        let _ = timeout(Duration::from_secs(7), stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert!(answer.len() < 64);
+    }
+    // One that says nothing is closed at the handshake's deadline.
+    let mut silent = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let closed = timeout(Duration::from_secs(7), silent.read(&mut [0; 8])).await;
+    assert!(matches!(closed.unwrap(), Ok(0) | Err(_)));
+    world.write(&format!("{SHOP}---\n{POLICY}"));
+    node.until("policy", |seen| listed(seen) == ["shop/p"])
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_errors() {
+    let folder = World::folder();
+    let cases: [(&str, fn(&mut Config)); 7] = [
+        ("trust domain", |config| {
+            config.trust_domain = "a/b".to_owned()
+        }),
+        ("root namespace", |config| {
+            config.root_namespace = String::new()
+        }),
+        ("cluster id", |config| config.cluster_id = "a/b".to_owned()),
+        ("second", |config| {
+            config.cert_ttl = Duration::from_millis(10)
+        }),
+        ("serving names", |config| config.serving_names.clear()),
+        ("No such file", |config| config.manifests.push("missing")),
+        ("No such file", |config| config.node_tokens.push("missing")),
+    ];
+    for (expected, spoil) in cases {
+        let mut config = World::config(&folder);
+        spoil(&mut config);
+        let error: ControlError = Control::bind(config).await.unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(expected) || error.contains("Not a directory"),
+            "{expected}: {error}"
+        );
+    }
+    fs::remove_dir_all(folder).unwrap();
+}

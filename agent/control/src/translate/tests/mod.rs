@@ -1,0 +1,103 @@
+//! Translation seen from outside: manifests in, model out.
+
+mod differential;
+mod policies;
+mod workloads;
+
+use agent_model::{ServiceMembership, Workload};
+use serde_json::Value;
+
+use super::{Mesh, Translated};
+use crate::collection::Collection;
+use crate::source::file::read_text;
+
+pub(super) fn mesh() -> Mesh {
+    Mesh {
+        trust_domain: "cluster.local".into(),
+        cluster_id: "c1".into(),
+        root_namespace: "culvert-system".into(),
+    }
+}
+
+/// A collection of the objects of a manifest, all of which must be valid.
+pub(crate) fn collection(manifest: &str) -> Collection {
+    let batch = read_text(manifest);
+    assert_eq!(batch.problems, [], "{manifest}");
+    let mut collection = Collection::new(mesh());
+    batch
+        .events
+        .into_iter()
+        .for_each(|event| collection.apply(event));
+    collection.settle();
+    collection
+}
+
+/// What a namespace becomes, as JSON without empty fields and without what every workload here
+/// has in common.
+fn show(collection: &Collection, namespace: &str) -> String {
+    let nothing = Translated::default();
+    let translated = collection.translated(namespace).unwrap_or(&nothing);
+    let mut value = serde_json::json!({
+        "workloads": translated.workloads.iter().map(workload).collect::<Vec<_>>(),
+        "services": translated.services,
+        "policies": translated.policies,
+        "notes": translated.notes.iter().map(|note| {
+            format!("{:?} {}: {}", note.severity, note.object, note.message)
+        }).collect::<Vec<_>>(),
+    });
+    strip(&mut value);
+    serde_json::to_string_pretty(&value).unwrap()
+}
+
+/// JSON has no keys but text.
+fn workload(workload: &Workload) -> Value {
+    let services = workload.services.iter().map(|(key, ports)| {
+        let ports = ports
+            .iter()
+            .map(|port| format!("{} -> {}", port.service_port, port.target_port));
+        (key.to_string(), ports.collect::<Value>())
+    });
+    let services: Value = services.collect();
+    let mut value = serde_json::to_value(Workload {
+        services: ServiceMembership::new(),
+        ..workload.clone()
+    })
+    .unwrap();
+    value["services"] = services;
+    value
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(strip);
+            fields.retain(|key, value| !is_empty(value) && !is_common(key, value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Number(_) => false,
+    }
+}
+
+fn is_common(key: &str, value: &Value) -> bool {
+    matches!(
+        (key, value.as_str(), value.as_u64()),
+        ("trustDomain", Some("cluster.local"), _)
+            | ("clusterId", Some("c1"), _)
+            | ("workloadType", Some("pod"), _)
+            | ("networkMode", Some("Standard"), _)
+            | ("capacity", _, Some(1))
+            | ("canonicalRevision", Some("latest"), _)
+            | ("visibility", Some("public"), _)
+    )
+}
