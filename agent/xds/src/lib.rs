@@ -9,6 +9,8 @@ mod convert;
 mod error;
 mod resource_type;
 pub mod server;
+#[cfg(test)]
+mod stream_tests;
 mod update;
 
 pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts};

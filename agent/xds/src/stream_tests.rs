@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_model::Workload;
-use agent_net::drain::{self, Drain};
-use agent_xds::server::ConnectedNodes;
-use agent_xds::{
+use crate::server::ConnectedNodes;
+use crate::{
     Apply, Authenticate, Catalog, ClientConfig, ClientStatus, Discovery, NodeFacts, Rejection,
     Update, client,
 };
+use agent_model::Workload;
+use agent_net::drain::{self, Drain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -191,7 +191,7 @@ async fn a_node_syncs_follows_and_reconnects() {
     assert!(current.borrow().synced, "the state is kept");
     catalog.send_modify(|catalog| {
         let catalog = Arc::make_mut(catalog);
-        catalog.remove(agent_xds::ResourceType::Address, "a");
+        catalog.remove(crate::ResourceType::Address, "a");
         catalog.put_workload(&workload("c"));
     });
     let server = Running::start(&credentials, &address.to_string(), &catalog).await;
