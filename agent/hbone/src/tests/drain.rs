@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use agent_model::Reason;
 use agent_net::flow::{FlowRead, FlowWrite};
 use bytes::Bytes;
+use tokio::net::TcpListener;
 
 use super::harness::*;
 use crate::{PoolStats, Settings};
@@ -12,7 +14,9 @@ use crate::{PoolStats, Settings};
 fn a_draining_server_finishes_its_streams_and_takes_no_more() {
     worker(async {
         let server = Server::start(echo).await;
-        let address = server.address;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = listener.local_addr().unwrap();
+        drop(listener);
         let pool = pool();
         let target = server.target(&client());
         let mut stream = server.open(&pool).await.unwrap();
@@ -24,8 +28,9 @@ fn a_draining_server_finishes_its_streams_and_takes_no_more() {
             );
         settle().await;
         ping(&mut stream, "during").await;
-        // The listener of this test still accepts, but a drained watcher ends every connection.
-        assert!(pool.open(&target, &request(), to(address)).await.is_err());
+        // The tunnel takes no more: the pool dials, to where nobody listens any more.
+        let refused = pool.open(&target, &request(), to(nobody)).await;
+        assert_eq!(refused.unwrap_err().reason(), Reason::ConnectRefused);
         stream
             .write
             .write(Bytes::from_static(b"last"))

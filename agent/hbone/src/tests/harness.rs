@@ -107,6 +107,7 @@ impl Server {
         let settings = Rc::new(settings);
         let accepting = spawn_local(async move {
             while let Ok((tcp, _)) = listener.accept().await {
+                tcp.set_nodelay(true).unwrap();
                 let (on_request, watcher) = (on_request.clone(), watcher.clone());
                 let config = server_config(&certificate).unwrap();
                 let (settings, results) = (Rc::clone(&settings), Rc::clone(&results));
