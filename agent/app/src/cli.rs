@@ -30,7 +30,7 @@ pub(crate) enum Verb {
     /// Runs the node agent: captures, encrypts and authorizes the traffic of this node's pods.
     Node(Box<NodeFlags>),
     /// Runs the control plane and the certificate authority.
-    Control(ControlFlags),
+    Control(Box<ControlFlags>),
     /// Shows what a node agent is doing: pods, certificates, control-plane sync, refusals. With
     /// the control plane's socket: manifests that are not in force, nodes, certificates.
     Status(StatusFlags),

@@ -19,9 +19,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 /// Connections one listener serves at a time; more wait in the accept queue.
-const MAX_CONNECTIONS: usize = 16;
+pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// How long a client may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection may last in all.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest request head, in bytes.

@@ -47,7 +47,7 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
             config::Node::Release(kernel) => node::release(&kernel),
             config::Node::Run(config) => node::run(*config),
         },
-        cli::Verb::Control(flags) => control::run(config::control(flags)?),
+        cli::Verb::Control(flags) => control::run(config::control(*flags)?),
         cli::Verb::Status(flags) => verbs::status(&flags),
         cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
         cli::Verb::Why(flags) => verbs::why(&flags),

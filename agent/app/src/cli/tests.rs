@@ -41,7 +41,7 @@ fn control(words: &[&str]) -> Result<ControlFlags, CliError> {
     let mut all = vec!["culvert", "control"];
     all.extend(words);
     match parse(args(&all))?.verb {
-        Verb::Control(flags) => Ok(flags),
+        Verb::Control(flags) => Ok(*flags),
         other => panic!("{other:?}"),
     }
 }

@@ -48,7 +48,7 @@ fn running(more: &[&str]) -> Result<NodeConfig, ConfigError> {
 
 fn control_of(flags: &[&str], more: &[&str]) -> Result<ControlConfig, ConfigError> {
     match parse(words("control", flags, more)).unwrap().verb {
-        Verb::Control(flags) => control(flags),
+        Verb::Control(flags) => control(*flags),
         other => panic!("{other:?}"),
     }
 }

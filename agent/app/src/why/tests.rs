@@ -89,7 +89,7 @@ fn mesh(policies: Vec<Authorization>) -> Reader {
         .map(|workload| Update::Workload(Box::new(workload)))
         .collect();
     updates.push(Update::Service(Box::new(service())));
-    updates.extend(policies.into_iter().map(|p| Update::Policy(p)));
+    updates.extend(policies.into_iter().map(Update::Policy));
     writer.apply(updates);
     reader
 }
