@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{APP_PORT, HBONE, Healthy, NAMESPACE, Scene};
-use tests::Cluster;
-use tests::peer::{Peer, spiffe};
+use ::tests::Cluster;
+use ::tests::peer::{Peer, spiffe};
 
 /// HTTP/2 frame types used below.
 mod kind {
