@@ -138,7 +138,7 @@ fn rank(load_balancing: &LoadBalancing, source: &Workload, workload: &Workload) 
 
 /// Number of leading scopes that match. A network in front is a wish of its own: missing it does
 /// not end the comparison, meeting it outweighs all the rest.
-fn nearness(scopes: &[LocalityScope], source: &Workload, workload: &Workload) -> usize {
+pub(super) fn nearness(scopes: &[LocalityScope], source: &Workload, workload: &Workload) -> usize {
     let (network, scopes) = match scopes {
         [LocalityScope::Network, rest @ ..] => {
             let same = is_same(LocalityScope::Network, source, workload);

@@ -474,6 +474,25 @@ fn preferences_choose_the_nearest_and_fall_back() {
 }
 
 #[test]
+fn a_preferred_network_outweighs_all_nearness() {
+    let scopes = [
+        LocalityScope::Network,
+        LocalityScope::Region,
+        LocalityScope::Zone,
+    ];
+    let at = |network: &str, region, zone| Workload {
+        network: network.into(),
+        locality: locality(region, zone),
+        ..pod("x", "10.1.0.2")
+    };
+    let source = at("", "r1", "z1");
+    let nearness = |workload| choose::nearness(&scopes, &source, &workload);
+    assert!(nearness(at("", "r2", "z2")) > nearness(at("other", "r1", "z1")));
+    assert!(nearness(at("other", "r1", "z1")) > nearness(at("other", "r2", "z1")));
+    assert_eq!(nearness(at("other", "r2", "z1")), 0);
+}
+
+#[test]
 fn a_strict_preference_never_falls_back() {
     let mut mesh = spread(balanced(LoadBalancingMode::Strict, &[LocalityScope::Node]));
     mesh.tried = vec!["c//Pod/ns/same-node".into()];
