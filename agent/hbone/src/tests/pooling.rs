@@ -316,7 +316,7 @@ fn dials_of_a_removed_pod_fail() {
         let opening = {
             let pool = pool.clone();
             spawn_local(async move {
-                pool.open(&target, &request(), || std::future::pending())
+                pool.open(&target, &request(), std::future::pending)
                     .await
                     .map(drop)
             })
