@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use nix::sched::{CloneFlags, setns};
 
@@ -43,9 +44,9 @@ impl Netns {
         self.cookie
     }
 
-    /// Runs `work` with the calling thread inside the namespace. The thread is back in its own
-    /// namespace when this returns; should that fail the process aborts, because every later
-    /// socket of the thread would belong to the wrong pod.
+    /// Runs `work` with the calling thread inside the namespace. The thread is back in the
+    /// process's namespace (that of its main thread) when this returns; should that fail the
+    /// process aborts, because every later socket of the thread would belong to the wrong pod.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         inside(self.namespace.as_fd(), work)
     }
@@ -57,22 +58,19 @@ impl AsFd for Netns {
     }
 }
 
-thread_local! {
-    /// The namespace this thread returns to.
-    static HOME: io::Result<File> = File::open("/proc/thread-self/ns/net");
-}
+/// The namespace every thread of the process returns to, opened once: a descriptor per thread
+/// would grow with the number of threads, and opening one per socket costs as much as the socket.
+static HOME: LazyLock<io::Result<File>> = LazyLock::new(|| File::open("/proc/self/ns/net"));
 
 fn inside<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> {
-    HOME.with(|home| {
-        let home = home
-            .as_ref()
-            .map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let guard = ReturnHome(home);
-        let result = work();
-        drop(guard);
-        Ok(result)
-    })
+    let home = HOME
+        .as_ref()
+        .map_err(|error| io::Error::new(error.kind(), error.to_string()))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let guard = ReturnHome(home);
+    let result = work();
+    drop(guard);
+    Ok(result)
 }
 
 /// Returns the thread to its own namespace, also when `work` panics.
