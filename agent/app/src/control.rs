@@ -25,7 +25,7 @@ type Shown = Arc<Mutex<Option<Status>>>;
 pub(crate) fn run(config: ControlConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
     let metrics = Metrics::new(crate::VERSION, Limits::default(), Instant::now());
-    crate::sample_log_drops(&metrics, &logging);
+    crate::sample_log_drops(&metrics, logging.dropped_lines());
     let readiness = Readiness::default();
     let shown = Shown::default();
     let _listeners = listen(&config, &metrics, &readiness, &shown)?;

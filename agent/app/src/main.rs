@@ -5,6 +5,8 @@
 //! through [`admin`] and [`listen`], on a thread that never carries pod traffic.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod admin;
 mod cli;
@@ -55,14 +57,13 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
 }
 
 /// Makes lines the log had to drop visible to a scrape.
-fn sample_log_drops(metrics: &agent_telemetry::Metrics, logging: &agent_telemetry::Logging) {
-    let dropped = logging.dropped_lines();
+fn sample_log_drops(metrics: &agent_telemetry::Metrics, dropped: Arc<AtomicU64>) {
     metrics.sample_with(move |samples| {
         samples.counter(
             "culvert_log_lines_dropped",
             "Log lines dropped because nobody read the log fast enough",
             &[],
-            dropped.load(std::sync::atomic::Ordering::Relaxed),
+            dropped.load(Ordering::Relaxed),
         );
     });
 }

@@ -141,6 +141,7 @@ impl Agent {
             readiness.wait_for("proxy"),
         );
 
+        crate::sample_log_drops(&metrics, Arc::clone(&dropped_lines));
         samples::register(&metrics, &datapath, &workers, &certificates, sync.clone());
         let view = Arc::new(NodeView {
             started,

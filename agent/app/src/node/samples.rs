@@ -28,6 +28,17 @@ pub(super) fn register(
 }
 
 fn kernel(samples: &mut Samples, datapath: &Datapath) {
+    let (verified, broken): (Vec<_>, Vec<_>) =
+        datapath.pods().into_iter().partition(|pod| pod.verified);
+    for (state, pods) in [("verified", verified.len()), ("unverified", broken.len())] {
+        let help = "Enrolled pods, by whether capture was seen to work";
+        samples.gauge(
+            "culvert_enrolled_pods",
+            help,
+            &[("state", state)],
+            pods as f64,
+        );
+    }
     let counters = datapath.counters();
     for (event, value) in [
         ("captured", counters.captured),
@@ -47,8 +58,24 @@ fn kernel(samples: &mut Samples, datapath: &Datapath) {
 }
 
 fn proxy(samples: &mut Samples, workers: &Weak<Workers>) {
-    let pods = workers.upgrade().map_or(0, |workers| workers.pods().len());
+    let workers = workers.upgrade();
+    let pods = workers.as_ref().map_or(0, |workers| workers.pods().len());
     samples.gauge("istio_active_proxy_count", "Pods served", &[], pods as f64);
+    if let Some(stats) = workers.map(|workers| workers.tunnels()) {
+        let (tunnels, streams) = (stats.tunnels as f64, stats.streams as f64);
+        samples.gauge(
+            "culvert_tunnels",
+            "Pooled tunnels that are open",
+            &[],
+            tunnels,
+        );
+        samples.gauge(
+            "culvert_tunnel_streams",
+            "Streams in pooled tunnels",
+            &[],
+            streams,
+        );
+    }
     let tasks = agent_net::tasks::alive();
     samples.gauge("culvert_tasks", "Data-path tasks alive", &[], tasks as f64);
 }
