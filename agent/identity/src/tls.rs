@@ -1,12 +1,10 @@
 //! rustls configurations: TLS 1.3 only, AES-GCM only, both ends with a certificate.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use agent_model::Identity;
 use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
@@ -14,25 +12,9 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 
 use crate::verify::{ClientPeer, ServerPeer};
-use crate::{Certificate, IdentityError};
+use crate::{Certificate, IdentityError, provider};
 
 const ALPN: &[u8] = b"h2";
-
-/// The cryptography of the mesh: AES-256-GCM before AES-128-GCM, the post-quantum hybrid
-/// X25519MLKEM768 before X25519, by aws-lc.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        Arc::new(CryptoProvider {
-            cipher_suites: vec![
-                cipher_suite::TLS13_AES_256_GCM_SHA384,
-                cipher_suite::TLS13_AES_128_GCM_SHA256,
-            ],
-            kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519],
-            ..aws_lc_rs::default_provider()
-        })
-    });
-    Arc::clone(&PROVIDER)
-}
 
 /// The configuration of an HBONE server that holds `certificate`: a client certificate is
 /// mandatory, must chain to the roots issued with `certificate`, and must name an identity of the

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use crate::headers::{Authority as Target_, ConnectRequest};
+use crate::headers::{self, ConnectRequest};
 use crate::server::{IncomingRequest, accept};
 use crate::{HboneError, Pool, Settings, Target, TunnelReader, TunnelStream};
 
@@ -180,7 +180,7 @@ pub(super) fn pool() -> Pool {
 }
 
 pub(super) fn request() -> ConnectRequest {
-    ConnectRequest::to(Target_::Ip("10.1.2.3:80".parse().unwrap()))
+    ConnectRequest::to(headers::Authority::Ip("10.1.2.3:80".parse().unwrap()))
 }
 
 /// A dial to `address`.
