@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::UNIX_EPOCH;
 
-use agent_xds::server::ConnectedNodes;
+use agent_xds::server::{ConnectedNodes, NodeStatus};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -72,6 +72,7 @@ impl Status {
         let objects = counts
             .iter()
             .map(|(kind, count)| (format!("{kind:?}"), json!(count)));
+        let nodes = inner.nodes.list();
         let problems: Vec<&Problem> = reported.problems.iter().take(MAX_LISTED).collect();
         let notes: Vec<&Note> = reported.notes.iter().take(MAX_LISTED).collect();
         json!({
@@ -81,26 +82,13 @@ impl Status {
             "notesLeftOut": reported.notes.len() - notes.len(),
             "objects": objects.collect::<serde_json::Map<_, _>>(),
             "nodeTokens": inner.tokens.problem(),
-            "nodes": self.nodes(),
+            "nodes": nodes.iter().take(MAX_LISTED).map(node).collect::<Vec<_>>(),
+            "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
             "certificates": {
                 "issued": inner.counters.issued.load(Ordering::Relaxed),
                 "refused": inner.counters.refused.load(Ordering::Relaxed),
             },
         })
-    }
-
-    fn nodes(&self) -> Vec<Value> {
-        let nodes = self.0.nodes.list();
-        let nodes = nodes.iter().map(|node| {
-            json!({
-                "node": &*node.node,
-                "since": node.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-                "sent": node.sent,
-                "acknowledged": node.acknowledged,
-                "lastRefusal": node.last_refusal,
-            })
-        });
-        nodes.collect()
     }
 
     /// Takes the present problems and notes and logs what is new and what is over.
@@ -134,4 +122,14 @@ impl Status {
         }
         *reported = now;
     }
+}
+
+fn node(node: &NodeStatus) -> Value {
+    json!({
+        "node": &*node.node,
+        "since": node.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        "sent": node.sent,
+        "acknowledged": node.acknowledged,
+        "lastRefusal": node.last_refusal,
+    })
 }

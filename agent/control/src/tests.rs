@@ -412,10 +412,12 @@ async fn rubbish_ends_its_own_connection_only() {
     world.stop().await;
 }
 
+type Spoil = fn(&mut Config);
+
 #[tokio::test]
 async fn settings_that_make_no_sense_are_errors() {
     let folder = World::folder();
-    let cases: [(&str, fn(&mut Config)); 7] = [
+    let cases: [(&str, Spoil); 7] = [
         ("trust domain", |config| {
             config.trust_domain = "a/b".to_owned()
         }),
@@ -440,5 +442,26 @@ async fn settings_that_make_no_sense_are_errors() {
             "{expected}: {error}"
         );
     }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn an_issuer_from_outside_is_used_and_its_root_handed_out() {
+    let folder = World::folder();
+    let outside = folder.join("outside");
+    let now = std::time::SystemTime::now();
+    agent_identity::Authority::open(&outside, "cluster.local", now).unwrap();
+    let mut config = World::config(&folder);
+    config.authority = Some(crate::AuthorityFiles {
+        chain: outside.join("root-cert.pem"),
+        key: outside.join("root-key.pem"),
+        roots: outside.join("root-cert.pem"),
+    });
+    Control::bind(config).await.unwrap();
+    assert_eq!(
+        fs::read_to_string(folder.join("state/root-cert.pem")).unwrap(),
+        fs::read_to_string(outside.join("root-cert.pem")).unwrap()
+    );
+    assert!(!folder.join("state/root-key.pem").exists());
     fs::remove_dir_all(folder).unwrap();
 }

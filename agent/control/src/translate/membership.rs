@@ -31,6 +31,7 @@ pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
     let mut finder = Finder {
         scope,
         pods_by_ip: pods_by_ip(scope),
+        pods_by_label: pods_by_label(scope),
         found: Memberships::default(),
         extra: BTreeMap::new(),
         notes,
@@ -59,6 +60,7 @@ pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
 struct Finder<'a, 'n> {
     scope: &'a Scope<'a>,
     pods_by_ip: BTreeMap<IpAddr, &'a Pod>,
+    pods_by_label: PodsByLabel<'a>,
     found: Memberships,
     extra: BTreeMap<Arc<str>, Workload>,
     notes: &'n mut Vec<Note>,
@@ -70,7 +72,14 @@ impl<'a> Finder<'a, '_> {
         if selector.is_empty() {
             return;
         }
-        for pod in self.scope.objects.pods.values() {
+        // The rarest of the labels leaves the fewest pods to look at.
+        let carrying = selector.iter().map(|(key, value)| {
+            let values = self.pods_by_label.get(key.as_str());
+            let pods = values.and_then(|values| values.get(value.as_str()));
+            pods.map_or(&[][..], Vec::as_slice)
+        });
+        let rarest = carrying.min_by_key(|pods| pods.len());
+        for pod in rarest.unwrap_or_default().to_vec() {
             let mut wanted = selector.iter();
             if wanted.all(|(key, value)| pod.metadata.labels.get(key) == Some(value)) {
                 let ports = selected_ports(service, pod);
@@ -156,6 +165,20 @@ fn pods_by_ip<'a>(scope: &Scope<'a>) -> BTreeMap<IpAddr, &'a Pod> {
     let pods = pods.filter(|pod| !pod.is_terminal() && !pod.spec.host_network);
     pods.flat_map(|pod| pod.addresses().into_iter().map(|ip| (ip, &**pod)))
         .collect()
+}
+
+/// Pods by label and its value.
+type PodsByLabel<'a> = BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Pod>>>;
+
+fn pods_by_label<'a>(scope: &Scope<'a>) -> PodsByLabel<'a> {
+    let mut index = PodsByLabel::new();
+    for pod in scope.objects.pods.values() {
+        for (key, value) in &pod.metadata.labels {
+            let values = index.entry(key).or_default();
+            values.entry(value).or_default().push(&**pod);
+        }
+    }
+    index
 }
 
 /// A port by name is left out for a pod that has no port of that name.

@@ -6,7 +6,7 @@ pub(crate) mod membership;
 pub(crate) mod peer_authentication;
 pub(crate) mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod workload;
 
 use std::collections::BTreeMap;

@@ -30,6 +30,10 @@ pub(super) struct Folder {
     files: BTreeMap<String, File>,
     /// What was reported as applied.
     effective: BTreeMap<ObjectRef, Object>,
+    /// What was reported as wrong.
+    problems: Vec<Problem>,
+    /// A file was updated or removed since.
+    is_touched: bool,
     /// Kinds that were already mentioned as not read.
     ignored: BTreeSet<String>,
 }
@@ -62,10 +66,12 @@ impl Folder {
             }
         }
         self.files.insert(path.to_owned(), reading.finish());
+        self.is_touched = true;
     }
 
     /// Forgets a file that is gone, with everything it held.
     pub(super) fn remove(&mut self, path: &str) {
+        self.is_touched = true;
         self.files.remove(path);
     }
 
@@ -76,6 +82,18 @@ impl Folder {
 
     /// What changed since the last call, and everything that is wrong now.
     pub(super) fn settle(&mut self) -> Batch {
+        let events = if std::mem::take(&mut self.is_touched) {
+            self.take_over()
+        } else {
+            Vec::new()
+        };
+        Batch {
+            events,
+            problems: self.problems.clone(),
+        }
+    }
+
+    fn take_over(&mut self) -> Vec<Event> {
         let mut problems = Vec::new();
         let mut owners: BTreeMap<&ObjectRef, (&str, &Held)> = BTreeMap::new();
         for (path, file) in &self.files {
@@ -96,10 +114,8 @@ impl Folder {
             .collect();
         let events = difference(&self.effective, &effective);
         self.effective = effective;
-        Batch {
-            events,
-            problems: bounded(problems),
-        }
+        self.problems = bounded(problems);
+        events
     }
 }
 

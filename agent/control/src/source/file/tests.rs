@@ -533,7 +533,7 @@ proptest! {
         file.0.update("a.yaml", Ok(&[NAMESPACE.as_bytes(), b"---\n", &text].concat()));
         let batch = file.0.settle();
         let policy = ObjectRef::new(Kind::AuthorizationPolicy, "shop", "web");
-        let is_lost = batch.events.contains(&Event::Delete(policy.clone()));
+        let is_lost = batch.events.contains(&Event::Delete(policy));
         let text = String::from_utf8_lossy(&text);
         // The policy may go only when the text no longer claims to be it.
         let claims = ["kind: AuthorizationPolicy\n", "  name: web\n", "  namespace: shop\n", "security.istio.io/v1\n"];

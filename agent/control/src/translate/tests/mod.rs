@@ -11,7 +11,7 @@ use super::{Mesh, Translated};
 use crate::collection::Collection;
 use crate::source::file::read_text;
 
-pub(super) fn mesh() -> Mesh {
+pub(crate) fn mesh() -> Mesh {
     Mesh {
         trust_domain: "cluster.local".into(),
         cluster_id: "c1".into(),

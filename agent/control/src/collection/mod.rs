@@ -2,6 +2,9 @@
 //! its own objects, the nodes and the root namespace, so a change redoes the namespaces it
 //! touches and no others. Pure: events in, translation out.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;

@@ -1,0 +1,61 @@
+//! The policy kinds and MeshConfig. Unlike Kubernetes' own objects they are read strictly: a
+//! misspelt field of a policy is a hole, so it is an error.
+
+mod authorization;
+mod condition;
+mod mesh_config;
+mod peer_authentication;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
+
+use super::decode::FieldError;
+use super::kubernetes::Labels;
+use super::lenient::nullable;
+
+pub(in crate::source) use authorization::check_authorization;
+pub(crate) use authorization::{AuthorizationPolicy, Operation, PolicyAction, PolicyRule, Source};
+pub(crate) use condition::{AccountName, Pattern, When};
+pub(crate) use mesh_config::MeshConfigObject;
+pub(in crate::source) use mesh_config::check_mesh_config;
+pub(in crate::source) use peer_authentication::check_peer_authentication;
+pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication};
+
+/// A selector by labels, all of which must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Selector {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) match_labels: Labels,
+}
+
+impl Selector {
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
+        let mut wanted = self.match_labels.iter();
+        wanted.all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// A label cannot hold `*`, so a selector with one would silently select nothing.
+fn check_selector(selector: Option<&Selector>) -> Result<(), FieldError> {
+    let labels = selector.iter().flat_map(|selector| &selector.match_labels);
+    for (key, value) in labels {
+        if key.is_empty() || key.contains('*') || value.contains('*') {
+            return Err(FieldError::new(
+                format!("spec.selector.matchLabels.{key}"),
+                "a label selector takes no wildcard",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A field that is known and not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Skipped;
+
+impl<'de> Deserialize<'de> for Skipped {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self)
+    }
+}
