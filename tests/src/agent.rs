@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -256,12 +256,22 @@ impl Agent {
         Ok(Metrics::new(answer.body))
     }
 
-    /// Open file descriptors of the process.
+    /// Open file descriptors of the process, but for those by which each of its threads finds
+    /// back to the agent's own namespace: threads of the runtime come and go as they like.
     pub fn fds(&self) -> Result<usize> {
-        let path = format!("/proc/{}/fd", self.pid()?);
-        Ok(fs::read_dir(&path)
-            .with_context(|| format!("reading {path}"))?
+        let process = PathBuf::from(format!("/proc/{}", self.pid()?));
+        let home = fs::read_link(process.join("ns/net")).context("the agent's namespace")?;
+        let descriptors = fs::read_dir(process.join("fd")).context("the agent's descriptors")?;
+        Ok(descriptors
+            .flatten()
+            .filter(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|to| to != home))
             .count())
+    }
+
+    /// Everything pinned in the node's bpffs. What an agent has in the kernel is held by a
+    /// descriptor or by a pin, so both counts together miss nothing.
+    pub fn pins(&self) -> usize {
+        files_below(&self.bpffs())
     }
 
     /// Resident memory in bytes.
@@ -324,6 +334,19 @@ impl Agent {
             .args(more);
         command
     }
+}
+
+fn files_below(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files_below(&entry.path()),
+            _ => 1,
+        })
+        .sum()
 }
 
 fn local(port: u16) -> SocketAddr {

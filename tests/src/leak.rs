@@ -29,13 +29,11 @@ impl Baseline {
                 continue;
             };
             counts.insert(format!("{name} fds"), agent.fds()?);
+            counts.insert(format!("{name} pins"), agent.pins());
             let tasks = agent.metrics()?.sum("culvert_tasks", &[]);
             counts.insert(format!("{name} tasks"), tasks as usize);
             let pods = agent.status()?["pods"].as_array().map_or(0, Vec::len);
             counts.insert(format!("{name} enrolled pods"), pods);
-        }
-        for kind in ["prog", "map", "link"] {
-            counts.insert(format!("bpf {kind}"), bpf_objects(kind)?);
         }
         Ok(Self(counts))
     }
@@ -67,10 +65,6 @@ fn veths(namespace: &str) -> Result<usize> {
         &["-n", namespace, "-json", "link", "show", "type", "veth"],
     )?;
     count_of(&links)
-}
-
-fn bpf_objects(kind: &str) -> Result<usize> {
-    count_of(&check("bpftool", &["-j", kind, "show"])?)
 }
 
 fn count_of(json: &str) -> Result<usize> {
