@@ -178,7 +178,9 @@ impl Control {
             discovery: discovery.into_service(),
             certificates: certificates.into_service(),
         };
-        info!(address = ?self.listener.local_addr().ok(), "control plane serves");
+        if let Ok(address) = self.listener.local_addr() {
+            info!(%address, "control plane serves");
+        }
         serve::serve(self.listener, self.tls, services, drain).await;
         // Both end with the drain by themselves.
         let _ = tokio::join!(watching, following);
