@@ -140,17 +140,18 @@ async fn a_dead_service_is_asked_ever_less_often() {
 #[tokio::test]
 async fn renewed_at_half_life_and_kept_while_renewal_fails() {
     let ca = Arc::new(Ca::new(Duration::ZERO));
-    let ttl = Duration::from_secs(3);
+    // Certificates count whole seconds: this one lives for 3 to 4.
+    let ttl = Duration::from_secs(4);
     let cache = certificates(&ca, ttl);
     let web = identity("web");
     let start = Instant::now();
     let first = cache.get(&web).await.unwrap();
     while cache.cached(&web).unwrap().generation() == first.generation() {
-        assert!(start.elapsed() < Duration::from_millis(2200), "not renewed");
+        assert!(start.elapsed() < Duration::from_millis(3000), "not renewed");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(
-        start.elapsed() > Duration::from_millis(1000),
+        start.elapsed() > Duration::from_millis(1300),
         "renewed too early"
     );
 
