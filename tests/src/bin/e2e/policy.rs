@@ -283,6 +283,8 @@ fn named(cluster: &Cluster) -> Result<()> {
 }
 
 fn host_processes(cluster: &Cluster) -> Result<()> {
+    // A kubelet makes its cgroup before the first pod.
+    let group = tests::cgroup::Group::in_kubepods(cluster.run())?;
     let scene = Scene::strict(cluster)?;
     let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
     let (near, far) = (cluster.node(2)?.host(), cluster.node(1)?.host());
@@ -292,7 +294,6 @@ fn host_processes(cluster: &Cluster) -> Result<()> {
         must_refuse(&scene.outsider, to)?;
     }
     let accepted = server.accepted();
-    let group = tests::cgroup::Group::in_kubepods(cluster.run())?;
     for to in scene.server.sockets(PORT) {
         // bash ends with code 0 only when the server echoed.
         let script = format!(
