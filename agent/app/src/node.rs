@@ -11,7 +11,7 @@ mod view;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_datapath::{Datapath, PodSink, serve_enrolment};
+use agent_datapath::{Datapath, DatapathError, PodSink, serve_enrolment};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
 use agent_proxy::{Mesh, Workers};
@@ -20,6 +20,7 @@ use agent_xds::{ClientConfig, ClientStatus, NodeFacts};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::{KernelConfig, NodeConfig};
@@ -34,8 +35,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Connections the agent carries for one pod.
 const CONNECTIONS_PER_POD: u32 = 4096;
-/// TLS handshakes one worker serves at a time.
-const HANDSHAKES_PER_WORKER: usize = 64;
+/// TLS handshakes one worker serves for one pod at a time.
+const HANDSHAKES_PER_POD: usize = 64;
 /// Time the control runtime's tasks have to end after the data path has drained.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 
@@ -58,12 +59,23 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut signals = control.block_on(async { Signals::catch() })?;
     let (drain, draining) = drain::channel();
 
-    let agent = Agent::start(&config, &control, &draining, logging.dropped_lines())?;
+    let mut agent = Agent::start(&config, &control, &draining, logging.dropped_lines())?;
     drop(draining);
     tracing::info!(node = %config.node_name, workers = config.workers, version = VERSION, "started");
 
-    let signal = control.block_on(signals.next());
-    tracing::info!(signal, deadline = ?config.drain_deadline, "draining");
+    let ended = control.block_on(async {
+        tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, deadline = ?config.drain_deadline, "draining");
+                Ok(())
+            }
+            // Without enrolment no pod of this node starts: who restarts the agent must see it end.
+            ended = &mut agent.enrolment => Err(match ended {
+                Ok(Err(error)) => anyhow::Error::new(error).context("enrolment ended"),
+                _ => anyhow::anyhow!("enrolment ended"),
+            }),
+        }
+    });
     if !agent.workers.stop(config.drain_deadline) {
         tracing::warn!("connections outlived the drain deadline and were closed");
     }
@@ -71,12 +83,14 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
         tracing::warn!("control tasks outlived the drain");
     }
     control.shutdown_timeout(Duration::from_secs(1));
-    Ok(())
+    ended
 }
 
 /// The running agent.
 struct Agent {
     workers: Arc<Workers>,
+    /// Ends before the drain only by an error.
+    enrolment: JoinHandle<Result<(), DatapathError>>,
     _listeners: Serving,
 }
 
@@ -123,7 +137,7 @@ impl Agent {
                 network: config.network.as_str().into(),
                 workers: config.workers,
                 connections_per_pod: CONNECTIONS_PER_POD,
-                handshakes_per_worker: HANDSHAKES_PER_WORKER,
+                handshakes_per_pod: HANDSHAKES_PER_POD,
             },
         };
         let workers = Arc::new(Workers::start(mesh)?);
@@ -134,7 +148,7 @@ impl Agent {
             config.cni_socket.clone(),
             draining.clone(),
         );
-        follow::enrolment(
+        let enrolment = follow::enrolment(
             control,
             enrolment,
             Arc::clone(&datapath),
@@ -165,6 +179,7 @@ impl Agent {
             .start()?;
         Ok(Self {
             workers,
+            enrolment,
             _listeners: listeners,
         })
     }

@@ -45,10 +45,6 @@ impl Pending {
     }
 
     /// It is pending (again), because of `detail`.
-    #[expect(
-        dead_code,
-        reason = "for conditions that come back, such as a lost eBPF link"
-    )]
     pub(crate) fn pending(&self, detail: impl Into<String>) {
         self.readiness.lock().insert(self.name, Some(detail.into()));
     }

@@ -13,8 +13,14 @@ use agent_state::Snapshot;
 use agent_xds::ClientStatus;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::readiness::Pending;
+
+/// Time between two looks at the pods while they are enrolled again.
+const FIRST_LOOKS: Duration = Duration::from_millis(50);
+/// Time between two looks at the hooks after that.
+const LATER_LOOKS: Duration = Duration::from_secs(2);
 
 /// Becomes true when workloads and policies have both been received, and readiness with it.
 pub(super) fn synced(
@@ -65,35 +71,32 @@ fn identities_of(snapshot: &Snapshot, node: &str) -> BTreeSet<Identity> {
         .collect()
 }
 
-/// Runs enrolment; ready once every pod that was enrolled before is served again.
+/// Runs enrolment; ready once every pod that was enrolled before is served again, and not ready
+/// whenever a hook is lost. The handle ends when enrolment does: with an error only if the agent
+/// is of no more use.
 pub(super) fn enrolment(
     control: &Runtime,
     serve: impl Future<Output = Result<(), DatapathError>> + Send + 'static,
     datapath: Arc<Datapath>,
     pending: Pending,
-) {
+) -> JoinHandle<Result<(), DatapathError>> {
     control.spawn(async move {
-        if let Err(error) = serve.await {
-            tracing::error!(error = %chain(&error), "enrolment ended; new pods will wait");
+        while !is_served_again(&datapath) {
+            tokio::time::sleep(FIRST_LOOKS).await;
+        }
+        loop {
+            if datapath.attached() {
+                pending.done();
+            } else {
+                pending.pending("an eBPF hook of this node is not attached");
+            }
+            tokio::time::sleep(LATER_LOOKS).await;
         }
     });
-    control.spawn(async move {
-        let waiting = Duration::from_millis(50);
-        while datapath.pods().iter().any(|pod| !pod.verified) {
-            tokio::time::sleep(waiting).await;
-        }
-        pending.done();
-    });
+    control.spawn(serve)
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+/// True when every pod of the agent's own list is captured, verified and served.
+fn is_served_again(datapath: &Datapath) -> bool {
+    datapath.is_list_read() && datapath.pods().iter().all(|pod| pod.verified)
 }

@@ -11,6 +11,8 @@ use agent_proxy::Workers;
 use agent_state::view::View;
 use agent_telemetry::{Direction, Metrics};
 use agent_xds::ClientStatus;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 
 use super::VERSION;
@@ -186,18 +188,18 @@ fn certificate(row: CertificateStatus) -> CertificateView {
     }
 }
 
-/// One certificate with the keys of Istio's config dump; PEM texts in base64 there, plain here.
+/// One certificate with the keys of Istio's config dump; PEM texts are in base64 there.
 fn dumped_certificate(row: &CertificateStatus) -> serde_json::Value {
     serde_json::json!({
         "identity": row.identity,
         "state": state_name(row.state),
         "certChain": [{
-            "pem": row.chain_pem,
+            "pem": row.chain_pem.as_ref().map(|pem| STANDARD.encode(pem)),
             "serialNumber": row.serial,
             "validFrom": row.not_before.map(rfc3339),
             "expirationTime": row.not_after.map(rfc3339),
         }],
-        "rootCerts": [{ "pem": row.roots_pem }],
+        "rootCerts": [{ "pem": row.roots_pem.as_ref().map(|pem| STANDARD.encode(pem)) }],
     })
 }
 
