@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 
 from credentials import identity_of, server_context
 from session import Session, describe_error
@@ -73,6 +74,7 @@ class Server:
 
     def note(self, **event):
         """Writes an event down."""
+        event["at"] = round(time.monotonic(), 3)
         with self.lock:
             if len(self.log) < KEPT:
                 self.log.append(event)

@@ -333,7 +333,9 @@ def describe_error(error):
     if isinstance(error, ssl.SSLEOFError):
         return "end of stream"
     if isinstance(error, ssl.SSLError):
-        return f"tls: {error.reason or error}"
+        # OpenSSL's name of the alert; where Python's list of names is older, the text's own words.
+        words = str(error).split("(_ssl")[0].split("]")[-1].strip()
+        return f"tls: {error.reason or words.upper().replace(' ', '_')}"
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return "reset"
     return f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use agent_model::{Reason, Workload};
 use agent_net::copy::Counters;
 use agent_state::resolve::{self, Chooser, Outbound};
 use agent_telemetry::{Direction, Ends, Record};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::accept::{Accepted, refuse};
-use crate::forward::{pod_removed, tcp_end, until_cut};
+use crate::forward::{tcp_end, until_cut};
 use crate::pod::{LocalPod, identity_of};
 use crate::refusal::{Refusal, report};
 
@@ -74,7 +76,8 @@ async fn proxy(
     };
     let dialled = tokio::select! {
         dialled = dialled => dialled,
-        () = pod.removed() => Err(pod_removed()),
+        refusal = reset_by_client(&downstream) => Err(refusal),
+        refusal = pod.ended() => Err(refusal),
     };
     let (_slot, (_active, upstream)) = match dialled {
         Ok(dialled) => dialled,
@@ -83,16 +86,22 @@ async fn proxy(
             return Err(refusal);
         }
     };
-    let cut = async {
-        pod.removed().await;
-        pod_removed()
-    };
     record.established(Instant::now());
     let client = tcp_end(downstream);
     match upstream {
-        Upstream::Plain(stream) => until_cut(client, tcp_end(stream), counters, cut).await,
-        Upstream::Tunnel(stream) => until_cut(client, stream, counters, cut).await,
+        Upstream::Plain(stream) => until_cut(client, tcp_end(stream), counters, pod.ended()).await,
+        Upstream::Tunnel(stream) => until_cut(client, stream, counters, pod.ended()).await,
     }
+}
+
+/// Completes when the application resets its connection, so that nothing is dialled for nobody. A
+/// half-close is no reset: a client may say all it has to say and wait.
+async fn reset_by_client(stream: &TcpStream) -> Refusal {
+    let detail = match stream.ready(Interest::ERROR).await {
+        Ok(_) => "the application gave up".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Refusal::new(Reason::ConnectionReset, detail)
 }
 
 /// Where the connection goes on.
@@ -128,14 +137,19 @@ async fn dial(
         let (attempt, workload) = match decision {
             Outbound::Passthrough { destination } => {
                 let stream = pod
-                    .dial(destination)
+                    .dial_persistently(destination)
                     .await
                     .map_err(|error| Refusal::connect(&error))?;
                 return Ok((None, Upstream::Plain(stream)));
             }
-            Outbound::Deny { reason, detail } => {
-                return Err(last.unwrap_or_else(|| Refusal::new(reason, detail)));
-            }
+            Outbound::Deny { reason, detail } => match last.take() {
+                // Nobody is left; who did not answer may yet do so before the deadline.
+                Some(refusal) if refusal.reason == Reason::ConnectTimeout => {
+                    tried.clear();
+                    continue;
+                }
+                last => return Err(last.unwrap_or_else(|| Refusal::new(reason, detail))),
+            },
             Outbound::Direct {
                 destination,
                 workload,
@@ -217,7 +231,13 @@ async fn open_tunnel(
     };
     let dial = || {
         let (pod, peer) = (pod.clone(), hop.peer);
-        async move { pod.dial(peer).await }
+        async move {
+            tokio::select! {
+                dialled = pod.dial(peer) => dialled,
+                // The dial is the pool's, which does not know of the pod's end.
+                _ = pod.ended() => Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
     };
     worker
         .tunnels
@@ -239,6 +259,10 @@ fn is_worth_another(reason: Reason) -> bool {
             | Reason::H2Failed
             | Reason::TunnelLost
             | Reason::PeerRejected
+            // A peer that accepted the connection and then said nothing, and one to which there
+            // are as many tunnels as there may be.
+            | Reason::IdleTimeout
+            | Reason::LimitExceeded
     )
 }
 

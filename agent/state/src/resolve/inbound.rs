@@ -58,6 +58,10 @@ fn resolve_hostname(
     let service = snapshot
         .service_by_hostname(hostname, &local.namespace)
         .ok_or_else(|| format!("no service is called {hostname:?}"))?;
+    // A certificate opens a pod's services, not every name of the mesh at this pod's ports.
+    if !local.services.contains_key(&service.key()) {
+        return Err(format!("this pod is no endpoint of {}", service.key()));
+    }
     let target = target_port(service, local, port)
         .ok_or_else(|| format!("{} has no usable port {port}", service.key()))?;
     Ok((target, Arc::clone(service)))

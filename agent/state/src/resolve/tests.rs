@@ -712,6 +712,13 @@ fn a_request_by_name_is_forwarded_to_the_target_port() {
         let rejected = rejection(mesh.inbound(AuthorityRef::Host(host, port)));
         assert_eq!(rejected, (Reason::AuthorityUnknown, 503), "{host}:{port}");
     }
+    // A service that exists, but has other pods as endpoints.
+    let mesh = mesh.with_service(service("ns", "other", "10.96.0.4", 80, 8080));
+    let other = AuthorityRef::Host("other.ns.svc.cluster.local", 80);
+    assert_eq!(
+        rejection(mesh.inbound(other)),
+        (Reason::AuthorityUnknown, 503)
+    );
     let unresolved = mesh.with_service(service("ns", "named", "10.96.0.3", 80, 0));
     let named = AuthorityRef::Host("named.ns.svc.cluster.local", 80);
     assert_eq!(

@@ -2,7 +2,7 @@
 //! applications see when the server is unwilling.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -195,10 +195,17 @@ fn gives_up(scene: &Scene<'_>, to: SocketAddr) -> Result<()> {
     let told = |event: &Value| {
         event["event"] == "reset" || event["event"] == "end" || event["event"] == "closed"
     };
+    let waited = Instant::now();
     scene
         .peer
-        .wait_event(SERVER, "the end of the request", told)
-        .map(drop)
+        .wait_event(SERVER, "the end of the request", told)?;
+    // Well below the time that the agent itself gives a server.
+    let waited = waited.elapsed();
+    ensure!(
+        waited < Duration::from_secs(2),
+        "the server was told after {waited:?}"
+    );
+    Ok(())
 }
 
 /// Pooling, GOAWAY, and ends in the middle of a transfer.

@@ -44,8 +44,10 @@ pub(super) fn follows_the_namespace(cluster: &Cluster) -> Result<()> {
         format!("addr add {v6}/64 dev eth0 nodad"),
         // Also as the address that new sockets use.
         format!("route replace default via 10.67.2.1 src {v4}"),
-        format!("-6 route replace default via fd00:67:2::1 src {v6}"),
+        format!("route replace default via fd00:67:2::1 src {v6}"),
     ])?;
+    // The node's own table still has the former owner's link address.
+    cluster.node(2)?.host().ip(&["neigh flush dev cni0"])?;
     for to in scene.caller.sockets(PORT) {
         ensure!(
             seen_from(&scene, &scene.client, to)? == client,

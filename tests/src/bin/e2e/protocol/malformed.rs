@@ -152,11 +152,13 @@ fn without_alpn(scene: &Scene<'_>, ip: IpAddr) -> Result<()> {
 /// HTTP/2 and below it.
 pub(super) fn http2(cluster: &Cluster) -> Result<()> {
     let scene = Scene::open(cluster)?;
+    // Some that say nothing; looked at again when all others are done.
+    for ip in scene.target.ips() {
+        open_raw(&scene, ip, &format!("silent-tcp-{ip}"), false)?;
+        open_raw(&scene, ip, &format!("silent-tls-{ip}"), true)?;
+    }
     for ip in scene.target.ips() {
         let mut healthy = Healthy::open(&scene, ip)?;
-        // Two that say nothing; looked at again when all others are done.
-        open_raw(&scene, ip, "silent-tcp", false)?;
-        open_raw(&scene, ip, "silent-tls", true)?;
         for (what, tls, bytes) in first_bytes() {
             open_raw(&scene, ip, what, tls)?;
             ends(&scene, what, &bytes)?;
@@ -174,10 +176,12 @@ pub(super) fn http2(cluster: &Cluster) -> Result<()> {
             "a bad request reached the application"
         );
         abandoned_streams(&scene, ip, &mut healthy)?;
+    }
+    for ip in scene.target.ips() {
         for what in ["silent-tcp", "silent-tls"] {
-            ends(&scene, what, &[]).context("no first request within its time")?;
+            let connection = format!("{what}-{ip}");
+            ends(&scene, &connection, &[]).context("no first request within its time")?;
         }
-        healthy.check("silent connections")?;
     }
     Ok(())
 }

@@ -116,6 +116,9 @@ fn table(scene: &Scene<'_>, ip: IpAddr) -> Vec<String> {
         format!("{own},{neighbour}"),
         format!("http://{own}/"),
         format!("{ip}.:{APP_PORT}"),
+        scene.target.ips()[1].to_string(),
+        // A service of which this pod is no endpoint.
+        format!("neighbour.{NAMESPACE}.svc.cluster.local:{APP_PORT}"),
     ]);
     table
 }
