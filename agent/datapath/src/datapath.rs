@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct Datapath {
     /// Namespaces that are never enrolled: the host's and the agent's.
     pub(crate) forbidden: [NetnsCookie; 2],
     pub(crate) pods: Mutex<Pods>,
+    /// The list of enrolled pods was read; before that nothing is known of them.
+    pub(crate) is_list_read: AtomicBool,
     /// Held by whoever changes what is enrolled.
     pub(crate) changes: Mutex<()>,
     _trace: Option<Trace>,
@@ -115,6 +118,7 @@ impl Datapath {
             records,
             forbidden: [host, own],
             pods: Mutex::default(),
+            is_list_read: AtomicBool::new(false),
             changes: Mutex::default(),
             _trace: trace,
         })

@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use agent_model::{HBONE_PORT, PodInfo};
 use agent_net::{Netns, NetnsCookie, socket};
@@ -117,7 +118,14 @@ impl Datapath {
         }
         self.remove_dead()?;
         self.persist()?;
+        self.is_list_read.store(true, Ordering::Release);
         Ok(self.waiting())
+    }
+
+    /// True once [`Self::enrolled_at_start`] has succeeded: from then on [`Self::pods`] is the whole
+    /// truth.
+    pub fn is_list_read(&self) -> bool {
+        self.is_list_read.load(Ordering::Acquire)
     }
 
     /// Pods that were enrolled by an earlier agent and are not yet by this one.

@@ -230,7 +230,7 @@ impl<E: Enroller> Desk<E> {
         };
         let cookie = enrolled.netns.cookie();
         if let Err(error) = self.sink.add(enrolled) {
-            self.sink.remove(cookie);
+            self.let_go(cookie).await;
             let undone = self.blocking(move |e| e.unenrol(&container)).await;
             return Err(match undone {
                 Ok(_) => format!("the proxy did not take the pod: {error}"),
@@ -242,9 +242,17 @@ impl<E: Enroller> Desk<E> {
 
     async fn delete(&self, container: String) -> Result<(), String> {
         if let Some(cookie) = self.blocking(move |e| e.unenrol(&container)).await? {
-            self.sink.remove(cookie);
+            self.let_go(cookie).await;
         }
         Ok(())
+    }
+
+    /// Has the sink let go of a pod. It waits for the pod's connections to end, so not here.
+    async fn let_go(&self, pod: NetnsCookie) {
+        let sink = Arc::clone(&self.sink);
+        if let Err(error) = tokio::task::spawn_blocking(move || sink.remove(pod)).await {
+            tracing::error!(%error, ?pod, "the proxy did not let go of a pod");
+        }
     }
 
     /// Enrols the pods of the agent's own list.
@@ -278,12 +286,13 @@ impl<E: Enroller> Desk<E> {
             return Ok(());
         };
         let cookie = enrolled.netns.cookie();
-        self.sink.add(enrolled).map_err(|error| {
-            self.sink.remove(cookie);
-            let error = format!("the proxy did not take the pod: {error}");
-            self.enroller.unserved(&container, error.clone());
-            error
-        })
+        let Err(error) = self.sink.add(enrolled) else {
+            return Ok(());
+        };
+        self.let_go(cookie).await;
+        let error = format!("the proxy did not take the pod: {error}");
+        self.enroller.unserved(&container, error.clone());
+        Err(error)
     }
 
     async fn blocking<T: Send + 'static>(

@@ -5,6 +5,7 @@ mod tunnel;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -111,6 +112,8 @@ impl Entry {
 struct Dial {
     id: u64,
     waiters: Vec<oneshot::Sender<Result<Slot, HboneError>>>,
+    /// Never sent: that it is dropped ends the dial.
+    _wanted: oneshot::Sender<Infallible>,
 }
 
 /// Figures for metrics.
@@ -170,7 +173,7 @@ impl Pool {
 
     /// Ends every tunnel of a removed pod: no new streams, GOAWAY when the last stream ended, and
     /// the end of the connection [`Settings::removal_grace`] from now at the latest. Dials under
-    /// way fail.
+    /// way are given up.
     pub fn drop_source(&self, source: NetnsCookie) {
         self.close(|key| key.source == source, true);
     }
@@ -179,6 +182,12 @@ impl Pool {
     /// used.
     pub fn drain(&self) {
         self.close(|_| true, false);
+    }
+
+    /// True while a removed source still has a tunnel or a dial.
+    pub fn serves(&self, source: NetnsCookie) -> bool {
+        let entries = self.shared.entries.borrow();
+        entries.keys().any(|key| key.source == source)
     }
 
     /// Figures of the moment.
@@ -209,11 +218,14 @@ impl Pool {
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        if let Some(id) = self.join_dial(&target.key, sender)? {
+        if let Some((id, unwanted)) = self.join_dial(&target.key, sender)? {
             let pool = Rc::downgrade(&self.shared);
             let (settings, target) = (self.shared.settings.clone(), target.clone());
             tokio::task::spawn_local(async move {
-                let result = connect::establish(&target, dial, &settings).await;
+                let result = tokio::select! {
+                    result = connect::establish(&target, dial, &settings) => result,
+                    _ = unwanted => return,
+                };
                 let Some(shared) = pool.upgrade() else {
                     return;
                 };
@@ -228,12 +240,13 @@ impl Pool {
         receiver.await.unwrap_or(Err(HboneError::SourceRemoved))
     }
 
-    /// Joins a dial that has room; `Some(id)` when the caller has to start it.
+    /// Joins a dial that has room; `Some` when the caller has to start it, with what completes when
+    /// the dial is no longer wanted.
     fn join_dial(
         &self,
         key: &Key,
         waiter: oneshot::Sender<Result<Slot, HboneError>>,
-    ) -> Result<Option<u64>, HboneError> {
+    ) -> Result<Option<(u64, oneshot::Receiver<Infallible>)>, HboneError> {
         let limit = self.shared.settings.pool_tunnels;
         let mut entries = self.shared.entries.borrow_mut();
         if !entries.contains_key(key) {
@@ -254,11 +267,13 @@ impl Pool {
             return Err(HboneError::Full(limit));
         }
         let id = next_id();
+        let (wanted, unwanted) = oneshot::channel();
         entry.dials.push(Dial {
             id,
             waiters: vec![waiter],
+            _wanted: wanted,
         });
-        Ok(Some(id))
+        Ok(Some((id, unwanted)))
     }
 
     /// Takes a dialled tunnel in and gives its waiters their places.

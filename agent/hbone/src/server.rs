@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 
 use agent_identity::peer_identity;
 use agent_model::Identity;
-use agent_net::drain::Watcher;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -68,7 +67,7 @@ impl Connection {
     }
 
     /// Serves requests until the peer closes, breaks the protocol, or is silent for too long, and
-    /// after `drain` began until the last stream ended (new streams are refused by GOAWAY). Every
+    /// after `no_more` completed until the last stream ended (new streams are refused by GOAWAY). Every
     /// request is handed to `on_request`, which must not block: it spawns what takes time.
     ///
     /// The future drives all streams of the connection: run it in a task of its own. Dropping it
@@ -76,7 +75,7 @@ impl Connection {
     pub async fn serve(
         self,
         mut on_request: impl FnMut(IncomingRequest),
-        mut drain: Watcher,
+        no_more: impl Future<Output = ()>,
     ) -> Result<(), HboneError> {
         let settings = self.settings;
         let deadline = Instant::now() + settings.first_request_timeout;
@@ -87,9 +86,9 @@ impl Connection {
             .map_err(|error| HboneError::from_h2(&error))?;
         self.flusher.take_over();
         let mut session = Session::new(&mut h2, &settings, deadline);
-        let mut signalled = pin!(drain.signalled());
+        let mut no_more = pin!(no_more);
         poll_fn(|cx| {
-            if !session.draining && signalled.as_mut().poll(cx).is_ready() {
+            if !session.draining && no_more.as_mut().poll(cx).is_ready() {
                 session.draining = true;
                 h2.graceful_shutdown();
             }

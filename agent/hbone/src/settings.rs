@@ -65,7 +65,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(5),
             first_request_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(20),
-            removal_grace: Duration::from_secs(5),
+            removal_grace: Duration::from_secs(1),
         }
     }
 }

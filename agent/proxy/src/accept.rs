@@ -42,7 +42,7 @@ pub(crate) async fn run<F>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = pod.removed() => return,
+            _ = pod.ended() => return,
             () = draining.signalled() => return,
             accepted = listener.accept() => accepted.and_then(describe),
         };

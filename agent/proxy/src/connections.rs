@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use agent_model::{Identity, PolicyKey, Workload};
+use agent_model::{Identity, PolicyKey, Reason, Workload};
 use agent_policy::{Connection, Decision, Target, decide};
 use agent_state::Snapshot;
 use tokio::sync::Notify;
@@ -99,21 +99,36 @@ impl Connections {
     /// Re-decides every live connection and closes those that are denied now. `find` gives the
     /// current record of a local pod; a pod without one keeps its connections, because losing the
     /// control plane must not cut traffic.
+    ///
+    /// With `patience`, a connection that is denied only because a policy has not arrived yet is
+    /// spared: on a new stream to the control plane workloads may come before the policies they
+    /// name, and that must not cut what was allowed. True when one was spared; the caller then
+    /// decides again soon, without patience.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
         network: &str,
+        patience: bool,
         find: impl Fn(IpAddr) -> Option<Arc<Workload>>,
-    ) {
+    ) -> bool {
+        let mut spared = false;
         for entry in self.live.borrow().values() {
             let Some(local) = find(entry.facts.local) else {
                 continue;
             };
-            if let Decision::Deny { policy, .. } = entry.facts.decide(snapshot, network, &local) {
-                entry.denied.replace(Some(policy));
-                entry.closed.notify_one();
+            match entry.facts.decide(snapshot, network, &local) {
+                Decision::Allow { .. } => {}
+                Decision::Deny {
+                    reason: Reason::PolicyUnknown,
+                    ..
+                } if patience => spared = true,
+                Decision::Deny { policy, .. } => {
+                    entry.denied.replace(Some(policy));
+                    entry.closed.notify_one();
+                }
             }
         }
+        spared
     }
 }
 

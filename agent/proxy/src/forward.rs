@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use agent_model::Reason;
 use agent_net::copy::{self, Counters, End};
 use agent_net::flow::{FlowRead, FlowWrite, TcpReader, TcpWriter, split};
 use tokio::net::TcpStream;
@@ -23,23 +22,17 @@ where
     SR: FlowRead,
     SW: FlowWrite,
 {
+    // The cut is looked at first: a flow that is always ready uses up what the runtime lets a task
+    // do in one turn, and then nothing after it would be ready.
     let cut = tokio::select! {
         biased;
+        refusal = cut => refusal,
         result = copy::bidirectional(&mut client, &mut server, counters) => {
             return result.map_err(Refusal::from);
         }
-        refusal = cut => refusal,
     };
     copy::abort(&mut client, &mut server);
     Err(cut)
-}
-
-/// The outcome of a connection whose pod went away.
-pub(crate) fn pod_removed() -> Refusal {
-    Refusal::new(
-        Reason::PodRemoved,
-        "the pod was removed from the mesh or deleted",
-    )
 }
 
 /// A TCP socket as an end of the copy loop.

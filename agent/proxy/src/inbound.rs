@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_hbone::headers::{Authority, Baggage, ConnectRequest, RequestError};
 use agent_hbone::server::{self, IncomingRequest};
-use agent_identity::server_config;
+use agent_identity::{IdentityError, server_config};
 use agent_model::{Identity, Reason, Workload};
 use agent_net::copy::Counters;
 use agent_net::socket::canonical;
@@ -19,17 +19,19 @@ use tokio::net::TcpStream;
 
 use crate::accept::Accepted;
 use crate::connections::{Admitted, Facts};
-use crate::forward::{pod_removed, tcp_end, until_cut};
+use crate::forward::{tcp_end, until_cut};
 use crate::pod::{LocalPod, Slot, identity_of};
 use crate::refusal::{Refusal, report};
+
+/// How long an accepted tunnel waits for its turn to shake hands.
+const TURN_WAIT: Duration = Duration::from_secs(5);
+/// How long a tunnel may take for GOAWAY and the resets of its streams when its pod ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A peer's tunnel: TLS, identity, HTTP/2; each CONNECT in it becomes a task.
 pub(crate) async fn handle(pod: LocalPod, accepted: Accepted) {
     let (peer, local) = (accepted.peer, accepted.local);
-    let served = tokio::select! {
-        served = serve_tunnel(&pod, accepted) => served,
-        () = pod.removed() => Err(pod_removed()),
-    };
+    let served = serve_tunnel(&pod, accepted).await;
     if served.is_err() {
         let ends = Ends {
             source: peer,
@@ -42,25 +44,12 @@ pub(crate) async fn handle(pod: LocalPod, accepted: Accepted) {
 }
 
 async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal> {
+    let _slot = pod.admit_tunnel()?;
     let (peer, local) = (accepted.peer, accepted.local);
-    let worker = &pod.worker;
-    let handshake = async {
-        let _turn = worker.handshakes.acquire().await;
-        let workload = pod.workload().await?;
-        let certificate = worker
-            .mesh
-            .certificates
-            .get(&identity_of(&workload)?)
-            .await
-            .map_err(|error| Refusal::new(Reason::NoCertificate, error.to_string()))?;
-        let config = server_config(&certificate)
-            .map_err(|error| Refusal::new(Reason::NoCertificate, error.to_string()))?;
-        let settings = Rc::clone(&worker.settings);
-        server::accept(accepted.stream, config, settings)
-            .await
-            .map_err(Refusal::from)
+    let session = tokio::select! {
+        session = handshake(pod, accepted.stream) => session?,
+        refusal = pod.ended() => return Err(refusal),
     };
-    let session = handshake.await?;
     let tunnel = Tunnel {
         peer,
         local,
@@ -74,8 +63,41 @@ async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal>
             request,
         ));
     };
-    session
-        .serve(on_request, worker.draining.clone())
+    let mut draining = pod.worker.draining.clone();
+    let no_more = async {
+        tokio::select! {
+            () = draining.signalled() => {}
+            _ = pod.ended() => {}
+        }
+    };
+    let cut = async {
+        let refusal = pod.ended().await;
+        tokio::time::sleep(FAREWELL).await;
+        refusal
+    };
+    tokio::select! {
+        served = session.serve(on_request, no_more) => served.map_err(Refusal::from),
+        refusal = cut => Err(refusal),
+    }
+}
+
+/// TLS, when this pod has a turn and a certificate.
+async fn handshake(pod: &LocalPod, stream: TcpStream) -> Result<server::Connection, Refusal> {
+    let no_certificate =
+        |error: IdentityError| Refusal::new(Reason::NoCertificate, error.to_string());
+    let worker = &pod.worker;
+    let workload = pod.workload().await?;
+    let identity = identity_of(&workload)?;
+    let certificates = &worker.mesh.certificates;
+    let certificate = certificates.get(&identity).await.map_err(no_certificate)?;
+    let config = server_config(&certificate).map_err(no_certificate)?;
+    let _turn = tokio::time::timeout(TURN_WAIT, pod.handshakes.acquire())
+        .await
+        .map_err(|_| {
+            let detail = format!("no turn for a TLS handshake within {TURN_WAIT:?}");
+            Refusal::new(Reason::LimitExceeded, detail)
+        })?;
+    server::accept(stream, config, Rc::clone(&worker.settings))
         .await
         .map_err(Refusal::from)
 }
@@ -104,13 +126,15 @@ async fn handle_stream(pod: LocalPod, tunnel: Tunnel, incoming: IncomingRequest)
 async fn proxy(
     pod: &LocalPod,
     tunnel: &Tunnel,
-    incoming: IncomingRequest,
+    mut incoming: IncomingRequest,
     counters: &Counters,
     record: &mut Record,
 ) -> Result<(), Refusal> {
+    let request = incoming.request.clone();
     let dialled = tokio::select! {
-        dialled = admit_and_dial(pod, tunnel, &incoming.request, record) => dialled,
-        () = pod.removed() => Err(Rejection { status: StatusCode::SERVICE_UNAVAILABLE, refusal: pod_removed() }),
+        dialled = admit_and_dial(pod, tunnel, &request, record) => dialled,
+        refusal = pod.ended() => Err(Rejection::unavailable(refusal)),
+        () = incoming.abandoned() => Err(Rejection::unavailable(gave_up())),
     };
     let (local, application) = match dialled {
         Ok(dialled) => dialled,
@@ -139,21 +163,36 @@ struct Rejection {
     refusal: Refusal,
 }
 
+impl Rejection {
+    fn unavailable(refusal: Refusal) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { status, refusal }
+    }
+}
+
+/// The outcome of a stream whose peer reset it before the answer.
+fn gave_up() -> Refusal {
+    Refusal::new(Reason::ConnectionReset, "the peer gave up before an answer")
+}
+
 async fn admit_and_dial(
     pod: &LocalPod,
     tunnel: &Tunnel,
     request: &Result<ConnectRequest, RequestError>,
     record: &mut Record,
 ) -> Result<(Arc<Workload>, Application), Rejection> {
-    let reject = |status| move |refusal| Rejection { status, refusal };
     let request = request.as_ref().map_err(|error| Rejection {
         status: StatusCode::BAD_REQUEST,
         refusal: Refusal::new(Reason::RequestInvalid, error.to_string()),
     })?;
-    let local = pod
-        .workload()
-        .await
-        .map_err(reject(StatusCode::SERVICE_UNAVAILABLE))?;
+    let local = pod.workload().await.map_err(Rejection::unavailable)?;
+    if !pod.owns(tunnel.local.ip()) {
+        let detail = format!("{} is not an address of this pod", tunnel.local.ip());
+        return Err(Rejection {
+            status: StatusCode::BAD_REQUEST,
+            refusal: Refusal::new(Reason::AuthorityMismatch, detail),
+        });
+    }
     let mesh = &pod.worker.mesh;
     let snapshot = mesh.state.load();
     let source = snapshot.workload_by_ip(&mesh.config.network, tunnel.peer.ip());
@@ -195,17 +234,25 @@ async fn admit_and_dial(
         destination,
     };
     let client = client_of(tunnel, request);
-    let application = dial_admitted(pod, &local, facts, client)
+    let slot = pod.admit().map_err(Rejection::unavailable)?;
+    let application = dial_admitted(pod, slot, &local, facts, client)
         .await
-        .map_err(|refusal| {
-            let status = if refusal.policy.is_some() {
-                StatusCode::UNAUTHORIZED
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            Rejection { status, refusal }
+        .map_err(|refusal| Rejection {
+            status: status_of(refusal.reason),
+            refusal,
         })?;
     Ok((local, application))
+}
+
+/// What the peer is told: that policy refused it, or that it may try elsewhere.
+fn status_of(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::PolicyDenied
+        | Reason::PolicyNotAllowed
+        | Reason::PolicyUnknown
+        | Reason::PolicyChanged => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 /// The address the application sees: the peer's, with the client's own port where the tunnel's
@@ -227,11 +274,11 @@ pub(crate) struct Application {
 /// [`crate::connections`].
 pub(crate) async fn dial_admitted(
     pod: &LocalPod,
+    _slot: Slot,
     local: &Workload,
     facts: Facts,
     client: SocketAddr,
 ) -> Result<Application, Refusal> {
-    let _slot = pod.admit()?;
     let mesh = &pod.worker.mesh;
     let destination = facts.destination;
     let admitted = pod.worker.connections.admit(facts);
@@ -253,6 +300,6 @@ pub(crate) async fn dial_admitted(
 pub(crate) async fn until_denied(pod: &LocalPod, admitted: &Admitted) -> Refusal {
     tokio::select! {
         policy = admitted.denied() => Refusal::by_policy(Reason::PolicyChanged, policy),
-        () = pod.removed() => pod_removed(),
+        refusal = pod.ended() => refusal,
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::accept::{Accepted, refuse};
 use crate::connections::Facts;
-use crate::forward::{pod_removed, tcp_end, until_cut};
+use crate::forward::{tcp_end, until_cut};
 use crate::inbound::{Application, dial_admitted, until_denied};
 use crate::pod::LocalPod;
 use crate::refusal::{Refusal, report};
@@ -49,7 +49,7 @@ async fn proxy(
     };
     let dialled = tokio::select! {
         dialled = admit_and_dial(pod, facts, client, record) => dialled,
-        () = pod.removed() => Err(pod_removed()),
+        refusal = pod.ended() => Err(refusal),
     };
     let application = match dialled {
         Ok(application) => application,
@@ -74,6 +74,7 @@ async fn admit_and_dial(
     client: SocketAddr,
     record: &mut Record,
 ) -> Result<Application, Refusal> {
+    let slot = pod.admit()?;
     let destination = facts.destination;
     if !pod.owns(destination.ip()) {
         let detail = format!("{destination} is not an address of this pod");
@@ -93,5 +94,5 @@ async fn admit_and_dial(
     {
         record.source(source, None);
     }
-    dial_admitted(pod, &local, facts, client).await
+    dial_admitted(pod, slot, &local, facts, client).await
 }

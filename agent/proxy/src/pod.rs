@@ -13,6 +13,7 @@ use agent_net::drain::Watcher;
 use agent_net::{Netns, NetnsCookie, socket};
 use agent_state::Snapshot;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::Refusal;
 use crate::worker::Worker;
@@ -25,7 +26,8 @@ const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
 pub struct Pod {
     info: PodInfo,
     netns: Arc<Netns>,
-    connections: AtomicU32,
+    connections: Arc<AtomicU32>,
+    tunnels: Arc<AtomicU32>,
 }
 
 impl Pod {
@@ -34,7 +36,8 @@ impl Pod {
         Self {
             info,
             netns,
-            connections: AtomicU32::new(0),
+            connections: Arc::default(),
+            tunnels: Arc::default(),
         }
     }
 
@@ -77,29 +80,52 @@ impl Pod {
 pub(crate) struct LocalPod {
     pub(crate) worker: Rc<Worker>,
     pub(crate) pod: Arc<Pod>,
+    /// TLS handshakes with the pod that this worker may serve at a time. Every pod has its own, so
+    /// that whoever keeps those of one busy keeps nobody from another.
+    pub(crate) handshakes: Rc<Semaphore>,
     removal: Watcher,
 }
 
 impl LocalPod {
     pub(crate) fn new(worker: Rc<Worker>, pod: Arc<Pod>, removal: Watcher) -> Self {
+        let turns = worker.mesh.config.handshakes_per_pod;
         Self {
             worker,
             pod,
+            handshakes: Rc::new(Semaphore::new(turns)),
             removal,
         }
     }
 
-    /// Completes when the pod is removed.
-    pub(crate) async fn removed(&self) {
+    /// Completes when the pod's connections must end, with the reason: the pod is removed, or the
+    /// agent's drain is over.
+    pub(crate) async fn ended(&self) -> Refusal {
         self.removal.clone().signalled().await;
+        if self.worker.draining.is_draining() {
+            Refusal::new(Reason::Drained, "the agent stopped")
+        } else {
+            let detail = "the pod was removed from the mesh or deleted";
+            Refusal::new(Reason::PodRemoved, detail)
+        }
     }
 
     /// Counts one connection against the pod's limit.
     pub(crate) fn admit(&self) -> Result<Slot, Refusal> {
+        self.count(&self.pod.connections, "connections")
+    }
+
+    /// Counts one tunnel of a peer against the pod's limit, from the moment it is accepted: nobody
+    /// has proved anything yet, and descriptors are what the whole node shares.
+    pub(crate) fn admit_tunnel(&self) -> Result<Slot, Refusal> {
+        self.count(&self.pod.tunnels, "tunnels")
+    }
+
+    fn count(&self, counter: &Arc<AtomicU32>, what: &str) -> Result<Slot, Refusal> {
         let limit = self.worker.mesh.config.connections_per_pod;
-        let slot = Slot(Arc::clone(&self.pod));
-        if self.pod.connections.fetch_add(1, Ordering::Relaxed) >= limit {
-            let detail = format!("the pod has {limit} connections already");
+        let before = counter.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(Arc::clone(counter));
+        if before >= limit {
+            let detail = format!("the pod has {limit} {what} already");
             return Err(Refusal::new(Reason::LimitExceeded, detail));
         }
         Ok(slot)
@@ -147,6 +173,17 @@ impl LocalPod {
             })
     }
 
+    /// [`Self::dial`], again and again while nobody answers: of a destination without alternative
+    /// a lost packet must not be the end. The caller sets the deadline.
+    pub(crate) async fn dial_persistently(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        loop {
+            match self.dial(address).await {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Dials from inside the pod with an exempt socket; the source address is the pod's.
     pub(crate) async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let kernel = &self.worker.mesh.kernel;
@@ -176,13 +213,13 @@ impl LocalPod {
     }
 }
 
-/// One of the pod's connections; counted until dropped.
+/// One of the pod's connections or tunnels; counted until dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Pod>);
+pub(crate) struct Slot(Arc<AtomicU32>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -61,7 +61,9 @@ impl Refusal {
 impl From<CopyError> for Refusal {
     fn from(error: CopyError) -> Self {
         let reason = match error.source.kind() {
-            io::ErrorKind::TimedOut => Reason::TunnelLost,
+            // A tunnel that ended under its stream; TCP resets are reported as such.
+            io::ErrorKind::ConnectionAborted => Reason::TunnelLost,
+            io::ErrorKind::TimedOut => Reason::IdleTimeout,
             _ => Reason::ConnectionReset,
         };
         Self::new(reason, error.to_string())

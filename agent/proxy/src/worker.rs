@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener as StdListener;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,8 +17,9 @@ use agent_net::tasks::spawn_local;
 use agent_net::{NetnsCookie, OriginalDst, SocketTags};
 use agent_telemetry::Metrics;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::connections::Connections;
 use crate::pod::{LocalPod, Pod};
@@ -39,8 +40,8 @@ pub struct Config {
     /// Connections the agent carries for one pod at a time; more are refused
     /// (`limit-exceeded`). Default 4096.
     pub connections_per_pod: u32,
-    /// TLS handshakes one worker serves at a time; more wait in the accept queue. Default 64.
-    pub handshakes_per_worker: usize,
+    /// TLS handshakes one worker serves for one pod at a time; more wait, up to 5 s. Default 64.
+    pub handshakes_per_pod: usize,
 }
 
 /// Everything the workers share.
@@ -91,7 +92,9 @@ struct Thread {
 }
 
 enum Command {
-    Stats { reply: std_mpsc::SyncSender<PoolStats> },
+    Stats {
+        reply: std_mpsc::SyncSender<PoolStats>,
+    },
     Add {
         pod: Arc<Pod>,
         listeners: Listeners,
@@ -118,6 +121,11 @@ const COMMAND_QUEUE: usize = 256;
 /// Time in which a worker must have closed every socket of a removed pod.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Time the tasks have to reset their connections once the drain deadline passed.
+const CUT_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a live connection outlives the arrival of a workload that names a policy which has not
+/// arrived. A denied connection must be closed within 2 s.
+const POLICY_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a worker must say what it has.
 const STATS_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -153,7 +161,9 @@ impl Workers {
         let (reply, answers) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
             // A full queue belongs to a worker that would not answer in time.
-            let _ = thread.commands.try_send(Command::Stats { reply: reply.clone() });
+            let _ = thread.commands.try_send(Command::Stats {
+                reply: reply.clone(),
+            });
         }
         drop(reply);
         let mut sum = PoolStats::default();
@@ -278,7 +288,6 @@ pub(crate) struct Worker {
     pub(crate) settings: Rc<Settings>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) active: outbound::ActiveEndpoints,
-    pub(crate) handshakes: Semaphore,
     pub(crate) draining: Watcher,
     pods: RefCell<BTreeMap<NetnsCookie, (Arc<Pod>, Drain)>>,
 }
@@ -286,37 +295,43 @@ pub(crate) struct Worker {
 impl Worker {
     async fn run(mesh: Arc<Mesh>, mut commands: mpsc::Receiver<Command>) {
         let (drain, draining) = drain::channel();
-        let handshakes = Semaphore::new(mesh.config.handshakes_per_worker);
         let worker = Rc::new(Self {
             mesh,
             tunnels: Pool::new(Settings::default()),
             settings: Rc::new(Settings::default()),
             connections: Rc::default(),
             active: outbound::ActiveEndpoints::default(),
-            handshakes,
             draining,
             pods: RefCell::default(),
         });
-        let recheck = spawn_local(Rc::clone(&worker).recheck_on_change());
+        let changes = worker.mesh.state.changed();
+        spawn_local(recheck_on_change(Rc::downgrade(&worker), changes));
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Stats { reply } => {
-                    let _ = reply.send(worker.tunnels.stats());
-                }
-                Command::Add { pod, listeners } => worker.add(pod, listeners),
-                Command::Remove { pod, done } => {
-                    let removal = Rc::clone(&worker).remove(pod);
-                    spawn_local(async move {
-                        removal.await;
-                        let _ = done.send(());
-                    });
-                }
                 Command::Stop { deadline, done } => {
-                    recheck.abort();
-                    let _ = done.send(worker.stop(drain, deadline).await);
+                    let _ = done.send(worker.stop(drain, deadline, commands).await);
                     return;
                 }
+                command => worker.obey(command),
             }
+        }
+    }
+
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Stats { reply } => {
+                let _ = reply.send(self.tunnels.stats());
+            }
+            Command::Add { pod, listeners } => self.add(pod, listeners),
+            Command::Remove { pod, done } => {
+                let removal = Rc::clone(self).remove(pod);
+                spawn_local(async move {
+                    removal.await;
+                    let _ = done.send(());
+                });
+            }
+            // The second of two; the first one's answer counts.
+            Command::Stop { .. } => {}
         }
     }
 
@@ -363,34 +378,97 @@ impl Worker {
             return;
         };
         self.tunnels.drop_source(pod.cookie());
-        if !drain.drain(REMOVAL_DEADLINE).await {
+        let ended = async {
+            drain.drain(REMOVAL_DEADLINE).await;
+            // The tunnels' sockets are in the pod's namespace too.
+            while self.tunnels.serves(pod.cookie()) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(REMOVAL_DEADLINE, ended).await.is_err() {
             tracing::error!(pod = %pod.info().name, "connections of a removed pod linger");
         }
     }
 
-    /// Live connections are decided again on every change of the mesh.
-    async fn recheck_on_change(self: Rc<Self>) {
-        let mut changes = self.mesh.state.changed();
-        while changes.changed().await.is_ok() {
-            let snapshot = self.mesh.state.load();
-            let network = &*self.mesh.config.network;
-            let pods = self.pods.borrow();
-            self.connections.recheck(&snapshot, network, |local| {
+    /// Decides every live connection again, see [`Connections::recheck`].
+    fn recheck(&self, patience: bool) -> bool {
+        let snapshot = self.mesh.state.load();
+        let network = &*self.mesh.config.network;
+        let pods = self.pods.borrow();
+        self.connections
+            .recheck(&snapshot, network, patience, |local| {
                 let (pod, _) = pods
                     .values()
                     .find(|(pod, _)| pod.info().ips.contains(&local))?;
                 pod.workload_in(&snapshot, network)
-            });
-        }
+            })
     }
 
-    async fn stop(self: Rc<Self>, drain: Drain, deadline: Duration) -> bool {
+    /// Lets connections finish until the deadline and resets those that have not. Pods still leave
+    /// meanwhile, and policy changes still close what they deny.
+    async fn stop(
+        self: Rc<Self>,
+        drain: Drain,
+        deadline: Duration,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> bool {
         self.tunnels.drain();
-        // Dropping a pod's drain would cut its connections; they may go on until the deadline.
+        // Every task holds the worker, and the drain is over when the last one is gone.
+        let worker = Rc::downgrade(&self);
+        drop(self);
+        let obey = async {
+            while let Some(command) = commands.recv().await {
+                if let Some(worker) = worker.upgrade() {
+                    worker.obey(command);
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let in_time = tokio::select! {
+            in_time = drain.drain(deadline) => in_time,
+            () = obey => false,
+        };
+        if let Some(worker) = worker.upgrade() {
+            worker.cut().await;
+        }
+        in_time
+    }
+
+    /// Resets every connection. Ends closed by dropping them would look complete to their peers.
+    async fn cut(self: Rc<Self>) {
         let pods = self.pods.take();
         drop(self);
-        let in_time = drain.drain(deadline).await;
-        drop(pods);
-        in_time
+        let cuts: Vec<_> = pods
+            .into_values()
+            .map(|(_, drain)| spawn_local(drain.drain(CUT_DEADLINE)))
+            .collect();
+        for cut in cuts {
+            let _ = cut.await;
+        }
+    }
+}
+
+/// Live connections are decided again on every change of the mesh, for as long as there is a
+/// worker.
+async fn recheck_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
+    let mut spared_since: Option<Instant> = None;
+    loop {
+        let overdue = async {
+            match spared_since {
+                Some(since) => sleep_until(since + POLICY_GRACE).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = overdue => {}
+        }
+        let Some(worker) = worker.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        let patience = spared_since.is_none_or(|since| now < since + POLICY_GRACE);
+        let spared = worker.recheck(patience);
+        spared_since = spared.then(|| spared_since.unwrap_or(now));
     }
 }

@@ -108,12 +108,12 @@ impl Server {
         let accepting = spawn_local(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 tcp.set_nodelay(true).unwrap();
-                let (on_request, watcher) = (on_request.clone(), watcher.clone());
+                let (on_request, mut watcher) = (on_request.clone(), watcher.clone());
                 let config = server_config(&certificate).unwrap();
                 let (settings, results) = (Rc::clone(&settings), Rc::clone(&results));
                 let task = spawn_local(async move {
                     let result = match accept(tcp, config, settings).await {
-                        Ok(connection) => connection.serve(on_request, watcher).await,
+                        Ok(connection) => connection.serve(on_request, watcher.signalled()).await,
                         Err(error) => Err(error),
                     };
                     results.borrow_mut().push(result);

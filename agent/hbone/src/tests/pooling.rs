@@ -373,13 +373,13 @@ fn certificates_renewed_under_use_fail_no_stream() {
             let (_drain, watcher) = agent_net::drain::channel();
             let settings = Rc::new(Settings::default());
             while let Ok((tcp, _)) = listener.accept().await {
-                let (servers, watcher) = (servers.clone(), watcher.clone());
+                let (servers, mut watcher) = (servers.clone(), watcher.clone());
                 let settings = Rc::clone(&settings);
                 spawn_local(async move {
                     let own = servers.get(&identity("server")).await.unwrap();
                     let config = agent_identity::server_config(&own).unwrap();
                     let connection = crate::server::accept(tcp, config, settings).await.unwrap();
-                    let _ = connection.serve(echo, watcher).await;
+                    let _ = connection.serve(echo, watcher.signalled()).await;
                 });
             }
         });
