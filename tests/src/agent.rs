@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -52,6 +53,8 @@ pub struct Agent {
     place: Place,
     settings: Mutex<AgentSettings>,
     process: Mutex<Option<Process>>,
+    /// How much of the log is of no interest any more, in bytes.
+    forgotten: AtomicUsize,
 }
 
 impl Agent {
@@ -72,6 +75,7 @@ impl Agent {
             place,
             settings: Mutex::new(settings),
             process: Mutex::new(None),
+            forgotten: AtomicUsize::new(0),
         })
     }
 
@@ -159,10 +163,18 @@ impl Agent {
             .context("the agent does not run")
     }
 
-    /// Everything it has logged, over restarts.
+    /// Everything it has logged, over restarts, since [`Agent::forget_log`].
     pub fn log(&self) -> String {
-        let path = self.log_path();
-        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+        let bytes = fs::read(self.log_path()).unwrap_or_default();
+        let from = self.forgotten.load(Ordering::Relaxed).min(bytes.len());
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    /// Lets [`Agent::log`] begin here, so that a case does not find the lines of another.
+    pub fn forget_log(&self) {
+        let length = fs::metadata(self.log_path()).map_or(0, |file| file.len());
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.forgotten.store(length, Ordering::Relaxed);
     }
 
     /// Where it logs.

@@ -6,6 +6,7 @@ mod control_plane;
 mod demo;
 mod enrolment;
 mod failure;
+mod lifecycle;
 mod observe;
 mod policy;
 mod protocol;
@@ -83,6 +84,7 @@ const GROUPS: &[&[Case]] = &[
     services::CASES,
     policy::CASES,
     enrolment::CASES,
+    lifecycle::CASES,
     observe::CASES,
     protocol::CASES,
     control_plane::CASES,
@@ -126,7 +128,6 @@ fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
         let verdict = judge(case.name, &running, run);
         if verdict.error.is_some() {
             // The next case must not suffer from this one.
-            running.keep_logs();
             save_logs(&running, case.name);
         } else {
             cluster = Some(running);
@@ -142,6 +143,13 @@ fn start_cluster() -> Result<Cluster> {
 
 fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>) -> Verdict {
     println!("{name} ...");
+    for agent in cluster
+        .nodes()
+        .iter()
+        .filter_map(|node| node.agent_if_any())
+    {
+        agent.forget_log();
+    }
     let start = Instant::now();
     let (took, result) = match Baseline::take(cluster) {
         Ok(baseline) => {

@@ -1,0 +1,196 @@
+//! What changes around running pods: they go, they come late, they change sides.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tests::peer::{Peer, spiffe};
+use tests::server::{Behaviour, Server};
+use tests::traffic::{echo_on, must_serve, wait_closed};
+use tests::{Cluster, PodSpec, poll};
+
+use crate::scene::{MESHED, PORT, Scene};
+use crate::{Case, shared};
+
+pub(crate) const CASES: &[Case] = &[
+    shared(
+        "lifecycle: a deleted pod's connections end at both ends",
+        deleted,
+    ),
+    shared(
+        "lifecycle: a namespace joins and leaves the mesh under traffic",
+        label,
+    ),
+    shared(
+        "lifecycle: no certificate service, no certificate, no connection",
+        no_issuer,
+    ),
+    shared(
+        "lifecycle: T-NODE-1 a node gets certificates of its own pods only",
+        own_pods_only,
+    ),
+    shared(
+        "lifecycle: certificates expire and are replaced without a pause",
+        short_lived,
+    ),
+];
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn deleted(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    for to in scene.server.sockets(PORT) {
+        let brief = cluster.pod(&PodSpec::new(MESHED, "brief"))?;
+        let mut near = brief.connect(to, LIMIT)?;
+        near.set_read_timeout(Some(LIMIT))?;
+        echo_on(&mut near, b"before")?;
+        let mut far = server.last().context("the server has no connection")?;
+        brief.delete()?;
+        wait_closed(&mut near, Duration::from_secs(2)).context("in the deleted pod")?;
+        wait_closed(&mut far, Duration::from_secs(2)).context("at the server")?;
+    }
+    for to in scene.server.sockets(PORT) {
+        let doomed = cluster.pod(&PodSpec::new(MESHED, "doomed").on(2))?;
+        let _doomed_server = Server::start(&doomed, PORT, Behaviour::Echo)?;
+        cluster.settle()?;
+        let to = doomed.sockets(PORT)[usize::from(to.is_ipv6())];
+        let mut stream = scene.client.connect(to, LIMIT)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        echo_on(&mut stream, b"before")?;
+        doomed.delete()?;
+        wait_closed(&mut stream, Duration::from_secs(2)).context("the server's pod deleted")?;
+    }
+    Ok(())
+}
+
+/// The label alone decides what peers are told; captured pods stay connected either way.
+fn label(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::permissive(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let agent = cluster.node(2)?.agent()?;
+    for meshed in [Some(false), Some(true), None, Some(true)] {
+        cluster.manifests().namespace(MESHED, meshed)?;
+        cluster.settle()?;
+        for (family, to) in scene.server.sockets(PORT).into_iter().enumerate() {
+            must_serve(&scene.client, to).with_context(|| format!("label {meshed:?}"))?;
+            let peer = server.peers().pop().context("nothing was accepted")?;
+            ensure!(
+                peer.ip() == scene.client.ips()[family],
+                "the server saw {peer}"
+            );
+        }
+    }
+    poll::until("half of the connections were tunnelled", LIMIT, || {
+        let parts = [
+            "direction=\"inbound\"",
+            "dst.hbone_addr",
+            "src.workload=\"client\"",
+        ];
+        let tunnelled = agent.log_lines(&parts);
+        ensure!(
+            tunnelled.len() == 4,
+            "{} of 8 were:\n{tunnelled:#?}",
+            tunnelled.len()
+        );
+        Ok(())
+    })
+}
+
+/// Nothing goes out as plaintext for want of a certificate, and waiting ends when one comes.
+fn no_issuer(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::permissive(cluster)?;
+    let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let agent = cluster.node(1)?.agent()?;
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.client, to)?;
+    }
+    // A crash loses the keys, the list of pods stays, and what the mesh looks like is unknown.
+    cluster.control()?.kill9()?;
+    agent.kill9()?;
+    agent.start()?;
+    poll::until("the pod captured again", LIMIT, || {
+        let status = agent.status()?;
+        ensure!(status["pods"][0]["verified"] == true, "not yet: {status}");
+        Ok(())
+    })?;
+    for to in scene.server.sockets(PORT) {
+        let outcome = tests::traffic::attempt(&scene.client, to, Duration::from_secs(10))?;
+        ensure!(outcome.refused(), "{to} without keys: {outcome:?}");
+    }
+    cluster.control()?.start()?;
+    agent.wait_ready(Duration::from_secs(20))?;
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.client, to).context("the certificate service is back")?;
+    }
+    cluster.settle()
+}
+
+fn own_pods_only(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let (first, second) = (cluster.node(1)?, cluster.node(2)?);
+    let peer = Peer::start(cluster.run(), scene.outsider.place(), "t-node-peer")?;
+    let own = peer.join(cluster, first, "own", MESHED, "client")?;
+    ensure!(
+        own["uris"] == json!([spiffe(MESHED, "client")]),
+        "issued {own}"
+    );
+    for (account, why) in [
+        ("server", "a pod of the other node"),
+        ("nobody", "no pod at all"),
+    ] {
+        let request = json!({
+            "op": "issue", "name": "other", "url": cluster.control()?.url(),
+            "root": cluster.control()?.root_cert(),
+            "token_file": first.agent()?.settings().token_file,
+            "identity": spiffe(MESHED, account),
+        });
+        let error = peer.must_fail(&request).context(why)?;
+        // gRPC status 7: PERMISSION_DENIED.
+        ensure!(
+            error.contains('7') || error.contains("PERMISSION"),
+            "{why}: {error}"
+        );
+    }
+    peer.join(cluster, second, "other", MESHED, "server")?;
+    let request = json!({
+        "op": "issue", "name": "none", "url": cluster.control()?.url(),
+        "root": cluster.control()?.root_cert(), "token": "not-a-token",
+        "identity": spiffe(MESHED, "client"),
+    });
+    // gRPC status 16: UNAUTHENTICATED.
+    let error = peer.must_fail(&request).context("an unknown token")?;
+    ensure!(
+        error.contains("16") || error.contains("UNAUTHENTICATED"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// New connections over several lifetimes of a certificate; old ones live on.
+fn short_lived(cluster: &Cluster) -> Result<()> {
+    let control = cluster.control()?;
+    control.set_certificate_ttl(Duration::from_secs(4));
+    control.stop()?;
+    control.start()?;
+    let result = through_lifetimes(cluster);
+    control.set_certificate_ttl(Duration::from_secs(24 * 3600));
+    control.stop()?;
+    control.start()?;
+    result
+}
+
+fn through_lifetimes(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let mut old = scene.client.connect(scene.server.sockets(PORT)[0], LIMIT)?;
+    old.set_read_timeout(Some(LIMIT))?;
+    for round in 0..50 {
+        echo_on(&mut old, b"old").with_context(|| format!("round {round}, old connection"))?;
+        for to in scene.server.sockets(PORT) {
+            must_serve(&scene.client, to).with_context(|| format!("round {round}"))?;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
