@@ -1,35 +1,12 @@
 //! Order of evaluation: DENY first, then ALLOW, else allow when there is no ALLOW.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use agent_model::{Action, Authorization, Identity, PolicyKey, Reason};
+use agent_model::{Action, Authorization, PolicyKey, Reason};
 
-use crate::PolicySet;
+use crate::connection::{Connection, Target};
 use crate::matching::policy_matches;
-
-/// What is known of a connection at the destination.
-#[derive(Debug, Clone, Copy)]
-pub struct Connection<'a> {
-    /// Identity of the peer's certificate; `None` for plaintext.
-    pub source: Option<&'a Identity>,
-    /// Address of the peer.
-    pub source_ip: IpAddr,
-    /// False when the address is evidence of nothing: a plaintext peer that uses the address of a
-    /// mesh workload. ALLOW policies then never match by address, DENY policies still do.
-    pub source_ip_vouched: bool,
-    /// Pod address and port of the application, after service ports are resolved.
-    pub destination: SocketAddr,
-}
-
-/// The workload a connection is for, as far as policy needs to know it.
-#[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
-    /// Its namespace.
-    pub namespace: &'a str,
-    /// Keys of the selector-scoped policies that apply to it.
-    pub policies: &'a [PolicyKey],
-}
+use crate::set::PolicySet;
 
 /// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]

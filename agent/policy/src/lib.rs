@@ -5,11 +5,13 @@
 //! ([`PolicyUnknown`](agent_model::Reason::PolicyUnknown)) instead of being skipped, and a source address that nobody vouches
 //! for never satisfies an ALLOW.
 
+mod connection;
 mod decide;
 mod matching;
 mod set;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Connection, Decision, Explanation, Target, Verdict, decide, explain};
+pub use connection::{Connection, Target};
+pub use decide::{Decision, Explanation, Verdict, decide, explain};
 pub use set::PolicySet;

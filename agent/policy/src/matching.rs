@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agent_model::{Action, Authorization, Clause, Match, Rule, ServiceAccountMatch, StringMatch};
 use ipnet::IpNet;
 
-use crate::Connection;
+use crate::connection::Connection;
 
 /// True when any rule of `policy` matches.
 pub(crate) fn policy_matches(policy: &Authorization, connection: &Connection<'_>) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agent_model::{Authorization, PolicyKey, Scope};
 
-use crate::Target;
+use crate::connection::Target;
 
 /// The policies a node holds. Cloning is one reference count; a change copies the index once
 /// while another clone is alive.

@@ -19,7 +19,8 @@ mod samples;
 mod traffic;
 mod writer;
 
-pub use logging::{LogFormat, Logging, init};
+pub use line::LogFormat;
+pub use logging::{Logging, init};
 pub use metrics::{Limits, Metrics};
 pub use record::{Ends, Record};
 pub use refusals::{REFUSALS_KEPT, Refusal};

@@ -13,8 +13,17 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::LogFormat;
 use crate::escape::Escaped;
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Tab-separated, for people and grep.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Writes events as lines of one format.
 pub(crate) struct LineFormat(pub(crate) LogFormat);

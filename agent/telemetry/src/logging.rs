@@ -9,18 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::TelemetryError;
-use crate::line::LineFormat;
+use crate::line::{LineFormat, LogFormat};
 use crate::writer::{BUFFER_BYTES, Buffer, MakeLineWriter};
-
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Tab-separated, for people and grep.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Keeps the log's writer thread; dropping it writes the last lines (waits 2 s at most).
 #[derive(Debug)]
