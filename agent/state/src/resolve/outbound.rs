@@ -44,6 +44,7 @@ fn to_workload(
     chooser: &mut Chooser<'_>,
 ) -> Outbound {
     if let Some(gateway) = &workload.waypoint
+        && is_meshed(source)
         && !snapshot.is_gateway(source, gateway)
     {
         return to_waypoint(snapshot, source, gateway, None, destination, chooser);
@@ -52,7 +53,7 @@ fn to_workload(
         let detail = format!("{} has failed and has no alternative", workload.uid);
         return deny(Reason::NoEndpoint, detail);
     }
-    to_endpoint(workload, None, destination)
+    to_endpoint(source, workload, None, destination)
 }
 
 fn to_service(
@@ -63,6 +64,7 @@ fn to_service(
     chooser: &mut Chooser<'_>,
 ) -> Outbound {
     if let Some(gateway) = &service.waypoint
+        && is_meshed(source)
         && !snapshot.is_gateway(source, gateway)
     {
         return to_waypoint(
@@ -87,18 +89,26 @@ fn to_service(
         dialled: destination.ip(),
     };
     match choose::endpoint(snapshot, source, wanted, chooser) {
-        Ok((workload, address)) => to_endpoint(&workload, Some(service), address),
+        Ok((workload, address)) => to_endpoint(source, &workload, Some(service), address),
         Err((reason, detail)) => deny(reason, detail),
     }
 }
 
+/// False for a pod that is captured, because one CNI configuration serves a whole node, and was not
+/// opted in: it has no identity to open a tunnel with. It talks as it would without a mesh, and
+/// the destination decides about a peer without identity.
+fn is_meshed(source: &Workload) -> bool {
+    source.tunnel_protocol != TunnelProtocol::None
+}
+
 /// The last hop: `address` is of `workload`, with the port the application listens on.
 fn to_endpoint(
+    source: &Workload,
     workload: &Arc<Workload>,
     service: Option<&Arc<Service>>,
     address: SocketAddr,
 ) -> Outbound {
-    if workload.tunnel_protocol == TunnelProtocol::None {
+    if workload.tunnel_protocol == TunnelProtocol::None || !is_meshed(source) {
         return Outbound::Direct {
             destination: address,
             workload: Some(Arc::clone(workload)),

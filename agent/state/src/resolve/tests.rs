@@ -30,7 +30,7 @@ fn mesh() -> Mesh {
     let (writer, reader) = crate::channel();
     let source = Workload {
         locality: locality("r1", "z1"),
-        ..pod("client", "10.1.0.1")
+        ..meshed("client", "10.1.0.1")
     };
     let mesh = Mesh {
         writer,
@@ -590,6 +590,24 @@ fn waypoint_pod() -> Workload {
         services: [(key, Vec::new())].into(),
         ..meshed("waypoint", "10.1.0.9")
     }
+}
+
+#[test]
+fn a_pod_that_is_not_opted_in_talks_as_without_a_mesh() {
+    let outside = |mut mesh: Mesh| {
+        mesh.source.tunnel_protocol = TunnelProtocol::None;
+        mesh
+    };
+    let mesh = outside(mesh().with(meshed("web", "10.1.0.2")));
+    let plain = |outbound| match outbound {
+        Outbound::Direct { destination, .. } => destination.to_string(),
+        other => unreachable!("plain TCP was expected: {other:?}"),
+    };
+    assert_eq!(plain(mesh.outbound("10.1.0.2:8080")), "10.1.0.2:8080");
+    // The port of the tunnel listener is a port like any other: the peer's TLS decides.
+    assert_eq!(plain(mesh.outbound("10.1.0.2:15008")), "10.1.0.2:15008");
+    let mesh = outside(behind_waypoint(waypoint_by_name()));
+    assert_eq!(plain(mesh.outbound("10.1.0.2:8080")), "10.1.0.2:8080");
 }
 
 #[test]
