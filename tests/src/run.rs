@@ -37,8 +37,11 @@ impl Run {
             nix::unistd::geteuid().is_root(),
             "network namespaces and eBPF need root: run as root"
         );
-        remove(name, false)?;
         let run = Self::of(name);
+        if let Some(owner) = run.living_owner() {
+            bail!("run {name} is in progress (process {owner})");
+        }
+        remove(name, false)?;
         fs::create_dir_all(run.path("logs"))
             .with_context(|| format!("creating {}", run.directory.display()))?;
         run.own(std::process::id())?;
@@ -58,6 +61,13 @@ impl Run {
             name: name.to_owned(),
             directory: Path::new(RUNS).join(name),
         }
+    }
+
+    /// The process that this run belongs to, if it still lives and is another one.
+    fn living_owner(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.path("owner")).ok()?;
+        let (pid, start) = parse_record(text.trim())?;
+        (pid != std::process::id() && start_time(pid) == Some(start)).then_some(pid)
     }
 
     /// The run's name.
