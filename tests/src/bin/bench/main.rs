@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -110,6 +111,8 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let congestion = same_network(&lab, arguments.congestion.as_deref())?;
     let servers = Servers::start(&lab)?;
     println!("two nodes up after {:.1} s", start.elapsed().as_secs_f64());
+    // What starting took goes back to the system first.
+    thread::sleep(Duration::from_secs(2));
     let mut cells = Vec::new();
     let mut memory = vec![Memory::of(&lab, "idle")?];
     for layout in arguments.layouts() {

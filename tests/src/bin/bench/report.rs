@@ -151,7 +151,7 @@ impl Report {
             let agents: Vec<String> = memory
                 .agents
                 .iter()
-                .map(|bytes| mebibytes(*bytes))
+                .map(|bytes| megabytes(*bytes))
                 .collect();
             println!("  agents' memory, {:<8}{}", memory.when, agents.join("  "));
         }
@@ -227,7 +227,7 @@ impl Floors {
         ];
         Self {
             ratios: ratios.map(|(key, floor)| (key.to_owned(), floor)).into(),
-            memory: Some(40 << 20),
+            memory: Some(40_000_000),
         }
     }
 
@@ -290,7 +290,7 @@ pub(crate) fn print_verdicts(verdicts: &[Verdict]) {
         let sign = if verdict.good { '\u{2713}' } else { '\u{2717}' };
         if verdict.what == MEMORY {
             let [most, measured] =
-                [verdict.floor, verdict.measured].map(|bytes| mebibytes(bytes as u64));
+                [verdict.floor, verdict.measured].map(|bytes| megabytes(bytes as u64));
             println!("  {sign} an agent's memory {measured}, at most {most}");
         } else {
             let Verdict {
@@ -313,8 +313,8 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// The middle value, or the mean of the two in the middle.
@@ -374,9 +374,9 @@ mod tests {
             let verdicts = floors.judge(&report(ratios, memory));
             verdicts.iter().map(|verdict| verdict.good).collect()
         };
-        assert_eq!(good(&[0.1, 0.26, 0.3], 40 << 20), [true, true]);
-        assert_eq!(good(&[0.1, 0.24, 0.9], 40 << 20), [false, true]);
-        assert_eq!(good(&[0.2, 0.3], (40 << 20) + 1), [true, false]);
+        assert_eq!(good(&[0.1, 0.26, 0.3], 40_000_000), [true, true]);
+        assert_eq!(good(&[0.1, 0.24, 0.9], 40_000_000), [false, true]);
+        assert_eq!(good(&[0.2, 0.3], 40_000_001), [true, false]);
     }
 
     #[test]

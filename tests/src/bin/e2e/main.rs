@@ -138,7 +138,9 @@ fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
 }
 
 fn start_cluster() -> Result<Cluster> {
-    Cluster::start(&ClusterSpec::new(RUN)).context("starting the cluster")
+    // Two runs side by side need two names: the later one of a name removes the earlier.
+    let run = std::env::var("CULVERT_E2E_RUN").unwrap_or_else(|_| RUN.to_owned());
+    Cluster::start(&ClusterSpec::new(&run)).context("starting the cluster")
 }
 
 fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>) -> Verdict {

@@ -215,6 +215,7 @@ pub(super) fn tunnels(cluster: &Cluster) -> Result<()> {
     for to in scene.caller.sockets(PORT) {
         pooled(&scene, to)?;
         goaway(&scene, to)?;
+        trailers(&scene, to)?;
         behave(&scene, json!({ "reset_after": 1 }))?;
         ends_midway(&scene, to).context("RST_STREAM in the middle")?;
         behave(&scene, json!({ "abort_after": 1 }))?;
@@ -255,6 +256,22 @@ fn goaway(scene: &Scene<'_>, to: SocketAddr) -> Result<()> {
         must_serve(&scene.client, to).context("after GOAWAY")?;
     }
     echo_on(&mut first, b"after").context("the stream that GOAWAY admitted")?;
+    Ok(())
+}
+
+/// Trailers end a stream as END_STREAM on data does: the application sees a FIN, not a reset.
+fn trailers(scene: &Scene<'_>, to: SocketAddr) -> Result<()> {
+    use std::io::Read;
+    behave(scene, json!({ "trailers": true }))?;
+    let mut stream = scene.client.connect(to, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    echo_on(&mut stream, b"then trailers")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut rest = Vec::new();
+    stream
+        .read_to_end(&mut rest)
+        .context("the end by trailers")?;
+    ensure!(rest.is_empty(), "after the echo came {rest:?}");
     Ok(())
 }
 

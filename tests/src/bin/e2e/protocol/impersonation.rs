@@ -115,7 +115,17 @@ fn present(scene: &Scene<'_>, cert: &str) -> Result<()> {
 fn nothing_arrived(scene: &Scene<'_>, who: &str) -> Result<()> {
     let dialled = |event: &Value| event["event"] == "tcp";
     scene.peer.wait_event("server", "the dial", dialled)?;
-    std::thread::sleep(Duration::from_millis(100));
+    // The alert that tells a server that its certificate is the wrong one.
+    let told = |event: &Value| {
+        let error = event["error"].as_str().or(event["why"].as_str());
+        error.is_some_and(|error| error.contains("ALERT"))
+    };
+    let event = scene.peer.wait_event("server", "an alert", told)?;
+    if who == "other" {
+        let error = event["error"].as_str().or(event["why"].as_str());
+        let known = error.is_some_and(|error| error.contains("CERTIFICATE_UNKNOWN"));
+        ensure!(known, "an identity that is not expected: {event}");
+    }
     for event in scene.peer.events("server")? {
         let payload = event["received"].as_u64().unwrap_or_default();
         ensure!(
