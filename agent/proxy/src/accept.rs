@@ -10,7 +10,7 @@ use agent_net::socket::{canonical, set_leg_options};
 use agent_net::tasks::spawn_local;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::pod::LocalPod;
+use crate::local::LocalPod;
 
 /// An accepted connection with both its addresses in canonical form (IPv4 is never mapped).
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use agent_net::copy::{self, Counters, End};
 use agent_net::flow::{FlowRead, FlowWrite, TcpReader, TcpWriter, split};
 use tokio::net::TcpStream;
 
-use crate::Refusal;
+use crate::refusal::Refusal;
 
 /// Copies between the ends until both have finished. When `cut` completes first, both ends are
 /// reset and its refusal is the outcome.

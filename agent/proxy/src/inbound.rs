@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use crate::accept::Accepted;
 use crate::connections::{Admitted, Facts};
 use crate::forward::{tcp_end, until_cut};
-use crate::pod::{LocalPod, Slot, identity_of};
+use crate::local::{LocalPod, Slot, identity_of};
 use crate::refusal::{Refusal, report};
 
 /// How long an accepted tunnel waits for its turn to shake hands.

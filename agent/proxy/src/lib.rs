@@ -6,14 +6,18 @@
 
 mod accept;
 mod connections;
+mod endpoints;
 mod forward;
 mod inbound;
+mod local;
+mod mesh;
 mod outbound;
 mod passthrough;
 mod pod;
 mod refusal;
 mod worker;
 
+pub use mesh::{Config, Kernel, Mesh};
 pub use pod::Pod;
 pub use refusal::Refusal;
-pub use worker::{Config, Kernel, Mesh, ProxyError, Workers};
+pub use worker::{ProxyError, Workers};

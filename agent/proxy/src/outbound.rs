@@ -1,10 +1,7 @@
 //! Outbound: what an application of the pod dialled, captured by the kernel.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +15,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::accept::{Accepted, refuse};
+use crate::endpoints::ActiveEndpoint;
 use crate::forward::{tcp_end, until_cut};
-use crate::pod::{LocalPod, identity_of};
+use crate::local::{LocalPod, identity_of};
 use crate::refusal::{Refusal, report};
 
 /// Time all attempts of one connection may take together.
@@ -264,41 +262,4 @@ fn is_worth_another(reason: Reason) -> bool {
             | Reason::IdleTimeout
             | Reason::LimitExceeded
     )
-}
-
-/// Connections each endpoint has from this worker, for the least-loaded choice.
-#[derive(Debug, Default)]
-pub(crate) struct ActiveEndpoints(Rc<RefCell<HashMap<Arc<str>, u32>>>);
-
-/// One connection to an endpoint; counted until dropped.
-#[derive(Debug)]
-pub(crate) struct ActiveEndpoint {
-    uid: Arc<str>,
-    all: Rc<RefCell<HashMap<Arc<str>, u32>>>,
-}
-
-impl ActiveEndpoints {
-    fn count(&self, uid: &str) -> u32 {
-        self.0.borrow().get(uid).copied().unwrap_or(0)
-    }
-
-    fn begin(&self, uid: &Arc<str>) -> ActiveEndpoint {
-        *self.0.borrow_mut().entry(Arc::clone(uid)).or_default() += 1;
-        ActiveEndpoint {
-            uid: Arc::clone(uid),
-            all: Rc::clone(&self.0),
-        }
-    }
-}
-
-impl Drop for ActiveEndpoint {
-    fn drop(&mut self) {
-        let mut all = self.all.borrow_mut();
-        if let Some(count) = all.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.uid);
-            }
-        }
-    }
 }

@@ -12,7 +12,7 @@ use crate::accept::{Accepted, refuse};
 use crate::connections::Facts;
 use crate::forward::{tcp_end, until_cut};
 use crate::inbound::{Application, dial_admitted, until_denied};
-use crate::pod::LocalPod;
+use crate::local::LocalPod;
 use crate::refusal::{Refusal, report};
 
 /// accept, describe, decide, dial, forward, report.

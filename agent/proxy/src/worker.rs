@@ -11,54 +11,19 @@ use std::time::Duration;
 
 use agent_datapath::{EnrolledPod, PodSink};
 use agent_hbone::{Pool, PoolStats, Settings};
-use agent_identity::Certificates;
-use agent_net::drain::{self, Drain, Watcher};
+use agent_net::NetnsCookie;
+use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
-use agent_net::{NetnsCookie, OriginalDst, SocketTags};
-use agent_telemetry::Metrics;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::connections::Connections;
-use crate::pod::{LocalPod, Pod};
+use crate::endpoints::ActiveEndpoints;
+use crate::local::LocalPod;
+use crate::mesh::{Mesh, Worker};
+use crate::pod::Pod;
 use crate::{accept, inbound, outbound, passthrough};
-
-/// What the kernel side gives to the proxy.
-pub trait Kernel: OriginalDst + SocketTags {}
-
-impl<T: OriginalDst + SocketTags> Kernel for T {}
-
-/// Settings of the proxy.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Network the node's workloads are in (`""` is the default).
-    pub network: Arc<str>,
-    /// Worker threads, at least 1.
-    pub workers: usize,
-    /// Connections the agent carries for one pod at a time; more are refused
-    /// (`limit-exceeded`). Default 4096.
-    pub connections_per_pod: u32,
-    /// TLS handshakes one worker serves for one pod at a time; more wait, up to 5 s. Default 64.
-    pub handshakes_per_pod: usize,
-}
-
-/// Everything the workers share.
-pub struct Mesh {
-    /// The mesh as the control plane describes it.
-    pub state: agent_state::Reader,
-    /// True once workloads and policies were both received; before that nothing is decided.
-    pub synced: watch::Receiver<bool>,
-    /// Certificates of local workloads.
-    pub certificates: Certificates,
-    /// The kernel side.
-    pub kernel: Arc<dyn Kernel>,
-    /// Where records go.
-    pub metrics: Arc<Metrics>,
-    /// Settings.
-    pub config: Config,
-}
 
 /// Errors of the proxy as a whole; those of one connection are [`Refusal`](crate::Refusal)s.
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +36,6 @@ pub enum ProxyError {
         /// Why.
         #[source]
         source: io::Error,
-    },
-    /// A worker did not take a command in time or is gone.
-    #[error("worker {index} does not answer")]
-    Unresponsive {
-        /// Which one.
-        index: usize,
     },
 }
 
@@ -281,17 +240,6 @@ fn start_thread(index: usize, mesh: Arc<Mesh>) -> io::Result<Thread> {
     })
 }
 
-/// What the tasks of one worker share.
-pub(crate) struct Worker {
-    pub(crate) mesh: Arc<Mesh>,
-    pub(crate) tunnels: Pool,
-    pub(crate) settings: Rc<Settings>,
-    pub(crate) connections: Rc<Connections>,
-    pub(crate) active: outbound::ActiveEndpoints,
-    pub(crate) draining: Watcher,
-    pods: RefCell<BTreeMap<NetnsCookie, (Arc<Pod>, Drain)>>,
-}
-
 impl Worker {
     async fn run(mesh: Arc<Mesh>, mut commands: mpsc::Receiver<Command>) {
         let (drain, draining) = drain::channel();
@@ -300,7 +248,7 @@ impl Worker {
             tunnels: Pool::new(Settings::default()),
             settings: Rc::new(Settings::default()),
             connections: Rc::default(),
-            active: outbound::ActiveEndpoints::default(),
+            active: ActiveEndpoints::default(),
             draining,
             pods: RefCell::default(),
         });
