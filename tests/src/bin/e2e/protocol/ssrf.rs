@@ -181,6 +181,8 @@ fn the_counters_count(scene: &Scene<'_>, connection: &str, ip: IpAddr) -> Result
     let own = SocketAddr::new(ip, APP_PORT).to_string();
     let answer = scene.peer.connect(connection, &own)?;
     ensure!(answer["status"] == json!("200"), "CONNECT {own}: {answer}");
+    // The echo proves that the application has accepted, not only its kernel.
+    scene.peer.echo(connection, &answer["stream"], "here", 0)?;
     let after = Counters::of(&scene.target)?;
     ensure!(
         after.connects == before.connects + 1,
