@@ -45,7 +45,7 @@ impl Run {
         fs::create_dir_all(run.path("logs"))
             .with_context(|| format!("creating {}", run.directory.display()))?;
         run.own(std::process::id())?;
-        stop::watch(name);
+        stop::watch(name, remove);
         Ok(run)
     }
 

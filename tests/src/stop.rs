@@ -15,7 +15,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// that nothing appears behind the back of the clean-up.
 static MAKING: RwLock<()> = RwLock::new(());
 static STOPPING: AtomicBool = AtomicBool::new(false);
-static RUNS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static RUNS: Mutex<Vec<(String, Remove)>> = Mutex::new(Vec::new());
+
+/// Removes what the run of that name made; false: without keeping the logs.
+type Remove = fn(&str, bool) -> Result<()>;
 
 thread_local! {
     /// Set in the thread that removes everything: its own commands need no permission.
@@ -74,14 +77,14 @@ pub(crate) fn making() -> Option<RwLockReadGuard<'static, ()>> {
     Some(guard)
 }
 
-/// Names a run that a signal must remove.
-pub(crate) fn watch(run: &str) {
-    lock(&RUNS).push(run.to_owned());
+/// Names a run that a signal must remove, and how.
+pub(crate) fn watch(run: &str, remove: Remove) {
+    lock(&RUNS).push((run.to_owned(), remove));
 }
 
 /// The run was removed in the ordinary way.
 pub(crate) fn unwatch(run: &str) {
-    lock(&RUNS).retain(|other| other != run);
+    lock(&RUNS).retain(|(other, _)| other != run);
 }
 
 fn remove_everything() {
@@ -90,8 +93,8 @@ fn remove_everything() {
     let _guard = MAKING
         .write()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    for run in lock(&RUNS).drain(..) {
-        if let Err(error) = crate::run::remove(&run, false) {
+    for (run, remove) in lock(&RUNS).drain(..) {
+        if let Err(error) = remove(&run, false) {
             eprintln!("removing run {run}: {error:#}");
         }
     }
