@@ -172,7 +172,7 @@ pub(super) fn http2(cluster: &Cluster) -> Result<()> {
         let accepted = scene.app.accepted();
         stays_bounded(&scene, ip, &mut healthy)?;
         ensure!(
-            scene.app.accepted() <= accepted + 1,
+            scene.app.accepted() == accepted,
             "a bad request reached the application"
         );
         abandoned_streams(&scene, ip, &mut healthy)?;
