@@ -73,7 +73,7 @@ impl Arguments {
         if !is_interface(&interface) {
             return Err(invalid(format!("CNI_IFNAME is `{interface}`")));
         }
-        let netns = optional(variable, "CNI_NETNS")?;
+        let mut netns = optional(variable, "CNI_NETNS")?;
         if netns.is_empty() && !removal {
             return Err(invalid("CNI_NETNS is missing"));
         }
@@ -82,13 +82,16 @@ impl Arguments {
                 "CNI_NETNS is `{netns}`, not an absolute path"
             )));
         }
+        netns.truncate(netns.trim_end_matches('/').len());
+        if netns.is_empty() && !removal {
+            return Err(invalid("CNI_NETNS is a directory"));
+        }
         let pairs = optional(variable, "CNI_ARGS")?;
-        let mut pod = Self {
+        let pod = Self {
             container_id,
             netns,
             ..Self::from_pairs(&pairs)?
         };
-        pod.netns.truncate(pod.netns.trim_end_matches('/').len());
         if !removal && (pod.name.is_empty() || pod.namespace.is_empty()) {
             return Err(invalid("CNI_ARGS lacks K8S_POD_NAME or K8S_POD_NAMESPACE"));
         }

@@ -307,6 +307,7 @@ fn a_malformed_environment_is_refused() {
         ("CNI_CONTAINERID", &long),
         ("CNI_NETNS", ""),
         ("CNI_NETNS", "run/netns/x"),
+        ("CNI_NETNS", "//"),
         ("CNI_NETNS", "/run/netns/x\n"),
         ("CNI_IFNAME", ""),
         ("CNI_IFNAME", "a/b"),

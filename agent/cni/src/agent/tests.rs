@@ -84,6 +84,10 @@ fn an_endless_answer_is_cut() {
     let listener = UnixListener::bind(&path).unwrap();
     let agent = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        // Only then, or the plugin would find the connection closed before it has asked.
+        BufReader::new(&stream)
+            .read_line(&mut String::new())
+            .unwrap();
         // The plugin hangs up while this is under way.
         let _ = stream.write_all(&FLOOD);
     });
