@@ -10,6 +10,7 @@ mod ca;
 mod collection;
 mod controller;
 mod error;
+mod manifests;
 mod serve;
 mod snapshot;
 mod source;
@@ -19,6 +20,8 @@ mod translate;
 
 pub use controller::{AuthorityFiles, Config, Control, run};
 pub use error::ControlError;
+pub use manifests::Manifests;
 pub use status::Status;
+pub use tokens::TokenTable;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Who a bearer token belongs to: a file with one `TOKEN NODE` a line.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -27,9 +28,16 @@ pub(crate) struct NodeTokens {
 
 #[derive(Default)]
 struct State {
-    tokens: Vec<(Token, Arc<str>)>,
+    table: TokenTable,
     fingerprint: Option<Fingerprint>,
     checked: Option<Instant>,
+    problem: Option<String>,
+}
+
+/// The good lines of a node token file. Shows no token, not even for debugging.
+#[derive(Default)]
+pub struct TokenTable {
+    tokens: Vec<(Token, Arc<str>)>,
     problem: Option<String>,
 }
 
@@ -71,18 +79,11 @@ impl NodeTokens {
         state.problem.clone()
     }
 
-    /// The node of a token at a time. Looks at every line, so that the time taken does not tell
-    /// which one matched.
+    /// The node of a token at a time.
     fn node_at(&self, token: &str, now: Instant) -> Option<Arc<str>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.refresh(&self.path, now);
-        let mut found = None;
-        for (known, node) in &state.tokens {
-            if known.is(token.as_bytes()) {
-                found = Some(node);
-            }
-        }
-        found.cloned()
+        state.table.node(token).cloned()
     }
 }
 
@@ -131,13 +132,13 @@ impl State {
         if text.len() as u64 > MAX_FILE {
             return Err(io::Error::other("the node token file is too large"));
         }
-        let (tokens, problem) = parse(&text);
-        if let Some(problem) = &problem {
+        let table = TokenTable::parse(&text);
+        if let Some(problem) = table.problem() {
             error!(target: "status", file = %path.display(), "{problem}");
         }
-        info!(nodes = tokens.len(), "node tokens read");
-        self.tokens = tokens;
-        self.problem = problem;
+        info!(nodes = table.tokens.len(), "node tokens read");
+        self.problem = table.problem().map(str::to_owned);
+        self.table = table;
         self.fingerprint = Some(fingerprint);
         Ok(())
     }
@@ -153,36 +154,65 @@ fn fingerprint(metadata: &fs::Metadata) -> Fingerprint {
     )
 }
 
-/// The good lines, and the first bad one. A token given to two nodes belongs to the first.
-fn parse(text: &str) -> (Vec<(Token, Arc<str>)>, Option<String>) {
-    let mut tokens: Vec<(Token, Arc<str>)> = Vec::new();
-    let mut problem = None;
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let mut words = line.split_whitespace();
-        let message = match (words.next(), words.next(), words.next()) {
-            (Some(token), Some(node), None) if token.len() <= MAX_TOKEN && is_name(node) => {
-                if tokens.iter().any(|(known, _)| known.is(token.as_bytes())) {
-                    "the token was given before"
-                } else {
-                    tokens.push((Token(token.as_bytes().into()), node.into()));
-                    continue;
-                }
+impl TokenTable {
+    /// Reads one `TOKEN NODE` a line; empty lines and those that begin with `#` are passed over.
+    /// A token given to two nodes belongs to the first.
+    pub fn parse(text: &str) -> Self {
+        let mut table = Self::default();
+        let mut known = BTreeSet::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
             }
-            _ => "not `TOKEN NODE`",
-        };
-        // Never the line itself: it holds a secret.
-        problem.get_or_insert_with(|| {
-            format!(
-                "node token file, line {}: {message}; the line is skipped",
-                index + 1
-            )
-        });
+            let mut words = line.split_whitespace();
+            let message = match (words.next(), words.next(), words.next()) {
+                (Some(token), Some(node), None) if token.len() <= MAX_TOKEN && is_name(node) => {
+                    if known.insert(token) {
+                        let token = Token(token.as_bytes().into());
+                        table.tokens.push((token, node.into()));
+                        continue;
+                    }
+                    "the token was given before"
+                }
+                _ => "not `TOKEN NODE`",
+            };
+            // Never the line itself: it holds a secret.
+            table.problem.get_or_insert_with(|| {
+                format!(
+                    "node token file, line {}: {message}; the line is skipped",
+                    index + 1
+                )
+            });
+        }
+        table
     }
-    (tokens, problem)
+
+    /// The node a token belongs to. Looks at every line, so that the time taken does not tell
+    /// which one matched.
+    pub fn node(&self, token: &str) -> Option<&Arc<str>> {
+        let mut found = None;
+        for (known, node) in &self.tokens {
+            if known.is(token.as_bytes()) {
+                found = Some(node);
+            }
+        }
+        found
+    }
+
+    /// The first line that is skipped and why, without its words.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+}
+
+impl fmt::Debug for TokenTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenTable")
+            .field("tokens", &self.tokens.len())
+            .field("problem", &self.problem)
+            .finish()
+    }
 }
 
 fn is_name(node: &str) -> bool {
@@ -202,9 +232,7 @@ mod tests {
     use super::*;
 
     fn lookup(text: &str, token: &str) -> Option<String> {
-        let (tokens, _) = parse(text);
-        let found = tokens.iter().find(|(known, _)| known.is(token.as_bytes()));
-        found.map(|(_, node)| node.to_string())
+        TokenTable::parse(text).node(token).map(ToString::to_string)
     }
 
     #[test]
@@ -218,10 +246,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_belongs_to_the_first_node_that_has_it() {
+        assert_eq!(lookup("a n1\nb n2\na n3\n", "a").as_deref(), Some("n1"));
+    }
+
+    #[test]
     fn bad_lines_are_named_without_their_secret() {
-        let (tokens, problem) = parse("good node-a\nhush node b\nlonely\ngood node-c\n");
-        assert_eq!(tokens.len(), 1);
-        let problem = problem.unwrap();
+        let table = TokenTable::parse("good node-a\nhush node b\nlonely\ngood node-c\n");
+        assert_eq!(table.tokens.len(), 1);
+        let problem = table.problem().unwrap();
         assert!(problem.contains("line 2"), "{problem}");
         assert!(!problem.contains("hush"), "{problem}");
     }

@@ -14,6 +14,12 @@ use super::{Kind, Object, ObjectRef};
 
 /// Kubernetes allows 253 bytes for most names; they become parts of resource names here.
 const MAX_NAME: usize = 253;
+/// Names that become a label of a host name, in bytes (RFC 1035 section 2.3.4).
+const MAX_LABEL: usize = 63;
+/// Longest text of a policy that nodes take, in bytes.
+const MAX_POLICY_TEXT: usize = 2048;
+/// Most list elements of a policy that nodes take.
+const MAX_ELEMENTS: usize = 10_000;
 /// Kubernetes bounds all annotations together to 256 KiB; those read here are far shorter.
 const MAX_VALUE: usize = 4096;
 
@@ -128,6 +134,7 @@ fn typed<T: DeserializeOwned + HasMetadata>(
     value: Value,
     check: impl FnOnce(&T) -> Result<(), FieldError>,
 ) -> Result<Arc<T>, FieldError> {
+    check_texts(kind, &value)?;
     let decoded = serde_path_to_error::deserialize::<_, T>(value);
     let mut object = decoded.map_err(|error| {
         let path = error.path().to_string();
@@ -137,6 +144,69 @@ fn typed<T: DeserializeOwned + HasMetadata>(
     check(&object)?;
     settle_metadata(kind, object.metadata_mut())?;
     Ok(Arc::new(object))
+}
+
+/// Nodes refuse a resource with control characters or endless texts, and would refuse it again
+/// and again: what becomes part of one is checked here, where the author is told the field.
+fn check_texts(kind: Kind, value: &Value) -> Result<(), FieldError> {
+    let (fields, limit): (&[&[&str]], usize) = match kind {
+        Kind::Pod => (
+            &[
+                &["spec", "nodeName"],
+                &["spec", "serviceAccountName"],
+                &["spec", "serviceAccount"],
+            ],
+            MAX_NAME,
+        ),
+        Kind::EndpointSlice => (&[&["endpoints"]], MAX_NAME),
+        Kind::AuthorizationPolicy => (&[&["spec"]], MAX_POLICY_TEXT),
+        _ => (&[], MAX_NAME),
+    };
+    let of_metadata: [&[&str]; 2] = [&["metadata", "labels"], &["metadata", "ownerReferences"]];
+    let of_kind = fields.iter().map(|field| (*field, limit));
+    for (field, limit) in of_metadata
+        .map(|field| (field, MAX_NAME))
+        .into_iter()
+        .chain(of_kind)
+    {
+        let found = field.iter().try_fold(value, |value, key| value.get(key));
+        if let Some(found) = found {
+            check_text(&field.join("."), found, limit, &mut 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every text in `value`; `elements` counts those of its lists.
+fn check_text(
+    path: &str,
+    value: &Value,
+    limit: usize,
+    elements: &mut usize,
+) -> Result<(), FieldError> {
+    match value {
+        Value::String(text) if text.len() > limit => {
+            Err(FieldError::new(path, format!("longer than {limit} bytes")))
+        }
+        Value::String(text) if text.chars().any(char::is_control) => {
+            Err(FieldError::new(path, "a control character"))
+        }
+        Value::Array(items) => {
+            *elements += items.len();
+            if *elements > MAX_ELEMENTS {
+                let message = format!("more than {MAX_ELEMENTS} elements");
+                return Err(FieldError::new(path, message));
+            }
+            let mut items = items.iter().enumerate();
+            items.try_for_each(|(index, item)| {
+                check_text(&format!("{path}[{index}]"), item, limit, elements)
+            })
+        }
+        Value::Object(fields) => fields.iter().try_for_each(|(key, field)| {
+            check_text(&format!("{path}.{key}"), field, limit, elements)
+        }),
+        _ => Ok(()),
+    }
 }
 
 trait HasMetadata {
@@ -168,9 +238,13 @@ has_metadata!(
 /// Checks the names, gives the namespace its default, drops annotations nobody reads.
 fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError> {
     metadata.namespace = settled_namespace(kind, &metadata.namespace).to_owned();
-    check_name("metadata.name", &metadata.name)?;
+    let longest = match kind {
+        Kind::Namespace | Kind::Service => MAX_LABEL,
+        _ => MAX_NAME,
+    };
+    check_name("metadata.name", &metadata.name, longest)?;
     if !kind.is_cluster_scoped() {
-        check_name("metadata.namespace", &metadata.namespace)?;
+        check_name("metadata.namespace", &metadata.namespace, MAX_LABEL)?;
     }
     metadata
         .annotations
@@ -194,17 +268,17 @@ fn settled_namespace(kind: Kind, namespace: &str) -> &str {
 }
 
 /// Names become parts of resource names and identities; a `/` in one would forge another.
-fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
+fn check_name(field: &str, name: &str, longest: usize) -> Result<(), FieldError> {
     let valid =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
     if name.is_empty() {
         return Err(FieldError::new(field, "missing"));
     }
-    if name.len() > MAX_NAME || !name.bytes().all(valid) {
-        return Err(FieldError::new(
-            field,
-            "not a Kubernetes name (lower-case letters, digits, '-' and '.', at most 253)",
-        ));
+    if name.len() > longest || !name.bytes().all(valid) {
+        let message = format!(
+            "not a Kubernetes name (lower-case letters, digits, '-' and '.', at most {longest})"
+        );
+        return Err(FieldError::new(field, message));
     }
     Ok(())
 }

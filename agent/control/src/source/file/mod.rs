@@ -167,10 +167,26 @@ impl FolderWatch {
     }
 }
 
+/// Manifests that come as texts, under the rules of a folder's files.
+#[derive(Debug, Default)]
+pub(crate) struct Texts(folder::Folder);
+
+impl Texts {
+    /// Takes the text of a file as new or changed.
+    pub(crate) fn update(&mut self, file: &str, text: &[u8]) -> Batch {
+        self.0.update(file, Ok(text));
+        self.0.settle()
+    }
+
+    /// Forgets a file.
+    pub(crate) fn remove(&mut self, file: &str) -> Batch {
+        self.0.remove(file);
+        self.0.settle()
+    }
+}
+
 /// Reads one manifest as if it were a folder's only file.
 #[cfg(test)]
 pub(crate) fn read_text(manifest: &str) -> Batch {
-    let mut folder = folder::Folder::default();
-    folder.update("manifest.yaml", Ok(manifest.as_bytes()));
-    folder.settle()
+    Texts::default().update("manifest.yaml", manifest.as_bytes())
 }

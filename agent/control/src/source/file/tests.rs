@@ -685,3 +685,44 @@ async fn changes_are_seen_while_running() {
     assert!(drain.drain(Duration::from_secs(5)).await);
     task.await.unwrap();
 }
+
+#[test]
+fn texts_that_nodes_would_refuse_are_refused_here() {
+    let pod = |rest: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: b{rest}}}\n")
+    };
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                  metadata: {name: a, namespace: b}\n";
+    let ports = vec!["\"80\""; 10_001].join(",");
+    let cases = [
+        (pod("") + "spec: {nodeName: \"a\\tb\"}", "spec.nodeName"),
+        (pod(", labels: {app: \"x\\u0007\"}"), "metadata.labels.app"),
+        (
+            pod("").replace("namespace: b", &format!("namespace: {}", "b".repeat(64))),
+            "metadata.namespace",
+        ),
+        (
+            format!(
+                "{policy}spec: {{rules: [{{from: [{{source: {{principals: [\"a\\nb\"]}}}}]}}]}}"
+            ),
+            "spec.rules[0].from[0].source.principals[0]",
+        ),
+        (
+            format!("{policy}spec: {{rules: [{{to: [{{operation: {{ports: [{ports}]}}}}]}}]}}"),
+            "spec.rules[0].to[0].operation.ports",
+        ),
+    ];
+    for (manifest, field) in cases {
+        let batch = super::read_text(&manifest);
+        let fields: Vec<_> = batch
+            .problems
+            .iter()
+            .map(|problem| &*problem.field)
+            .collect();
+        assert_eq!(
+            (fields, batch.events),
+            (vec![field], vec![]),
+            "{manifest:.300}"
+        );
+    }
+}

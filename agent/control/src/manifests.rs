@@ -1,0 +1,76 @@
+//! What manifests would become, without a control plane around them: for checks before they are
+//! applied, and for tests.
+
+use std::sync::Arc;
+
+use agent_xds::Catalog;
+use tokio::sync::watch;
+
+use crate::Config;
+use crate::collection::Collection;
+use crate::snapshot::Snapshot;
+use crate::source::file::Texts;
+use crate::source::{Batch, Problem};
+use crate::translate::Mesh;
+
+/// Manifests given as texts, and what nodes would be offered of them. The rules are those of a
+/// running control plane: what cannot be read is a problem, and leaves its last good version in
+/// place. No files, no clock, no sockets.
+#[derive(Debug)]
+pub struct Manifests {
+    texts: Texts,
+    collection: Collection,
+    snapshot: Snapshot,
+    published: watch::Sender<Arc<Catalog>>,
+    problems: Vec<Problem>,
+}
+
+impl Manifests {
+    /// None yet. The cluster id and the root namespace are the defaults of [`Config`].
+    pub fn new(trust_domain: &str) -> Self {
+        let collection = Collection::new(Mesh {
+            trust_domain: trust_domain.into(),
+            cluster_id: Config::DEFAULT_CLUSTER_ID.into(),
+            root_namespace: Config::DEFAULT_ROOT_NAMESPACE.into(),
+        });
+        let (snapshot, published) = Snapshot::new();
+        Self {
+            texts: Texts::default(),
+            collection,
+            snapshot,
+            published,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Takes the content of a file as new or changed.
+    pub fn update(&mut self, file: &str, content: &[u8]) {
+        let batch = self.texts.update(file, content);
+        self.take(batch);
+    }
+
+    /// Forgets a file with everything in it.
+    pub fn remove(&mut self, file: &str) {
+        let batch = self.texts.remove(file);
+        self.take(batch);
+    }
+
+    /// What nodes are offered now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.published.borrow().clone()
+    }
+
+    /// Everything that is not in force now, one line each: file, object, field, and why.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.iter().map(ToString::to_string).collect()
+    }
+
+    fn take(&mut self, batch: Batch) {
+        for event in batch.events {
+            self.collection.apply(event);
+        }
+        let changed = self.collection.settle();
+        self.snapshot.update(&self.collection, &changed);
+        self.problems = batch.problems;
+    }
+}
