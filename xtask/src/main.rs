@@ -29,7 +29,8 @@ cargo xtask <command>
                             --check only tells what is missing
   demo [--json FILE] ...    show that it works: two nodes, real pods, one mesh
   test [--long] [--json FILE] [FILTER]
-                            every test; --long adds soak repeats and a run in a fresh chroot
+                            every test; --long adds soak repeats, fuzzing and a run in
+                            a fresh chroot
   lab [--json FILE] [--down]
                             bring the demo's topology up and leave it running
   bench [--quick] ...       plain against mesh, side by side

@@ -16,6 +16,9 @@ const SKIP: &str = "CULVERT_SKIP_KERNEL_TESTS";
 /// Test targets of this name need root and eBPF, and leave themselves out because of [`SKIP`].
 const KERNEL_TARGET: &str = "kernel";
 
+/// Time `--long` gives each fuzz target; a plain test runs some mutations of every corpus.
+const FUZZ_SECONDS: u64 = 60;
+
 /// What `cargo xtask test` was asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Request {
@@ -95,6 +98,11 @@ pub(crate) fn test(
         steps.step(title, || end_to_end(workspace, &request))
     };
     note(kernel, &mut counts, &mut failures);
+    if request.long {
+        let title = format!("test: fuzz targets, {FUZZ_SECONDS} s each");
+        let fuzz = steps.step(&title, || fuzz(workspace));
+        note(fuzz, &mut counts, &mut failures);
+    }
     if request.long && !skip {
         let title = "test: both commands on a fresh Debian 12 (chroot)";
         let fresh = steps.step(title, || chroot::run_fresh(workspace, &chroot::BOTH));
@@ -211,6 +219,13 @@ fn end_to_end(workspace: &Workspace, request: &Request) -> Result<Counts> {
     }
     program.args(request.filter.as_deref());
     counted(&mut program, "the end-to-end tests", closing_counts)
+}
+
+/// The fuzz targets, with inputs that no run had before.
+fn fuzz(workspace: &Workspace) -> Result<Counts> {
+    let mut program = program(workspace.program("fuzz"), workspace.root());
+    program.args(["--seconds", &FUZZ_SECONDS.to_string()]);
+    counted(&mut program, "the fuzz targets", closing_counts)
 }
 
 /// Names of the end-to-end cases that are wanted.

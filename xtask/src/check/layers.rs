@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 6] = [
     &["agent-hbone", "agent-state"],
     &["agent-proxy", "agent-gateway", "agent-control"],
     &["agent-app", "agent-cni", "ebpf-programs"],
-    &["tests", "xtask", "proto-codegen"],
+    &["tests", "tests-fuzz", "xtask", "proto-codegen"],
 ];
 
 /// Outside crates and the only members that may name them.
