@@ -15,6 +15,8 @@ mod outbound;
 mod passthrough;
 mod pod;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use mesh::{Config, Kernel, Mesh};
