@@ -262,7 +262,7 @@ fn reference_allows(policies: &[Authorization], target: &Target<'_>, c: &Connect
         return false;
     }
     let allows: Vec<_> = live.iter().filter(|p| p.action == Action::Allow).collect();
-    allows.is_empty() || allows.iter().any(|p| hit(p))
+    allows.is_empty() || allows.iter().any(hit)
 }
 
 fn reference_policy(p: &Authorization, c: &Connection<'_>) -> bool {
