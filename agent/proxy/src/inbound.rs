@@ -154,7 +154,7 @@ async fn proxy(
     } = application;
     record.established(Instant::now());
     let cut = until_denied(pod, &admitted);
-    until_cut(stream, tcp_end(upstream), counters, cut).await
+    until_cut(stream, tcp_end(upstream), counters, record, cut).await
 }
 
 /// A refusal and the HTTP status that tells the peer.

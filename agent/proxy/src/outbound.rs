@@ -87,8 +87,10 @@ async fn proxy(
     record.established(Instant::now());
     let client = tcp_end(downstream);
     match upstream {
-        Upstream::Plain(stream) => until_cut(client, tcp_end(stream), counters, pod.ended()).await,
-        Upstream::Tunnel(stream) => until_cut(client, stream, counters, pod.ended()).await,
+        Upstream::Plain(stream) => {
+            until_cut(client, tcp_end(stream), counters, record, pod.ended()).await
+        }
+        Upstream::Tunnel(stream) => until_cut(client, stream, counters, record, pod.ended()).await,
     }
 }
 

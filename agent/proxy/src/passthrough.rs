@@ -65,7 +65,7 @@ async fn proxy(
     } = application;
     record.established(Instant::now());
     let cut = until_denied(pod, &admitted);
-    until_cut(tcp_end(downstream), tcp_end(stream), counters, cut).await
+    until_cut(tcp_end(downstream), tcp_end(stream), counters, record, cut).await
 }
 
 async fn admit_and_dial(

@@ -32,6 +32,28 @@ fn every_byte_and_both_ends_through_two_nodes() {
     });
 }
 
+/// A connection may live for days: its bytes must not come to light all at once at its end.
+#[test]
+fn the_bytes_of_a_running_connection_are_counted() {
+    lab(|lab| {
+        let (client, server) = lab.pair();
+        echo(lab.at(2, APP));
+        let mut stream = client.connect(lab.at(2, APP));
+        ping(&mut stream).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(8);
+        for node in [&client, &server] {
+            let is_counted = |line: &str| {
+                line.starts_with("istio_tcp_received_bytes_total{") && line.ends_with("} 4")
+            };
+            while !node.metrics.encode(Instant::now()).lines().any(is_counted) {
+                assert!(Instant::now() < deadline, "nothing is counted");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        ping(&mut stream).unwrap();
+    });
+}
+
 #[test]
 fn another_endpoint_where_one_refuses() {
     lab(|lab| {
