@@ -18,7 +18,8 @@ use http::request::Parts;
 pub(crate) use client::get;
 pub(crate) use query::why_path;
 pub(crate) use status::{
-    CertificateView, Connections, ControlPlaneView, PodView, RejectedResource, Status, Tunnels,
+    CertificateView, Connections, ControlPlaneView, OlderView, PodView, RejectedResource, Status,
+    Tunnels,
 };
 pub(crate) use why::{EndView, EndpointView, PolicyView, RouteKind, Why};
 

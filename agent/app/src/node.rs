@@ -141,6 +141,10 @@ impl Agent {
             },
         };
         let workers = Arc::new(Workers::start(mesh)?);
+        control.spawn(agent_proxy::watch_older(
+            Arc::clone(&workers),
+            draining.clone(),
+        ));
 
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),

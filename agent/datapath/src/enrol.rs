@@ -17,6 +17,7 @@ use crate::address::to_kernel_ip;
 use crate::bpffs;
 use crate::datapath::{Datapath, lock, open_netns};
 use crate::error::DatapathError;
+use crate::older;
 use crate::pods::{EnrolledPod, Entry, PodStatus, Pods, State, Steered};
 use crate::records::Records;
 use crate::{steering, verify};
@@ -166,9 +167,15 @@ impl Datapath {
             cookie,
             armed: !self.pins.pod(cookie.0).exists(),
         };
-        let enrolled = listeners(pod, netns).map_err(DatapathError::kernel("listen in the pod"))?;
+        let mut enrolled =
+            listeners(pod, netns).map_err(DatapathError::kernel("listen in the pod"))?;
         let steered = steered(&enrolled)?;
-        self.publish(&enrolled, own)
+        // A pod that is captured already has nobody to accept its connections until the next step.
+        let was_captured = !undo.armed;
+        if was_captured {
+            enrolled.older = older::list(&enrolled, &own)?;
+        }
+        self.publish(&enrolled, &own)
             .map_err(DatapathError::kernel("write the maps"))?;
         let program = self.object.load_pod(cookie.0, &self.pins)?;
         steering::attach(program.as_fd(), &enrolled.netns, &self.pins.pod(cookie.0))?;
@@ -176,6 +183,9 @@ impl Datapath {
             .map_err(DatapathError::kernel("write the maps"))?;
         verify::steering(&self.pins, cookie, &steered)?;
         verify::capture(self, &enrolled, &steered.own)?;
+        if !was_captured {
+            enrolled.older = older::list(&enrolled, &own)?;
+        }
         let entry = Entry {
             info: enrolled.info.clone(),
             cookie,
@@ -199,10 +209,10 @@ impl Datapath {
     }
 
     /// Writes what the pod's program looks up, before it runs.
-    fn publish(&self, pod: &EnrolledPod, own: Vec<IpAddr>) -> io::Result<()> {
+    fn publish(&self, pod: &EnrolledPod, own: &[IpAddr]) -> io::Result<()> {
         let netns = pod.netns.cookie().0;
         let first = pod.info.ips.iter().copied().map(|ip| ip.to_canonical());
-        let mut own: Vec<_> = first.chain(own).map(to_kernel_ip).collect();
+        let mut own: Vec<_> = first.chain(own.iter().copied()).map(to_kernel_ip).collect();
         let mut seen = Vec::new();
         own.retain(|ip| {
             !seen.contains(ip) && seen.len() < OWN_LIMIT && {
@@ -426,6 +436,7 @@ fn listeners(info: PodInfo, netns: Netns) -> io::Result<EnrolledPod> {
         inbound: socket::listen(&netns, 0)?,
         hbone,
         netns: Arc::new(netns),
+        older: Vec::new(),
     })
 }
 

@@ -17,6 +17,7 @@ mod enrol;
 mod error;
 mod hooks;
 mod object;
+mod older;
 mod pods;
 mod records;
 mod serve;
@@ -28,5 +29,6 @@ mod verify;
 
 pub use datapath::{Config, Counters, Datapath};
 pub use error::DatapathError;
+pub use older::{OlderConnection, OlderDirection};
 pub use pods::{EnrolledPod, PodSink, PodStatus};
 pub use serve::serve_enrolment;

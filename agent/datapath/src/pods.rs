@@ -8,6 +8,8 @@ use std::sync::Arc;
 use agent_model::PodInfo;
 use agent_net::{Netns, NetnsCookie};
 
+use crate::older::OlderConnection;
+
 /// A pod whose traffic is captured, with the listeners it arrives at. Its owner accepts from
 /// them; dropping them closes the pod.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct EnrolledPod {
     pub inbound: TcpListener,
     /// Receives tunnels, port 15008. Non-blocking.
     pub hbone: TcpListener,
+    /// Connections that were there before capture was: they go past the listeners.
+    pub older: Vec<OlderConnection>,
 }
 
 /// Takes pods over: the proxy.

@@ -13,6 +13,7 @@ pub mod drain;
 pub mod flow;
 mod kernel;
 pub mod netns;
+pub mod sockdiag;
 pub mod socket;
 pub mod tasks;
 

@@ -10,11 +10,17 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_model::{Identity, PolicyKey, Reason, Workload};
 use agent_policy::{Connection, Decision, Target, decide};
 use agent_state::Snapshot;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// How long a live connection outlives the arrival of a workload that names a policy which has not
+/// arrived. A denied connection must be closed within 2 s.
+const POLICY_GRACE: Duration = Duration::from_secs(1);
 
 /// What a decision about an inbound connection is made of.
 #[derive(Debug, Clone)]
@@ -45,6 +51,26 @@ impl Facts {
         decide(snapshot.policies(), &target, &connection)
     }
 
+    /// Decides again. With `patience`, what is denied only because a policy has not arrived yet is
+    /// spared: on a new stream to the control plane workloads may come before the policies they
+    /// name, and that must not cut what was allowed.
+    pub(crate) fn judge(
+        &self,
+        snapshot: &Snapshot,
+        network: &str,
+        local: &Workload,
+        patience: bool,
+    ) -> Verdict {
+        match self.decide(snapshot, network, local) {
+            Decision::Allow { .. } => Verdict::Stays,
+            Decision::Deny {
+                reason: Reason::PolicyUnknown,
+                ..
+            } if patience => Verdict::Spared,
+            Decision::Deny { policy, .. } => Verdict::Denied(policy),
+        }
+    }
+
     /// A plaintext peer with the address of a workload that would have come by tunnel is not that
     /// workload; everybody else's address is as good as addresses are.
     fn is_vouched(&self, snapshot: &Snapshot, network: &str) -> bool {
@@ -54,6 +80,43 @@ impl Facts {
                 .is_none_or(|workload| {
                     workload.tunnel_protocol == agent_model::TunnelProtocol::None
                 })
+    }
+}
+
+/// What is to become of a live connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It goes on.
+    Stays,
+    /// It goes on until the policy that is missing has had its time.
+    Spared,
+    /// It ends, by that policy where one is to be named.
+    Denied(Option<PolicyKey>),
+}
+
+/// For how long connections are spared. It starts with the first that is, and others do not put
+/// its end off.
+#[derive(Debug, Default)]
+pub(crate) struct Grace(Option<Instant>);
+
+impl Grace {
+    /// Whether a connection may be spared now.
+    pub(crate) fn lasts(&self) -> bool {
+        self.0
+            .is_none_or(|since| Instant::now() < since + POLICY_GRACE)
+    }
+
+    /// Notes whether one was spared just now.
+    pub(crate) fn note(&mut self, spared: bool) {
+        self.0 = spared.then(|| self.0.unwrap_or_else(Instant::now));
+    }
+
+    /// Completes when those that were spared must be decided; never when none was.
+    pub(crate) async fn over(&self) {
+        match self.0 {
+            Some(since) => sleep_until(since + POLICY_GRACE).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -100,10 +163,8 @@ impl Connections {
     /// current record of a local pod; a pod without one keeps its connections, because losing the
     /// control plane must not cut traffic.
     ///
-    /// With `patience`, a connection that is denied only because a policy has not arrived yet is
-    /// spared: on a new stream to the control plane workloads may come before the policies they
-    /// name, and that must not cut what was allowed. True when one was spared; the caller then
-    /// decides again soon, without patience.
+    /// True when one was spared, see [`Facts::judge`]; the caller then decides again soon, without
+    /// patience.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
@@ -116,13 +177,10 @@ impl Connections {
             let Some(local) = find(entry.facts.local) else {
                 continue;
             };
-            match entry.facts.decide(snapshot, network, &local) {
-                Decision::Allow { .. } => {}
-                Decision::Deny {
-                    reason: Reason::PolicyUnknown,
-                    ..
-                } if patience => spared = true,
-                Decision::Deny { policy, .. } => {
+            match entry.facts.judge(snapshot, network, &local, patience) {
+                Verdict::Stays => {}
+                Verdict::Spared => spared = true,
+                Verdict::Denied(policy) => {
                     entry.denied.replace(Some(policy));
                     entry.closed.notify_one();
                 }

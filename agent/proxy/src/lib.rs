@@ -11,15 +11,18 @@ mod forward;
 mod inbound;
 mod local;
 mod mesh;
+mod older;
 mod outbound;
 mod passthrough;
 mod pod;
 mod refusal;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod worker;
 
 pub use mesh::{Config, Kernel, Mesh};
 pub use pod::Pod;
 pub use refusal::Refusal;
+pub use watch::watch_older;
 pub use worker::{ProxyError, Workers};

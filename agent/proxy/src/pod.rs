@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
+use agent_datapath::OlderConnection;
 use agent_model::{PodInfo, Workload};
 use agent_net::{Netns, NetnsCookie};
 use agent_state::Snapshot;
+
+use crate::older::Older;
 
 /// An enrolled pod, shared by the workers.
 #[derive(Debug)]
@@ -17,16 +21,19 @@ pub struct Pod {
     pub(crate) connections: Arc<AtomicU32>,
     /// Tunnels of peers, over all workers.
     pub(crate) tunnels: Arc<AtomicU32>,
+    /// Connections that were there before it was enrolled.
+    pub(crate) older: Older,
 }
 
 impl Pod {
-    /// A pod that enrolment has captured and verified.
-    pub fn new(info: PodInfo, netns: Arc<Netns>) -> Self {
+    /// A pod that enrolment has captured and verified, and the connections it had before.
+    pub fn new(info: PodInfo, netns: Arc<Netns>, older: Vec<OlderConnection>) -> Self {
         Self {
             info,
             netns,
             connections: Arc::default(),
             tunnels: Arc::default(),
+            older: Older::new(older, Instant::now()),
         }
     }
 
@@ -43,6 +50,16 @@ impl Pod {
     /// Connections the agent carries for the pod now.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections older than the pod's enrolment that are open now, at most 4096. Takes
+    /// milliseconds when there are any: not for the data path.
+    pub fn older(&self) -> Vec<OlderConnection> {
+        // To list one that is gone is better than to hide one that is not.
+        if let Err(error) = self.older.refresh(&self.netns) {
+            tracing::warn!(pod = %self.info.name, %error, "cannot list the pod's connections");
+        }
+        self.older.left()
     }
 
     /// The pod's network namespace.

@@ -17,8 +17,9 @@ use agent_net::tasks::spawn_local;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
+use crate::connections::Grace;
 use crate::endpoints::ActiveEndpoints;
 use crate::local::LocalPod;
 use crate::mesh::{Mesh, Worker};
@@ -43,6 +44,9 @@ pub enum ProxyError {
 pub struct Workers {
     threads: Vec<Thread>,
     pods: Mutex<BTreeMap<NetnsCookie, Arc<Pod>>>,
+    pub(crate) mesh: Arc<Mesh>,
+    /// Told of every pod that is added.
+    pub(crate) enrolled: watch::Sender<()>,
 }
 
 struct Thread {
@@ -82,9 +86,6 @@ const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Time the tasks have to reset their connections once the drain deadline passed.
 const CUT_DEADLINE: Duration = Duration::from_secs(1);
-/// How long a live connection outlives the arrival of a workload that names a policy which has not
-/// arrived. A denied connection must be closed within 2 s.
-const POLICY_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a worker must say what it has.
 const STATS_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -101,6 +102,8 @@ impl Workers {
         Ok(Self {
             threads,
             pods: Mutex::default(),
+            mesh,
+            enrolled: watch::Sender::new(()),
         })
     }
 
@@ -172,8 +175,9 @@ impl PodSink for Workers {
             outbound,
             inbound,
             hbone,
+            older,
         } = enrolled;
-        let pod = Arc::new(Pod::new(info, netns));
+        let pod = Arc::new(Pod::new(info, netns, older));
         self.pods
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -193,6 +197,7 @@ impl PodSink for Workers {
                 .try_send(command)
                 .map_err(|error| io::Error::other(format!("worker: {error}")))?;
         }
+        self.enrolled.send_replace(());
         Ok(())
     }
 
@@ -399,24 +404,16 @@ impl Worker {
 /// Live connections are decided again on every change of the mesh, for as long as there is a
 /// worker.
 async fn recheck_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
-    let mut spared_since: Option<Instant> = None;
+    let mut grace = Grace::default();
     loop {
-        let overdue = async {
-            match spared_since {
-                Some(since) => sleep_until(since + POLICY_GRACE).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            () = overdue => {}
+            () = grace.over() => {}
         }
         let Some(worker) = worker.upgrade() else {
             return;
         };
-        let now = Instant::now();
-        let patience = spared_since.is_none_or(|since| now < since + POLICY_GRACE);
-        let spared = worker.recheck(patience);
-        spared_since = spared.then(|| spared_since.unwrap_or(now));
+        let spared = worker.recheck(grace.lasts());
+        grace.note(spared);
     }
 }

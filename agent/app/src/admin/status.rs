@@ -1,9 +1,10 @@
 //! `culvert status`: its JSON form and its text.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use agent_model::Identity;
-use agent_telemetry::Refusal;
+use agent_telemetry::{Direction, Refusal};
 use serde::{Deserialize, Serialize};
 
 use super::escape::printable;
@@ -11,6 +12,8 @@ use super::table::table;
 
 /// Refusals shown in text; JSON has all that are kept.
 const SHOWN_REFUSALS: usize = 20;
+/// Connections older than enrolment shown in text; JSON has all.
+const SHOWN_OLDER: usize = 20;
 
 /// State of a node agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -64,8 +67,22 @@ pub(crate) struct PodView {
     pub(crate) verified: bool,
     /// Its identity; absent while the control plane has not described the pod.
     pub(crate) identity: Option<Identity>,
+    /// Connections that were there before the pod was enrolled and are open now.
+    pub(crate) older_connections: Vec<OlderView>,
     /// What is wrong with it.
     pub(crate) error: Option<String>,
+}
+
+/// A connection that goes past the agent because it is older than its pod's enrolment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OlderView {
+    /// `inbound` ones are closed when policy denies them.
+    pub(crate) direction: Direction,
+    /// The pod's end.
+    pub(crate) local: SocketAddr,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
 }
 
 /// One certificate.
@@ -150,6 +167,13 @@ impl Status {
         section(&mut out, "Pods", &POD_HEAD, &self.pods, pod_row);
         section(
             &mut out,
+            "Connections older than enrolment",
+            &OLDER_HEAD,
+            &self.older(),
+            older_row,
+        );
+        section(
+            &mut out,
             "Certificates",
             &CERTIFICATE_HEAD,
             &self.certificates,
@@ -174,6 +198,15 @@ impl Status {
             vec![text.clone()]
         });
         out
+    }
+
+    fn older(&self) -> Vec<(&PodView, &OlderView)> {
+        let of_pod = |pod| move |older| (pod, older);
+        self.pods
+            .iter()
+            .flat_map(|pod| pod.older_connections.iter().map(of_pod(pod)))
+            .take(SHOWN_OLDER)
+            .collect()
     }
 
     fn write_summary(&self, out: &mut String) {
@@ -239,6 +272,7 @@ impl ControlPlaneView {
 }
 
 const POD_HEAD: [&str; 5] = ["POD", "IPS", "VERIFIED", "IDENTITY", "ERROR"];
+const OLDER_HEAD: [&str; 4] = ["POD", "DIRECTION", "LOCAL", "PEER"];
 const CERTIFICATE_HEAD: [&str; 5] = ["IDENTITY", "STATE", "SERIAL", "EXPIRES", "LAST ERROR"];
 const REFUSAL_HEAD: [&str; 7] = [
     "TIME",
@@ -276,6 +310,15 @@ fn pod_row(pod: &PodView) -> Vec<String> {
     ]
 }
 
+fn older_row((pod, older): &(&PodView, &OlderView)) -> Vec<String> {
+    vec![
+        format!("{}/{}", pod.namespace, pod.name),
+        older.direction.as_str().to_owned(),
+        older.local.to_string(),
+        older.peer.to_string(),
+    ]
+}
+
 fn certificate_row(certificate: &CertificateView) -> Vec<String> {
     let expires = certificate.expires_in_seconds.map(|left| match left {
         ..=0 => "EXPIRED".to_owned(),
@@ -294,7 +337,7 @@ fn certificate_row(certificate: &CertificateView) -> Vec<String> {
 }
 
 fn refusal_row(refusal: &Refusal) -> Vec<String> {
-    let end = |address: std::net::SocketAddr, workload: &Option<String>| match workload {
+    let end = |address: SocketAddr, workload: &Option<String>| match workload {
         Some(workload) => format!("{address} ({workload})"),
         None => address.to_string(),
     };

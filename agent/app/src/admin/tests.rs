@@ -38,6 +38,11 @@ fn status_sample() -> Status {
             name: "web\u{1b}[2J".to_owned(),
             ips: vec!["10.0.0.3".parse().unwrap()],
             verified: true,
+            older_connections: vec![OlderView {
+                direction: Direction::Inbound,
+                local: "10.0.0.3:80".parse().unwrap(),
+                peer: "10.0.0.8:4000".parse().unwrap(),
+            }],
             ..PodView::default()
         }],
         certificates: vec![CertificateView {
@@ -197,6 +202,8 @@ fn status_text_shows_the_facts_and_no_escape_sequences() {
         "Pods (1)",
         "shop/web\\u{1b}[2J",
         "in 1h",
+        "Connections older than enrolment (1)",
+        "10.0.0.8:4000",
         "policy-denied",
         "shop/deny",
     ] {
@@ -221,6 +228,9 @@ fn status_json_has_camel_case_keys() {
     assert_eq!(json["controlPlane"]["synced"], false);
     assert_eq!(json["certificates"][0]["expiresInSeconds"], 3600);
     assert_eq!(json["pods"][0]["verified"], true);
+    let older = &json["pods"][0]["olderConnections"][0];
+    assert_eq!(older["direction"], "inbound");
+    assert_eq!(older["peer"], "10.0.0.8:4000");
     assert_eq!(json["refusals"][0]["reason"], "policy-denied");
     assert_eq!(json["schema"], 1);
 }

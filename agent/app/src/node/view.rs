@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use agent_datapath::{Datapath, PodStatus};
+use agent_datapath::{Datapath, OlderConnection, OlderDirection, PodStatus};
 use agent_identity::{CertificateState, CertificateStatus, Certificates};
 use agent_proxy::Workers;
 use agent_state::view::View;
@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use super::VERSION;
 use crate::admin::{
-    AdminView, CertificateView, Connections, ControlPlaneView, PodView, RejectedResource, SCHEMA,
-    Status, Tunnels, Why,
+    AdminView, CertificateView, Connections, ControlPlaneView, OlderView, PodView,
+    RejectedResource, SCHEMA, Status, Tunnels, Why,
 };
 use crate::readiness::Readiness;
 
@@ -115,6 +115,7 @@ impl NodeView {
             .pods()
             .into_iter()
             .find(|served| served.cookie() == pod.netns);
+        let older = served.as_ref().map(|served| served.older());
         let workload =
             served.and_then(|served| served.workload_in(&self.state.load(), &self.network));
         PodView {
@@ -125,6 +126,11 @@ impl NodeView {
             netns_cookie: pod.netns.0,
             verified: pod.verified,
             identity: workload.and_then(|workload| workload.identity().ok()),
+            older_connections: older
+                .unwrap_or_default()
+                .into_iter()
+                .map(older_view)
+                .collect(),
             error: pod.detail,
         }
     }
@@ -172,6 +178,17 @@ impl NodeView {
             (info.container_id.clone(), state)
         };
         serde_json::Value::Object(pods.iter().map(row).collect())
+    }
+}
+
+fn older_view(older: OlderConnection) -> OlderView {
+    OlderView {
+        direction: match older.direction {
+            OlderDirection::Inbound => Direction::Inbound,
+            OlderDirection::Outbound => Direction::Outbound,
+        },
+        local: older.connection.local,
+        peer: older.connection.remote,
     }
 }
 

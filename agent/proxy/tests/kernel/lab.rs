@@ -293,6 +293,7 @@ impl Node {
             outbound,
             inbound,
             hbone,
+            older: Vec::new(),
         };
         node.workers.add(enrolled).unwrap();
         node

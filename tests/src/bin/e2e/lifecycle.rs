@@ -1,21 +1,28 @@
 //! What changes around running pods: they go, they come late, they change sides.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tests::agent::Agent;
+use tests::manifests::peer_authentication;
 use tests::peer::{Peer, spiffe};
 use tests::server::{Behaviour, Server};
-use tests::traffic::{echo_on, must_serve, wait_closed};
-use tests::{Cluster, PodSpec, poll};
+use tests::traffic::{echo_on, must_refuse, must_serve, wait_closed};
+use tests::{Cluster, Pod, PodSpec, poll};
 
-use crate::scene::{MESHED, PORT, Scene};
+use crate::scene::{MESHED, OUTSIDE, PORT, Scene, namespaces};
 use crate::{Case, shared};
 
 pub(crate) const CASES: &[Case] = &[
     shared(
         "lifecycle: a deleted pod's connections end at both ends",
         deleted,
+    ),
+    shared(
+        "lifecycle: connections older than enrolment stay until policy denies them",
+        older,
     ),
     shared(
         "lifecycle: a namespace joins and leaves the mesh under traffic",
@@ -62,6 +69,88 @@ fn deleted(cluster: &Cluster) -> Result<()> {
         wait_closed(&mut stream, Duration::from_secs(2)).context("the server's pod deleted")?;
     }
     Ok(())
+}
+
+/// A pod is running, with connections both ways, when the mesh comes to it.
+fn older(cluster: &Cluster) -> Result<()> {
+    namespaces(cluster)?;
+    let client = cluster.pod(&PodSpec::new(OUTSIDE, "client").outside())?;
+    let server = cluster.pod(&PodSpec::new(MESHED, "server").on(2).outside())?;
+    cluster.settle()?;
+    let agent = cluster.node(2)?.agent()?;
+    let _echo = Server::start(&server, PORT, Behaviour::Echo)?;
+    let _elsewhere = Server::start(&client, PORT, Behaviour::Echo)?;
+    let connect = |from: &Pod, to: &Pod| -> Result<Vec<TcpStream>> {
+        let open = |to| Ok(from.connect(to, LIMIT)?);
+        to.sockets(PORT).into_iter().map(open).collect()
+    };
+    let mut old = connect(&client, &server)?;
+    let mut outbound = connect(&server, &client)?;
+    let all_work = |streams: &mut Vec<TcpStream>| {
+        streams.iter_mut().try_for_each(|stream| {
+            stream.set_read_timeout(Some(LIMIT))?;
+            echo_on(stream, b"does it work?")
+        })
+    };
+    all_work(&mut old).context("before enrolment")?;
+    let mut sandbox = server.sandbox().clone();
+    sandbox.arguments.clear();
+    let chain = server.node().chain();
+    chain.call_last("ADD", &sandbox, &server.ips())?;
+    all_work(&mut old).context("PERMISSIVE leaves it alone")?;
+    listed(agent, "inbound", &old)?;
+    listed(agent, "outbound", &outbound)?;
+    agent.kill9()?;
+    agent.start_ready()?;
+    all_work(&mut old).context("a new agent leaves it alone")?;
+    listed(agent, "inbound", &old).context("by a new agent")?;
+    let quit = old.pop().context("the last of them")?;
+    drop(quit);
+    listed(agent, "inbound", &old).context("one is gone")?;
+    old.push(client.connect(server.sockets(PORT)[1], LIMIT)?);
+    all_work(&mut old).context("a new one passes the agent")?;
+    listed(agent, "inbound", &old[..1]).context("a new one is not older")?;
+    cluster.apply("mode", &peer_authentication(MESHED, "STRICT"))?;
+    for stream in &mut old {
+        wait_closed(stream, Duration::from_secs(2)).context("STRICT refuses it")?;
+    }
+    for to in server.sockets(PORT) {
+        must_refuse(&client, to)?;
+    }
+    listed(agent, "inbound", &[])?;
+    let told = agent.log_lines(&["reason=\"policy-changed\"", "older than enrolment"]);
+    ensure!(
+        told.len() == 1
+            && told[0].contains("policy=")
+            && told[0].contains("dst.workload=\"server\""),
+        "the log says {told:#?}"
+    );
+    all_work(&mut outbound).context("policy is the destination's")?;
+    listed(agent, "outbound", &outbound)
+}
+
+/// Status lists exactly those, by the end that this test holds.
+fn listed(agent: &Agent, direction: &str, streams: &[TcpStream]) -> Result<()> {
+    let end = |stream: &TcpStream| -> Result<String> { Ok(stream.local_addr()?.to_string()) };
+    let mut expected: Vec<String> = streams.iter().map(end).collect::<Result<_>>()?;
+    expected.sort();
+    let key = if direction == "inbound" {
+        "peer"
+    } else {
+        "local"
+    };
+    poll::until("status lists the older connections", LIMIT, || {
+        let status = agent.status()?;
+        let rows = status["pods"][0]["olderConnections"].as_array().cloned();
+        let rows = rows.unwrap_or_default().into_iter();
+        let mut rows: Vec<String> = rows
+            .filter(|row| row["direction"] == direction)
+            .filter_map(|row| Some(row[key].as_str()?.to_owned()))
+            .collect();
+        rows.sort();
+        ensure!(rows == expected, "{direction}: {rows:?}, not {expected:?}");
+        Ok(())
+    })
 }
 
 /// The label alone decides what peers are told; captured pods stay connected either way.
