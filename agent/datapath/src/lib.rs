@@ -29,6 +29,5 @@ mod verify;
 
 pub use datapath::{Config, Counters, Datapath};
 pub use error::DatapathError;
-pub use older::{OlderConnection, OlderDirection};
-pub use pods::{EnrolledPod, PodSink, PodStatus};
+pub use pods::{EnrolledPod, OlderConnection, OlderDirection, PodSink, PodStatus};
 pub use serve::serve_enrolment;

@@ -8,30 +8,12 @@ use std::net::{IpAddr, TcpListener};
 use agent_net::sockdiag::{self, Connection, Sockets};
 
 use crate::error::DatapathError;
-use crate::pods::EnrolledPod;
+use crate::pods::{EnrolledPod, OlderConnection, OlderDirection};
 
 /// Older connections that are kept of a pod.
 const KEPT: usize = 4096;
 /// Connections a namespace may have to be enrolled at all, so that the list has an end.
 const LISTED: usize = 65_536;
-
-/// A connection that was there before its pod was enrolled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OlderConnection {
-    /// Which way it goes.
-    pub direction: OlderDirection,
-    /// The pod's end of it.
-    pub connection: Connection,
-}
-
-/// Which way an older connection goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OlderDirection {
-    /// To the pod: its port is one the pod listens on.
-    Inbound,
-    /// From the pod.
-    Outbound,
-}
 
 /// The connections of a pod that do not pass the agent. To be called while the hooks are in force
 /// and nobody accepts from the pod's listeners.

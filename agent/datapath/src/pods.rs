@@ -6,9 +6,8 @@ use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 
 use agent_model::PodInfo;
+use agent_net::sockdiag::Connection;
 use agent_net::{Netns, NetnsCookie};
-
-use crate::older::OlderConnection;
 
 /// A pod whose traffic is captured, with the listeners it arrives at. Its owner accepts from
 /// them; dropping them closes the pod.
@@ -26,6 +25,24 @@ pub struct EnrolledPod {
     pub hbone: TcpListener,
     /// Connections that were there before capture was: they go past the listeners.
     pub older: Vec<OlderConnection>,
+}
+
+/// A connection that was there before its pod was enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OlderConnection {
+    /// Which way it goes.
+    pub direction: OlderDirection,
+    /// The pod's end of it.
+    pub connection: Connection,
+}
+
+/// Which way an older connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OlderDirection {
+    /// To the pod: its port is one the pod listens on.
+    Inbound,
+    /// From the pod.
+    Outbound,
 }
 
 /// Takes pods over: the proxy.
