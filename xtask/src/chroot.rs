@@ -67,6 +67,13 @@ impl Chroot {
         };
         let cargo_home = named("CARGO_HOME", ".cargo");
         let rustup_home = named("RUSTUP_HOME", ".rustup");
+        // Bound to itself, so that `/` inside is a mount point: `ip netns` needs one.
+        succeed(
+            program("mount", Path::new("/"))
+                .arg("--bind")
+                .arg(&self.root)
+                .arg(&self.root),
+        )?;
         for (from, to) in [
             (Path::new("/proc"), "proc"),
             (Path::new("/sys"), "sys"),
