@@ -1,4 +1,4 @@
-//! Wire messages: delta xDS, workload, authorization, certificate service.
+//! Wire messages: delta xDS, workload, authorization, certificate service, node service.
 //!
 //! Everything in the modules is generated from the .proto files beside `src` (`cargo xtask
 //! codegen`) and checked in; a test of `proto-codegen` fails when the two differ.
@@ -30,4 +30,6 @@ generated! {
     security = "istio.security.rs";
     /// `istio.v1.auth`: the certificate service.
     ca = "istio.v1.auth.rs";
+    /// `culvert.node.v1`: enrolment of a node's pods and trust.
+    node = "culvert.node.v1.rs";
 }

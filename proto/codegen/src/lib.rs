@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// The .proto files, relative to [`proto_dir`].
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "authorization.proto",
     "ca.proto",
     "discovery.proto",
+    "node.proto",
     "workload.proto",
 ];
 
