@@ -184,9 +184,17 @@ pub(crate) struct NodeFlags {
 pub(crate) struct ControlFlags {
     #[command(flatten)]
     pub(crate) common: CommonFlags,
-    /// Folder of Kubernetes YAML that describes the mesh; watched for changes. Required.
+    /// Folder of Kubernetes YAML that describes the mesh; watched for changes. Required, unless
+    /// --kubernetes is given.
     #[arg(long, env = "CULVERT_MANIFESTS", value_name = "DIR")]
     pub(crate) manifests: Option<PathBuf>,
+    /// Take the mesh from the cluster's API server instead of a folder.
+    #[arg(long, env = "CULVERT_KUBERNETES")]
+    pub(crate) kubernetes: bool,
+    /// How to reach the API server, for --kubernetes outside of the cluster. [default: the
+    /// service account of the pod this runs in]
+    #[arg(long, env = "CULVERT_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Where xDS and certificates are served.
     #[arg(
         long,

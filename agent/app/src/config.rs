@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_control::AuthorityFiles;
+use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice};
 use agent_model::Identity;
 use agent_telemetry::LogFormat;
 
@@ -119,8 +119,8 @@ pub(crate) struct NodeConfig {
 pub(crate) struct ControlConfig {
     /// Logging.
     pub(crate) log: LogConfig,
-    /// Folder of Kubernetes YAML.
-    pub(crate) manifests: PathBuf,
+    /// Where the objects come from.
+    pub(crate) source: SourceChoice,
     /// xDS and certificate listener.
     pub(crate) listen: SocketAddr,
     /// File of `TOKEN NODE` lines.
@@ -204,7 +204,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
     let authority = authority(flags.ca_cert, flags.ca_key, flags.ca_roots)?;
     Ok(ControlConfig {
         log: log(&flags.common),
-        manifests: required("manifests", flags.manifests)?,
+        source: source(flags.manifests, flags.kubernetes, flags.kubeconfig)?,
         listen: flags.listen,
         node_tokens: required("node-tokens", flags.node_tokens)?,
         state_dir: flags.state_dir,
@@ -218,6 +218,29 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
         metrics_listen: flags.metrics_listen,
         drain_deadline: flags.common.drain_deadline,
     })
+}
+
+/// A folder or a cluster, never both.
+fn source(
+    manifests: Option<PathBuf>,
+    kubernetes: bool,
+    kubeconfig: Option<PathBuf>,
+) -> Result<SourceChoice, ConfigError> {
+    let invalid = |flag, value: &PathBuf, problem| ConfigError::Invalid {
+        flag,
+        value: value.display().to_string(),
+        problem,
+    };
+    match (manifests, kubernetes, kubeconfig) {
+        (Some(folder), true, _) => Err(invalid(
+            "manifests",
+            &folder,
+            "not together with --kubernetes",
+        )),
+        (_, false, Some(file)) => Err(invalid("kubeconfig", &file, "only with --kubernetes")),
+        (None, true, kubeconfig) => Ok(SourceChoice::Kubernetes(ClusterConfig { kubeconfig })),
+        (folder, false, None) => Ok(SourceChoice::Folder(required("manifests", folder)?)),
+    }
 }
 
 /// All three files or none of them.

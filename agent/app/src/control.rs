@@ -65,7 +65,7 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
 
 fn settings(config: ControlConfig) -> agent_control::Config {
     agent_control::Config {
-        manifests: config.manifests,
+        source: config.source,
         listen: config.listen,
         node_tokens: config.node_tokens,
         state_dir: config.state_dir,

@@ -18,6 +18,8 @@ use tracing::{debug, info};
 
 use crate::ControlError;
 use crate::ca::{CertificateService, Counters, NodeLimits};
+use crate::cluster;
+use crate::cluster::ClusterConfig;
 use crate::collection::Collection;
 use crate::serve::{self, Services};
 use crate::snapshot::Snapshot;
@@ -35,8 +37,8 @@ const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 /// Settings of the control plane.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Folder of manifests.
-    pub manifests: PathBuf,
+    /// Where the objects that describe the mesh come from.
+    pub source: SourceChoice,
     /// Address of the one listener, for discovery and certificates.
     pub listen: SocketAddr,
     /// File with one `TOKEN NODE` a line.
@@ -64,6 +66,15 @@ impl Config {
     pub const DEFAULT_CERT_TTL: Duration = Duration::from_secs(24 * 3600);
     /// The default of `root_namespace`.
     pub const DEFAULT_ROOT_NAMESPACE: &'static str = "culvert-system";
+}
+
+/// Where the objects that describe the mesh come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// A cluster's API server.
+    Kubernetes(ClusterConfig),
 }
 
 /// PEM files of an issuer.
@@ -109,8 +120,14 @@ impl Control {
         let serving_ttl = config.cert_ttl.clamp(shortest, longest);
         let tls = authority.serving_config(&config.serving_names, serving_ttl, SystemTime::now)?;
         let tokens = NodeTokens::open(&config.node_tokens).map_err(at(&config.node_tokens))?;
-        let opened = FileSource::open(&config.manifests).await;
-        let (source, first) = opened.map_err(at(&config.manifests))?;
+        let (source, first) = match &config.source {
+            SourceChoice::Folder(folder) => FileSource::open(folder).await.map_err(at(folder))?,
+            SourceChoice::Kubernetes(cluster) => {
+                cluster::connect(cluster).await?;
+                let message = "the Kubernetes source is not part of this build";
+                return Err(ControlError::Config(message.to_owned()));
+            }
+        };
         let collection = Collection::new(Mesh {
             trust_domain: config.trust_domain.into(),
             cluster_id: config.cluster_id.into(),

@@ -24,6 +24,15 @@ pub enum ControlError {
     /// The certificate authority cannot be opened, or the server's certificate not be made.
     #[error(transparent)]
     Authority(#[from] IdentityError),
+    /// The API server cannot be talked to with what is at hand.
+    #[error("{what} cannot be used: {source}")]
+    Cluster {
+        /// Which of the settings.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The address cannot be listened on.
     #[error("listening on {address}: {source}")]
     Listen {

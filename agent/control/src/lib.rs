@@ -7,6 +7,7 @@
 //! wrong.
 
 mod ca;
+mod cluster;
 mod collection;
 mod controller;
 mod error;
@@ -18,7 +19,8 @@ mod status;
 mod tokens;
 mod translate;
 
-pub use controller::{AuthorityFiles, Config, Control, run};
+pub use cluster::ClusterConfig;
+pub use controller::{AuthorityFiles, Config, Control, SourceChoice, run};
 pub use error::ControlError;
 pub use manifests::Manifests;
 pub use status::Status;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::{Config, Control, ControlError, Status};
+use crate::{ClusterConfig, Config, Control, ControlError, SourceChoice, Status};
 
 const SHOP: &str = "\
 apiVersion: v1
@@ -78,7 +78,7 @@ impl World {
 
     fn config(folder: &std::path::Path) -> Config {
         Config {
-            manifests: folder.join("manifests"),
+            source: SourceChoice::Folder(folder.join("manifests")),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             node_tokens: folder.join("tokens"),
             state_dir: folder.join("state"),
@@ -417,7 +417,7 @@ type Spoil = fn(&mut Config);
 #[tokio::test]
 async fn settings_that_make_no_sense_are_errors() {
     let folder = World::folder();
-    let cases: [(&str, Spoil); 7] = [
+    let cases: [(&str, Spoil); 8] = [
         ("trust domain", |config| {
             config.trust_domain = "a/b".to_owned()
         }),
@@ -429,7 +429,13 @@ async fn settings_that_make_no_sense_are_errors() {
             config.cert_ttl = Duration::from_millis(10)
         }),
         ("serving names", |config| config.serving_names.clear()),
-        ("No such file", |config| config.manifests.push("missing")),
+        ("No such file", |config| {
+            config.source = SourceChoice::Folder("/nonexistent".into());
+        }),
+        ("kubeconfig", |config| {
+            let kubeconfig = Some("/nonexistent".into());
+            config.source = SourceChoice::Kubernetes(ClusterConfig { kubeconfig });
+        }),
         ("No such file", |config| config.node_tokens.push("missing")),
     ];
     for (expected, spoil) in cases {

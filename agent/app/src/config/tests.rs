@@ -132,3 +132,30 @@ fn names_and_numbers_are_checked() {
         agent_model::CONTROL_METRICS_PORT
     );
 }
+
+#[test]
+fn the_mesh_comes_from_a_folder_or_a_cluster() {
+    let cluster = [
+        "--kubernetes",
+        "--node-tokens",
+        "/t",
+        "--serving-names",
+        "c",
+    ];
+    let of_cluster = |kubeconfig: Option<&str>| {
+        let kubeconfig = kubeconfig.map(PathBuf::from);
+        SourceChoice::Kubernetes(ClusterConfig { kubeconfig })
+    };
+    let config = control_of(&cluster, &[]).unwrap();
+    assert_eq!(config.source, of_cluster(None));
+    let config = control_of(&cluster, &["--kubeconfig", "/k"]).unwrap();
+    assert_eq!(config.source, of_cluster(Some("/k")));
+    assert_eq!(
+        control_of(CONTROL, &[]).unwrap().source,
+        SourceChoice::Folder("/m".into())
+    );
+    let both = control_of(CONTROL, &["--kubernetes"]).unwrap_err();
+    assert!(both.to_string().starts_with("--manifests \"/m\""), "{both}");
+    let stray = control_of(CONTROL, &["--kubeconfig", "/k"]).unwrap_err();
+    assert!(stray.to_string().starts_with("--kubeconfig"), "{stray}");
+}
