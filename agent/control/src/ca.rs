@@ -8,8 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_identity::{Authority, IdentityError, MAX_CSR_BYTES};
 use agent_model::Identity;
-use agent_xds::Authenticate;
-use agent_xds::server::bearer_token;
+use agent_xds::{Authenticate, Caller};
 use proto::ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -82,13 +81,12 @@ impl<A: Authenticate> IstioCertificateService for CertificateService<A> {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let node = bearer_token(request.metadata())
-            .and_then(|token| self.authenticate.node(token))
-            .ok_or_else(|| {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                Status::unauthenticated("no valid node token")
-            })?;
-        match self.answer(&node, request.get_ref()) {
+        let caller = Caller::of(&self.authenticate, request.metadata()).await;
+        let caller = caller.inspect_err(|_| {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let node = caller.node();
+        match self.answer(node, request.get_ref()) {
             Ok(cert_chain) => {
                 self.counters.issued.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))

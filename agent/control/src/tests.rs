@@ -335,6 +335,26 @@ async fn an_unknown_token_sees_nothing() {
 }
 
 #[tokio::test]
+async fn a_token_taken_away_ends_the_open_stream() {
+    let world = World::start(SHOP).await;
+    let (revoked, kept) = (world.node("n1"), world.node("n2"));
+    for node in [&revoked, &kept] {
+        node.until("first state", |seen| seen.workloads.len() == 2)
+            .await;
+    }
+    fs::write(world.folder.join("tokens"), "token-2 n2\n").unwrap();
+    let mut status = revoked.status.clone();
+    let ended = timeout(
+        Duration::from_secs(10),
+        status.wait_for(|status| !status.connected),
+    );
+    let error = ended.await.unwrap().unwrap().last_error.clone().unwrap();
+    assert!(error.contains("no longer valid"), "{error}");
+    assert!(kept.status.borrow().connected);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn certificates_are_for_pods_of_the_node_that_asks() {
     let world = World::start(SHOP).await;
     let web = "spiffe://cluster.local/ns/shop/sa/web";

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agent_xds::Authenticate;
+use agent_xds::{Authenticate, NotAdmitted};
 use tracing::{error, info, warn};
 
 /// The file is looked at no more often than this.
@@ -88,8 +88,9 @@ impl NodeTokens {
 }
 
 impl Authenticate for NodeTokens {
-    fn node(&self, token: &str) -> Option<Arc<str>> {
-        self.node_at(token, Instant::now())
+    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+        let node = self.node_at(token, Instant::now());
+        node.ok_or(NotAdmitted::Invalid)
     }
 }
 

@@ -16,5 +16,5 @@ mod update;
 pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts};
 pub use error::Error;
 pub use resource_type::ResourceType;
-pub use server::{Authenticate, Catalog, Discovery, ServerSession, Source};
+pub use server::{Authenticate, Caller, Catalog, Discovery, NotAdmitted, ServerSession, Source};
 pub use update::{Apply, Rejection, Update};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::server::ConnectedNodes;
 use crate::{
-    Apply, Authenticate, Catalog, ClientConfig, ClientStatus, Discovery, NodeFacts, Rejection,
-    Update, client,
+    Apply, Authenticate, Catalog, ClientConfig, ClientStatus, Discovery, NodeFacts, NotAdmitted,
+    Rejection, Update, client,
 };
 use agent_model::Workload;
 use agent_net::drain::{self, Drain};
@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Tokens;
 
 impl Authenticate for Tokens {
-    fn node(&self, token: &str) -> Option<Arc<str>> {
-        token.strip_prefix("good-").map(Arc::from)
+    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+        let node = token.strip_prefix("good-").map(Arc::from);
+        node.ok_or(NotAdmitted::Invalid)
     }
 }
 

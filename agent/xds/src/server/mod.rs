@@ -1,5 +1,6 @@
 //! The control plane's end of the stream.
 
+mod caller;
 mod catalog;
 mod nodes;
 mod session;
@@ -7,8 +8,9 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
+pub use caller::{Authenticate, Caller, NotAdmitted};
 pub use catalog::Catalog;
 pub use nodes::{ConnectedNodes, NodeStatus};
 pub(crate) use session::MORE_FOLLOWS;
 pub use session::ServerSession;
-pub use shell::{Authenticate, Discovery, Source, bearer_token};
+pub use shell::{Discovery, Source};

@@ -11,22 +11,15 @@ use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::nodes::{ConnectedNodes, OpenStream};
-use super::{Catalog, ServerSession};
+use super::{Authenticate, Caller, Catalog, ServerSession};
 
 /// Largest request, in bytes: a node that reconnects lists all it knows.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Responses ready for a client that does not read; the next change waits and is merged.
 const QUEUED_RESPONSES: usize = 2;
-
-/// Knows which node a bearer token belongs to.
-pub trait Authenticate: Send + Sync + 'static {
-    /// The node's name; `None` for a token that is none. Compare in constant time.
-    fn node(&self, token: &str) -> Option<Arc<str>>;
-}
 
 /// What each node is offered.
 pub trait Source: Send + Sync + 'static {
@@ -39,14 +32,6 @@ impl Source for watch::Sender<Arc<Catalog>> {
     fn watch(&self, _node: &str) -> watch::Receiver<Arc<Catalog>> {
         self.subscribe()
     }
-}
-
-/// The token of an `authorization: Bearer` header.
-pub fn bearer_token(metadata: &MetadataMap) -> Option<&str> {
-    let header = metadata.get("authorization")?.to_str().ok()?;
-    let (scheme, token) = header.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// The discovery service.
@@ -89,9 +74,8 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let node = bearer_token(request.metadata())
-            .and_then(|token| self.authenticate.node(token))
-            .ok_or_else(|| Status::unauthenticated("no valid node token"))?;
+        let caller = Caller::of(&self.authenticate, request.metadata()).await?;
+        let node = Arc::clone(caller.node());
         let entry = self.nodes.open(&node, SystemTime::now());
         let entry = entry.ok_or_else(|| {
             Status::resource_exhausted(format!("node {node} has too many streams"))
@@ -109,6 +93,7 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
         tokio::spawn(async move {
             let end = tokio::select! {
                 end = session.run() => end,
+                status = caller.revoked() => Some(status),
                 () = drain.signalled() => Some(Status::unavailable("shutting down")),
                 () = responses.closed() => None,
             };
