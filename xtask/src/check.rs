@@ -41,6 +41,8 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
                     "--exclude",
                     "ebpf-programs",
                     "--all-targets",
+                    "--features",
+                    "agent-datapath/failpoints",
                     "--",
                     "-D",
                     "warnings",

@@ -14,7 +14,10 @@ use crate::{build, chroot, clean, setup};
 /// Says that tests which need root or eBPF may be left out, and counted as skipped.
 const SKIP: &str = "CULVERT_SKIP_KERNEL_TESTS";
 /// Test targets of this name need root and eBPF, and leave themselves out because of [`SKIP`].
-const KERNEL_TARGET: &str = "kernel";
+const KERNEL_TARGET: [&str; 2] = ["--test", "kernel"];
+/// One more, in a build with places at which it ends the agent. It is asked for with the whole
+/// workspace, so that everything below is compiled with the features it has already.
+const CRASH_TARGET: [&str; 4] = ["--test", "crash", "--features", "agent-datapath/failpoints"];
 
 /// Time `--long` gives each fuzz target; a plain test runs some mutations of every corpus.
 const FUZZ_SECONDS: u64 = 60;
@@ -89,6 +92,10 @@ pub(crate) fn test(
         unit_tests(workspace, &request, skip)
     });
     note(unit, &mut counts, &mut failures);
+    let crash = steps.step("test: crashes in the middle of an enrolment", || {
+        crash_tests(workspace, &request, skip)
+    });
+    note(crash, &mut counts, &mut failures);
     // Should cargo have put its own, dynamic build there.
     build::cni(workspace, steps)?;
     let kernel = if skip {
@@ -168,19 +175,12 @@ impl std::fmt::Display for Failed {
 impl std::error::Error for Failed {}
 
 fn unit_tests(workspace: &Workspace, request: &Request, skip: bool) -> Result<Counts> {
-    let mut tests = cargo(workspace.root());
-    tests.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "ebpf-programs",
-        "--no-fail-fast",
-    ]);
-    tests.args(request.filter.as_deref());
+    let mut tests = cargo_test(workspace);
+    tests.arg("--no-fail-fast").args(request.filter.as_deref());
     let mut counts = counted(&mut tests, "the crates' own tests", cargo_counts)?;
     if skip {
         // Cargo has counted a test that left itself out as passed.
-        for name in kernel_tests(workspace, request)? {
+        for name in listed(workspace, &KERNEL_TARGET, request)? {
             println!("skipped ({SKIP}=1): {name}");
             counts.passed = counts.passed.saturating_sub(1);
             counts.skipped += 1;
@@ -189,16 +189,32 @@ fn unit_tests(workspace: &Workspace, request: &Request, skip: bool) -> Result<Co
     Ok(counts)
 }
 
-fn kernel_tests(workspace: &Workspace, request: &Request) -> Result<Vec<String>> {
-    let mut list = cargo(workspace.root());
-    list.args([
-        "test",
-        "--quiet",
-        "--workspace",
-        "--exclude",
-        "ebpf-programs",
-    ]);
-    list.args(["--test", KERNEL_TARGET])
+/// What a crash in the middle of an enrolment leaves.
+fn crash_tests(workspace: &Workspace, request: &Request, skip: bool) -> Result<Counts> {
+    let mut counts = Counts::default();
+    if skip {
+        for name in listed(workspace, &CRASH_TARGET, request)? {
+            println!("skipped ({SKIP}=1): {name}");
+            counts.skipped += 1;
+        }
+        return Ok(counts);
+    }
+    let mut tests = cargo_test(workspace);
+    tests.args(CRASH_TARGET).args(request.filter.as_deref());
+    counted(&mut tests, "the crash tests", cargo_counts)
+}
+
+fn cargo_test(workspace: &Workspace) -> Command {
+    let mut tests = cargo(workspace.root());
+    tests.args(["test", "--workspace", "--exclude", "ebpf-programs"]);
+    tests
+}
+
+/// Names of the wanted tests of a target.
+fn listed(workspace: &Workspace, target: &[&str], request: &Request) -> Result<Vec<String>> {
+    let mut list = cargo_test(workspace);
+    list.arg("--quiet")
+        .args(target)
         .args(request.filter.as_deref())
         .args(["--", "--list"]);
     let listed = output(&mut list)?;

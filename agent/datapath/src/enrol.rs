@@ -17,9 +17,10 @@ use crate::address::to_kernel_ip;
 use crate::bpffs;
 use crate::datapath::{Datapath, lock, open_netns};
 use crate::error::DatapathError;
+use crate::failpoint;
 use crate::older;
 use crate::pods::{EnrolledPod, Entry, PodStatus, Pods, State, Steered};
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::{steering, verify};
 
 /// Own addresses of a pod that the programs know at most: a pod that gives itself more cannot
@@ -29,7 +30,9 @@ const OWN_LIMIT: usize = 64;
 impl Datapath {
     /// Captures a pod and proves it: connections out of it arrive at the outbound listener with
     /// their destination known, connections into it at the two others. On failure everything is
-    /// taken back, except for a pod that an earlier agent left captured: that stays closed.
+    /// taken back, except for a pod that an earlier agent left captured: that stays closed. An
+    /// agent that dies in the middle leaves the pod in the list before it leaves anything else of
+    /// it, so that the next one enrols it in full.
     ///
     /// Idempotent by container id: for a pod that is enrolled already this verifies it again and
     /// returns `None`, its listeners having gone to whom it was given before.
@@ -63,7 +66,9 @@ impl Datapath {
         let Some(cookie) = lock(&self.pods).get(container_id).map(|entry| entry.cookie) else {
             return Ok(None);
         };
+        failpoint::reached("leaving")?;
         self.erase(cookie)?;
+        failpoint::reached("erased")?;
         lock(&self.pods).remove(container_id);
         self.persist()?;
         Ok(Some(cookie))
@@ -169,18 +174,24 @@ impl Datapath {
         };
         let mut enrolled =
             listeners(pod, netns).map_err(DatapathError::kernel("listen in the pod"))?;
+        failpoint::reached("listening")?;
         let steered = steered(&enrolled)?;
         // A pod that is captured already has nobody to accept its connections until the next step.
         let was_captured = !undo.armed;
         if was_captured {
             enrolled.older = older::list(&enrolled, &own)?;
         }
+        self.persist_with(&enrolled)?;
+        failpoint::reached("listed")?;
         self.publish(&enrolled, &own)
             .map_err(DatapathError::kernel("write the maps"))?;
+        failpoint::reached("published")?;
         let program = self.object.load_pod(cookie.0, &self.pins)?;
         steering::attach(program.as_fd(), &enrolled.netns, &self.pins.pod(cookie.0))?;
+        failpoint::reached("steered")?;
         self.open_capture(&enrolled)
             .map_err(DatapathError::kernel("write the maps"))?;
+        failpoint::reached("capturing")?;
         verify::steering(&self.pins, cookie, &steered)?;
         verify::capture(self, &enrolled, &steered.own)?;
         if !was_captured {
@@ -191,21 +202,10 @@ impl Datapath {
             cookie,
             state: State::Enrolled(steered),
         };
-        let before = lock(&self.pods).insert(enrolled.info.container_id.clone(), entry);
-        if let Err(error) = self.persist() {
-            self.put_back(&enrolled.info.container_id, before);
-            return Err(error);
-        }
+        failpoint::reached("verified")?;
+        lock(&self.pods).insert(enrolled.info.container_id.clone(), entry);
         undo.armed = false;
         Ok(enrolled)
-    }
-
-    fn put_back(&self, container: &str, before: Option<Entry>) {
-        let mut pods = lock(&self.pods);
-        match before {
-            Some(entry) => pods.insert(container.to_owned(), entry),
-            None => pods.remove(container),
-        };
     }
 
     /// Writes what the pod's program looks up, before it runs.
@@ -263,6 +263,7 @@ impl Datapath {
     /// Removes everything of a pod. Goes on after a failure and returns the first.
     fn erase(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
         let link = steering::detach(&self.pins.pod(cookie.0));
+        let link = link.and(failpoint::reached("unsteered"));
         let maps = self
             .erase_entries(cookie.0)
             .map_err(DatapathError::kernel("clear the maps"));
@@ -333,11 +334,25 @@ impl Datapath {
     }
 
     fn persist(&self) -> Result<(), DatapathError> {
-        let records = lock(&self.pods)
+        self.records.write(self.records())
+    }
+
+    /// Writes the list with a pod that is about to be enrolled: the kernel must not hold anything
+    /// of a pod that the next agent would not know.
+    fn persist_with(&self, pod: &EnrolledPod) -> Result<(), DatapathError> {
+        let mut records = self.records();
+        let coming = Records::record(&pod.info, pod.netns.cookie());
+        if !records.contains(&coming) {
+            records.push(coming);
+        }
+        self.records.write(records)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        lock(&self.pods)
             .values()
             .map(|entry| Records::record(&entry.info, entry.cookie))
-            .collect();
-        self.records.write(records)
+            .collect()
     }
 }
 
@@ -350,9 +365,11 @@ struct Undo<'a> {
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        if self.armed
-            && let Err(error) = self.datapath.erase(self.cookie)
-        {
+        if !self.armed {
+            return;
+        }
+        let erased = self.datapath.erase(self.cookie);
+        if let Err(error) = erased.and_then(|()| self.datapath.persist()) {
             tracing::error!(%error, netns = ?self.cookie, "a failed enrolment left something");
         }
     }

@@ -15,6 +15,10 @@ mod bpffs;
 mod datapath;
 mod enrol;
 mod error;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 mod hooks;
 mod object;
 mod older;
