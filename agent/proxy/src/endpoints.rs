@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Connections each endpoint has from this worker, for the least-loaded choice.
+/// Connections each endpoint has or is being dialled for from this worker.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveEndpoints(Rc<RefCell<HashMap<Arc<str>, u32>>>);
 

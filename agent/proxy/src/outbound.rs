@@ -110,7 +110,8 @@ enum Upstream {
     Tunnel(TunnelStream),
 }
 
-/// Decides and dials; another endpoint is tried when one fails before any byte was sent.
+/// Decides and dials; another endpoint is tried when one fails before any byte was sent. An
+/// endpoint's share counts from the decision on: one that is slow to answer would get all of a burst.
 async fn dial(
     pod: &LocalPod,
     source: &Arc<Workload>,
@@ -159,26 +160,31 @@ async fn dial(
                     .iter()
                     .for_each(|workload| record.destination(workload, None));
                 service.iter().for_each(|service| record.service(service));
+                let active = workload
+                    .as_ref()
+                    .map(|workload| worker.active.begin(&workload.uid));
                 let stream = pod
                     .dial(destination)
                     .await
                     .map_err(|error| Refusal::connect(&error));
-                (stream.map(Upstream::Plain), workload)
+                (
+                    stream.map(|stream| (active, Upstream::Plain(stream))),
+                    workload,
+                )
             }
             Outbound::Tunnel(hop) => {
                 record.destination(&hop.workload, hop.workload.identity().ok());
                 hop.service
                     .iter()
                     .for_each(|service| record.service(service));
+                let active = worker.active.begin(&hop.workload.uid);
                 let stream = open_tunnel(pod, source, client, &hop, record).await;
-                (stream.map(Upstream::Tunnel), Some(hop.workload))
+                let upstream = stream.map(|stream| (Some(active), Upstream::Tunnel(stream)));
+                (upstream, Some(hop.workload))
             }
         };
         match (attempt, workload) {
-            (Ok(upstream), workload) => {
-                let active = workload.map(|workload| worker.active.begin(&workload.uid));
-                return Ok((active, upstream));
-            }
+            (Ok(upstream), _) => return Ok(upstream),
             (Err(refusal), Some(workload)) if is_worth_another(refusal.reason) => {
                 tracing::debug!(target: "outbound", endpoint = %workload.uid, %refusal,
                     "endpoint failed, trying another");
