@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agent_control::NodeAccount;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config_file::{self, FileError};
@@ -203,9 +204,29 @@ pub(crate) struct ControlFlags {
         default_value = "[::]:15012"
     )]
     pub(crate) listen: SocketAddr,
-    /// File with one `TOKEN NODE` pair a line. Required.
+    /// File with one `TOKEN NODE` pair a line. Required, unless --kubernetes is given.
     #[arg(long, env = "CULVERT_NODE_TOKENS", value_name = "FILE")]
     pub(crate) node_tokens: Option<PathBuf>,
+    /// Audience of the service account tokens that admit a node agent, with --kubernetes; may be
+    /// given several times, or as a list separated by commas.
+    #[arg(
+        long,
+        env = "CULVERT_TOKEN_AUDIENCE",
+        value_name = "AUDIENCE",
+        value_delimiter = ',',
+        default_value = "culvert"
+    )]
+    pub(crate) token_audience: Vec<String>,
+    /// Service account that node agents run as, with --kubernetes; may be given several times, or
+    /// as a list separated by commas.
+    #[arg(
+        long,
+        env = "CULVERT_NODE_ACCOUNT",
+        value_name = "NAMESPACE/NAME",
+        value_delimiter = ',',
+        default_value = "culvert-system/culvert-node"
+    )]
+    pub(crate) node_account: Vec<NodeAccount>,
     /// Where the certificate authority's key and root are kept.
     #[arg(
         long,

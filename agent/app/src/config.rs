@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice};
+use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice, TokenReviews};
 use agent_model::Identity;
 use agent_telemetry::LogFormat;
 
@@ -124,7 +124,9 @@ pub(crate) struct ControlConfig {
     /// xDS and certificate listener.
     pub(crate) listen: SocketAddr,
     /// File of `TOKEN NODE` lines.
-    pub(crate) node_tokens: PathBuf,
+    pub(crate) node_tokens: Option<PathBuf>,
+    /// Service account tokens that are admitted, in a cluster.
+    pub(crate) token_reviews: Option<TokenReviews>,
     /// Key and root of the certificate authority.
     pub(crate) state_dir: PathBuf,
     /// Trust domain.
@@ -201,12 +203,22 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
             problem: "shorter than a second",
         });
     }
+    let token_reviews = flags.kubernetes.then_some(TokenReviews {
+        audiences: flags.token_audience,
+        accounts: flags.node_account,
+    });
+    // In a cluster nodes have tokens without a file.
+    let node_tokens = match flags.node_tokens {
+        None if flags.kubernetes => None,
+        file => Some(required("node-tokens", file)?),
+    };
     let authority = authority(flags.ca_cert, flags.ca_key, flags.ca_roots)?;
     Ok(ControlConfig {
         log: log(&flags.common),
         source: source(flags.manifests, flags.kubernetes, flags.kubeconfig)?,
         listen: flags.listen,
-        node_tokens: required("node-tokens", flags.node_tokens)?,
+        node_tokens,
+        token_reviews,
         state_dir: flags.state_dir,
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,

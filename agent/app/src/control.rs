@@ -68,6 +68,7 @@ fn settings(config: ControlConfig) -> agent_control::Config {
         source: config.source,
         listen: config.listen,
         node_tokens: config.node_tokens,
+        token_reviews: config.token_reviews,
         state_dir: config.state_dir,
         authority: config.authority,
         trust_domain: config.trust_domain,

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::ControlError;
+use crate::admission::{Admission, NodeTokens, Reviews, TokenReviews};
 use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
@@ -26,7 +27,6 @@ use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
 use crate::source::{Batch, Problem};
 use crate::status::Status;
-use crate::tokens::NodeTokens;
 use crate::translate::Mesh;
 
 /// Changes that follow each other this closely are translated together.
@@ -42,7 +42,9 @@ pub struct Config {
     /// Address of the one listener, for discovery and certificates.
     pub listen: SocketAddr,
     /// File with one `TOKEN NODE` a line.
-    pub node_tokens: PathBuf,
+    pub node_tokens: Option<PathBuf>,
+    /// Service account tokens that are admitted too; these need a cluster.
+    pub token_reviews: Option<TokenReviews>,
     /// Where the root and its key live; the root is `root-cert.pem`.
     pub state_dir: PathBuf,
     /// An issuer from outside, instead of the root made in `state_dir`.
@@ -94,7 +96,7 @@ pub struct Control {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     authority: Arc<Authority>,
-    tokens: Arc<NodeTokens>,
+    admission: Arc<Admission>,
     source: FileSource,
     collection: Arc<RwLock<Collection>>,
     snapshot: Snapshot,
@@ -119,11 +121,14 @@ impl Control {
         let (shortest, longest) = SERVING_TTL;
         let serving_ttl = config.cert_ttl.clamp(shortest, longest);
         let tls = authority.serving_config(&config.serving_names, serving_ttl, SystemTime::now)?;
-        let tokens = NodeTokens::open(&config.node_tokens).map_err(at(&config.node_tokens))?;
+        let client = match &config.source {
+            SourceChoice::Folder(_) => None,
+            SourceChoice::Kubernetes(cluster) => Some(cluster::connect(cluster).await?),
+        };
+        let admission = open_admission(&config, client.as_ref())?;
         let (source, first) = match &config.source {
             SourceChoice::Folder(folder) => FileSource::open(folder).await.map_err(at(folder))?,
-            SourceChoice::Kubernetes(cluster) => {
-                cluster::connect(cluster).await?;
+            SourceChoice::Kubernetes(_) => {
                 let message = "the Kubernetes source is not part of this build";
                 return Err(ControlError::Config(message.to_owned()));
             }
@@ -143,7 +148,7 @@ impl Control {
             listener,
             tls,
             authority,
-            tokens: Arc::new(tokens),
+            admission: Arc::new(admission),
             source,
             collection: Arc::new(RwLock::new(collection)),
             snapshot,
@@ -162,19 +167,19 @@ impl Control {
     pub async fn serve_with(self, drain: drain::Watcher, show: impl FnOnce(Status)) {
         let counters = Arc::new(Counters::default());
         let discovery = Discovery::new(
-            Arc::clone(&self.tokens),
+            Arc::clone(&self.admission),
             Arc::new(self.published),
             drain.clone(),
         );
         let status = Status::new(
             Arc::clone(&self.collection),
-            Arc::clone(&self.tokens),
+            Arc::clone(&self.admission),
             discovery.nodes(),
             Arc::clone(&counters),
         );
         let certificates = CertificateService {
             authority: self.authority,
-            authenticate: self.tokens,
+            authenticate: self.admission,
             collection: Arc::clone(&self.collection),
             max_ttl: self.max_ttl,
             limits: NodeLimits::default(),
@@ -284,6 +289,30 @@ fn check(config: &Config) -> Result<(), ControlError> {
         return invalid("certificates must live for a second at least".to_owned());
     }
     Ok(())
+}
+
+/// Every way that is configured; there must be one.
+fn open_admission(
+    config: &Config,
+    client: Option<&kube::Client>,
+) -> Result<Admission, ControlError> {
+    let tokens = match &config.node_tokens {
+        Some(file) => Some(NodeTokens::open(file).map_err(at(file))?),
+        None => None,
+    };
+    let reviews = match (&config.token_reviews, client) {
+        (Some(settings), Some(client)) => Some(Reviews::new(client.clone(), settings.clone())),
+        (Some(_), None) => {
+            let message = "service account tokens can be reviewed by a cluster only";
+            return Err(ControlError::Config(message.to_owned()));
+        }
+        (None, _) => None,
+    };
+    if tokens.is_none() && reviews.is_none() {
+        let message = "no node can be admitted: neither a node token file nor token reviews";
+        return Err(ControlError::Config(message.to_owned()));
+    }
+    Ok(Admission { tokens, reviews })
 }
 
 fn open_authority(config: &Config) -> Result<Authority, ControlError> {

@@ -6,6 +6,7 @@
 //! `agent-xds`. [`ca`] signs certificates for pods of the node that asks; [`status`] says what is
 //! wrong.
 
+mod admission;
 mod ca;
 mod cluster;
 mod collection;
@@ -16,14 +17,13 @@ mod serve;
 mod snapshot;
 mod source;
 mod status;
-mod tokens;
 mod translate;
 
+pub use admission::{NodeAccount, TokenReviews, TokenTable};
 pub use cluster::ClusterConfig;
 pub use controller::{AuthorityFiles, Config, Control, SourceChoice, run};
 pub use error::ControlError;
 pub use manifests::Manifests;
 pub use status::Status;
-pub use tokens::TokenTable;
 #[cfg(test)]
 mod tests;

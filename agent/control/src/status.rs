@@ -9,10 +9,10 @@ use agent_xds::server::{ConnectedNodes, NodeStatus};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
+use crate::admission::Admission;
 use crate::ca::Counters;
 use crate::collection::Collection;
 use crate::source::Problem;
-use crate::tokens::NodeTokens;
 use crate::translate::{Note, Severity};
 
 /// Problems and notes that are listed; the rest is counted.
@@ -25,7 +25,7 @@ pub struct Status(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     collection: Arc<RwLock<Collection>>,
-    tokens: Arc<NodeTokens>,
+    admission: Arc<Admission>,
     nodes: ConnectedNodes,
     counters: Arc<Counters>,
     reported: Mutex<Reported>,
@@ -41,13 +41,13 @@ struct Reported {
 impl Status {
     pub(crate) fn new(
         collection: Arc<RwLock<Collection>>,
-        tokens: Arc<NodeTokens>,
+        admission: Arc<Admission>,
         nodes: ConnectedNodes,
         counters: Arc<Counters>,
     ) -> Self {
         Self(Arc::new(Inner {
             collection,
-            tokens,
+            admission,
             nodes,
             counters,
             reported: Mutex::default(),
@@ -81,7 +81,7 @@ impl Status {
             "notes": notes,
             "notesLeftOut": reported.notes.len() - notes.len(),
             "objects": objects.collect::<serde_json::Map<_, _>>(),
-            "nodeTokens": inner.tokens.problem(),
+            "nodeTokens": inner.admission.problem(),
             "nodes": nodes.iter().take(MAX_LISTED).map(node).collect::<Vec<_>>(),
             "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
             "certificates": {

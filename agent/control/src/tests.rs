@@ -80,7 +80,8 @@ impl World {
         Config {
             source: SourceChoice::Folder(folder.join("manifests")),
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            node_tokens: folder.join("tokens"),
+            node_tokens: Some(folder.join("tokens")),
+            token_reviews: None,
             state_dir: folder.join("state"),
             authority: None,
             trust_domain: "cluster.local".to_owned(),
@@ -437,7 +438,7 @@ type Spoil = fn(&mut Config);
 #[tokio::test]
 async fn settings_that_make_no_sense_are_errors() {
     let folder = World::folder();
-    let cases: [(&str, Spoil); 8] = [
+    let cases: [(&str, Spoil); 10] = [
         ("trust domain", |config| {
             config.trust_domain = "a/b".to_owned()
         }),
@@ -456,7 +457,16 @@ async fn settings_that_make_no_sense_are_errors() {
             let kubeconfig = Some("/nonexistent".into());
             config.source = SourceChoice::Kubernetes(ClusterConfig { kubeconfig });
         }),
-        ("No such file", |config| config.node_tokens.push("missing")),
+        ("No such file", |config| {
+            config.node_tokens = Some("/nonexistent".into())
+        }),
+        ("admitted", |config| config.node_tokens = None),
+        ("cluster", |config| {
+            config.token_reviews = Some(crate::TokenReviews {
+                audiences: vec!["culvert".to_owned()],
+                accounts: vec!["culvert-system/culvert-node".parse().unwrap()],
+            });
+        }),
     ];
     for (expected, spoil) in cases {
         let mut config = World::config(&folder);

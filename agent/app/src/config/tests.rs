@@ -154,6 +154,22 @@ fn the_mesh_comes_from_a_folder_or_a_cluster() {
         control_of(CONTROL, &[]).unwrap().source,
         SourceChoice::Folder("/m".into())
     );
+    // Tokens of service accounts admit nodes there, a file may besides.
+    let config = control_of(&["--kubernetes", "--serving-names", "c"], &[]).unwrap();
+    assert_eq!(config.node_tokens, None);
+    let reviews = config.token_reviews.unwrap();
+    assert_eq!(reviews.audiences, ["culvert"]);
+    assert_eq!(
+        reviews.accounts[0].to_string(),
+        "culvert-system/culvert-node"
+    );
+    let flags = ["--node-account", "a/b,c/d", "--token-audience", "istio-ca"];
+    let reviews = control_of(&cluster, &flags).unwrap().token_reviews.unwrap();
+    assert_eq!(
+        (reviews.accounts.len(), reviews.audiences[0].as_str()),
+        (2, "istio-ca")
+    );
+    assert_eq!(control_of(CONTROL, &[]).unwrap().token_reviews, None);
     let both = control_of(CONTROL, &["--kubernetes"]).unwrap_err();
     assert!(both.to_string().starts_with("--manifests \"/m\""), "{both}");
     let stray = control_of(CONTROL, &["--kubeconfig", "/k"]).unwrap_err();

@@ -1,0 +1,44 @@
+//! Which node calls: by a line of the node token file, or by the token that the cluster gave the
+//! node agent's pod.
+
+mod review;
+mod review_cache;
+mod tokens;
+
+use std::sync::Arc;
+
+use agent_xds::{Authenticate, NotAdmitted};
+
+pub(crate) use review::Reviews;
+pub use review::{NodeAccount, TokenReviews};
+pub(crate) use tokens::NodeTokens;
+pub use tokens::TokenTable;
+
+/// Every way to be admitted that is configured.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    pub(crate) tokens: Option<NodeTokens>,
+    pub(crate) reviews: Option<Reviews>,
+}
+
+impl Admission {
+    /// What is wrong with the node token file, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.tokens.as_ref()?.problem()
+    }
+}
+
+impl Authenticate for Admission {
+    /// The file first: it costs nothing and needs nobody.
+    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+        if let Some(tokens) = &self.tokens
+            && let Ok(node) = tokens.node(token).await
+        {
+            return Ok(node);
+        }
+        match &self.reviews {
+            Some(reviews) => reviews.node(token).await,
+            None => Err(NotAdmitted::Invalid),
+        }
+    }
+}
