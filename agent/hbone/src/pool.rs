@@ -3,7 +3,7 @@
 mod connect;
 mod tunnel;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -33,6 +33,8 @@ pub struct Pool {
 struct Shared {
     settings: Settings,
     entries: RefCell<HashMap<Key, Entry>>,
+    /// Tunnels take no more streams than those that waited for them.
+    draining: Cell<bool>,
 }
 
 /// Where a stream shall go, and as whom.
@@ -136,14 +138,17 @@ impl Pool {
             shared: Rc::new(Shared {
                 settings,
                 entries: RefCell::default(),
+                draining: Cell::new(false),
             }),
         }
     }
 
     /// Opens a stream to `target` and waits for the peer's 200. Uses a tunnel with room, else
     /// dials: `dial` makes the TCP connection (from the pod's namespace, exempt from capture).
-    /// Concurrent callers share a dial and its failure. When a pooled tunnel turns out to be
-    /// dead before the peer answered, the stream is tried once more on a fresh tunnel.
+    /// Concurrent callers share a dial and its failure. When a tunnel turns out to be dead or to
+    /// take no more streams before the peer answered, the stream is tried again on a fresh one:
+    /// once more than a pooled tunnel failed, because a peer that hands over to its successor may
+    /// say so on a tunnel that it accepted a moment ago.
     ///
     /// Dropping the future gives up the stream; a dial it started goes on for the others.
     pub async fn open<D, F>(
@@ -157,31 +162,35 @@ impl Pool {
         F: Future<Output = io::Result<TcpStream>> + 'static,
     {
         let settings = &self.shared.settings;
-        let Some(pooled) = self.pooled(&target.key) else {
-            let fresh = self.dialled(target, dial()).await?;
-            return fresh.open(request, settings).await;
-        };
-        match pooled.open(request, settings).await {
-            Err(error) if error.is_stale_tunnel() => {
-                tracing::debug!(peer = %target.key.peer, %error, "stale tunnel, dialling anew");
-                let fresh = self.dialled(target, dial()).await?;
-                fresh.open(request, settings).await
+        if let Some(pooled) = self.pooled(&target.key) {
+            match pooled.open(request, settings).await {
+                Err(error) if error.is_stale_tunnel() => stale(target, &error),
+                result => return result,
             }
-            result => result,
         }
+        let fresh = self.dialled(target, dial()).await?;
+        match fresh.open(request, settings).await {
+            Err(error) if error.is_stale_tunnel() => stale(target, &error),
+            result => return result,
+        }
+        let fresh = self.dialled(target, dial()).await?;
+        fresh.open(request, settings).await
     }
 
     /// Ends every tunnel of a removed pod: no new streams, GOAWAY when the last stream ended, and
     /// the end of the connection [`Settings::removal_grace`] from now at the latest. Dials under
     /// way are given up.
     pub fn drop_source(&self, source: NetnsCookie) {
-        self.close(|key| key.source == source, true);
+        self.close(source);
     }
 
-    /// Ends every tunnel as its last stream ends; dials under way fail. The pool can still be
-    /// used.
+    /// Ends every tunnel as its last stream ends. Dials under way go on for those who wait for
+    /// them, and the pool can still be used: each tunnel ends with its streams.
     pub fn drain(&self) {
-        self.close(|_| true, false);
+        self.shared.draining.set(true);
+        for entry in self.shared.entries.borrow().values() {
+            entry.tunnels.iter().for_each(|tunnel| tunnel.close(false));
+        }
     }
 
     /// True while a removed source still has a tunnel or a dial.
@@ -294,6 +303,9 @@ impl Pool {
             .into_iter()
             .map(|waiter| (waiter, Slot::on(established.tunnel())))
             .collect();
+        if self.shared.draining.get() {
+            established.tunnel().close(false);
+        }
         for (waiter, slot) in slots {
             // A waiter that gave up drops its slot.
             let _ = waiter.send(Ok(slot));
@@ -332,13 +344,13 @@ impl Pool {
         }
     }
 
-    /// Closes the tunnels of the selected keys and forgets their dials.
-    fn close(&self, selected: impl Fn(&Key) -> bool, soon: bool) {
+    /// Closes the tunnels of a source and forgets its dials.
+    fn close(&self, source: NetnsCookie) {
         let mut entries = self.shared.entries.borrow_mut();
-        for (_, entry) in entries.iter_mut().filter(|(key, _)| selected(key)) {
+        for (_, entry) in entries.iter_mut().filter(|(key, _)| key.source == source) {
             entry.dials.clear();
             for tunnel in &entry.tunnels {
-                tunnel.close(soon);
+                tunnel.close(true);
             }
         }
         entries.retain(|_, entry| !entry.is_empty());
@@ -353,6 +365,10 @@ impl fmt::Debug for Pool {
     }
 }
 
+fn stale(target: &Target, error: &HboneError) {
+    tracing::debug!(peer = %target.key.peer, %error, "stale tunnel, dialling anew");
+}
+
 fn take_dial(entry: &mut Entry, id: u64) -> Option<Dial> {
     let index = entry.dials.iter().position(|dial| dial.id == id)?;
     Some(entry.dials.swap_remove(index))
@@ -360,7 +376,7 @@ fn take_dial(entry: &mut Entry, id: u64) -> Option<Dial> {
 
 fn next_id() -> u64 {
     thread_local! {
-        static NEXT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+        static NEXT: Cell<u64> = const { Cell::new(0) };
     }
     NEXT.replace(NEXT.get() + 1)
 }

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use agent_identity::peer_identity;
 use agent_model::Identity;
@@ -26,6 +27,9 @@ use crate::transport::{Flusher, Transport};
 use crate::{HboneError, Phase, Settings, TunnelStream};
 
 type H2 = h2::server::Connection<Transport, Bytes>;
+
+/// How long a new peer is awaited that is to be told to go away.
+const FIRST_REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Completes the TLS handshake of an accepted connection (see
 /// [`agent_identity::server_config`]) within [`Settings::handshake_timeout`].
@@ -87,10 +91,11 @@ impl Connection {
         self.flusher.take_over();
         let mut session = Session::new(&mut h2, &settings, deadline);
         let mut no_more = pin!(no_more);
+        let mut asked = false;
         poll_fn(|cx| {
-            if !session.draining && no_more.as_mut().poll(cx).is_ready() {
-                session.draining = true;
-                h2.graceful_shutdown();
+            if !asked && no_more.as_mut().poll(cx).is_ready() {
+                asked = true;
+                session.ask_to_go();
             }
             let polled = session.poll(cx, &mut h2, &mut on_request);
             match self.flusher.poll_flush(cx) {
@@ -119,6 +124,8 @@ struct Session {
     keepalive: Option<Keepalive>,
     /// Runs until the first request.
     first_request: Option<Pin<Box<Sleep>>>,
+    /// When the peer is to be told to go away.
+    farewell: Option<Pin<Box<Sleep>>>,
     draining: bool,
 }
 
@@ -131,8 +138,31 @@ impl Session {
                 .ping_pong()
                 .map(|pings| Keepalive::new(pings, settings.ping_interval, settings.ping_timeout)),
             first_request: Some(Box::pin(sleep_until(first_request))),
+            farewell: None,
             draining: false,
         }
+    }
+
+    /// Tells the peer to go away, soon. Who was accepted a moment ago is about to send its first
+    /// request, and may take a farewell that comes before it for a failure.
+    fn ask_to_go(&mut self) {
+        let patience = match self.first_request {
+            Some(_) => FIRST_REQUEST_PATIENCE,
+            None => Duration::ZERO,
+        };
+        self.farewell = Some(Box::pin(sleep_until(Instant::now() + patience)));
+    }
+
+    /// True when the peer is to be told to go away now.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(timer) = &mut self.farewell else {
+            return false;
+        };
+        let now = timer.as_mut().poll(cx).is_ready() || self.first_request.is_none();
+        if now {
+            self.farewell = None;
+        }
+        now
     }
 
     fn poll(
@@ -160,7 +190,8 @@ impl Session {
             let _ = h2.poll_closed(cx);
             return Poll::Ready(Err(HboneError::Timeout(phase)));
         }
-        if !self.draining && self.is_idle() {
+        let farewell = self.poll_farewell(cx);
+        if !self.draining && (farewell || self.is_idle()) {
             self.draining = true;
             h2.graceful_shutdown();
             cx.waker().wake_by_ref();

@@ -1,7 +1,13 @@
 //! Copies a flow in both directions until both ends have finished or one is reset.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::task::coop::has_budget_remaining;
 
 use crate::flow::{FlowRead, FlowWrite};
 
@@ -43,8 +49,30 @@ pub struct End<R, W> {
     pub write: W,
 }
 
+/// Asks a running copy to come to a clean end, each direction by itself. Whoever polls the copy
+/// sets it and polls again: nothing is woken.
+#[derive(Debug, Default)]
+pub struct Ending {
+    forward: Cell<bool>,
+    backward: Cell<bool>,
+}
+
+impl Ending {
+    /// The client's direction ends: what has arrived from the client is still passed on, then the
+    /// server sees the end, as after a half-close.
+    pub fn end_forward(&self) {
+        self.forward.set(true);
+    }
+
+    /// The server's direction ends in the same way.
+    pub fn end_backward(&self) {
+        self.backward.set(true);
+    }
+}
+
 /// Copies between `client` and `server`. A clean end of one direction is passed on as such and
-/// leaves the other open (half-close). A reset of either end resets the other.
+/// leaves the other open (half-close). A reset of either end resets the other. `ending` makes an
+/// end where there is none.
 ///
 /// Dropping the future closes both ends without a reset; call [`abort`] before where the peer
 /// must not take the end for a clean one.
@@ -52,6 +80,7 @@ pub async fn bidirectional<CR, CW, SR, SW>(
     client: &mut End<CR, CW>,
     server: &mut End<SR, SW>,
     counters: &Counters,
+    ending: &Ending,
 ) -> Result<(), CopyError>
 where
     CR: FlowRead,
@@ -62,13 +91,13 @@ where
     let forward = one_way(
         &mut client.read,
         &mut server.write,
-        &counters.forward,
+        (&counters.forward, &ending.forward),
         (Side::Client, Side::Server),
     );
     let backward = one_way(
         &mut server.read,
         &mut client.write,
-        &counters.backward,
+        (&counters.backward, &ending.backward),
         (Side::Server, Side::Client),
     );
     let result = tokio::try_join!(forward, backward).map(|_| ());
@@ -90,11 +119,14 @@ pub fn abort<CR, CW: FlowWrite, SR, SW: FlowWrite>(
 async fn one_way<R: FlowRead, W: FlowWrite>(
     from: &mut R,
     to: &mut W,
-    count: &Cell<u64>,
+    (count, ends): (&Cell<u64>, &Cell<bool>),
     (reader, writer): (Side, Side),
 ) -> Result<(), CopyError> {
     let failed = |side| move |source| CopyError { side, source };
-    while let Some(chunk) = from.read(to.max_chunk()).await.map_err(failed(reader))? {
+    while let Some(chunk) = next(from, to.max_chunk(), ends)
+        .await
+        .map_err(failed(reader))?
+    {
         let bytes = chunk.len();
         to.write(chunk).await.map_err(failed(writer))?;
         from.release(bytes);
@@ -105,6 +137,40 @@ async fn one_way<R: FlowRead, W: FlowWrite>(
         .or_else(ignore_not_connected)
         .map_err(failed(writer))
 }
+
+/// The next chunk; once `ends` is set, only of what has arrived.
+async fn next<R: FlowRead>(
+    from: &mut R,
+    max: usize,
+    ends: &Cell<bool>,
+) -> io::Result<Option<Bytes>> {
+    let mut read = pin!(from.read(max));
+    poll_fn(|cx| match read.as_mut().poll(cx) {
+        // A task that has used up its turn is told that nothing is there, which may not be true.
+        Poll::Pending if ends.get() && has_budget_remaining() => Poll::Ready(Ok(None)),
+        polled => polled,
+    })
+    .await
+}
+
+/// Reads what still comes from both ends and throws it away, until both have ended or failed. For
+/// after a copy that was asked to end: a socket that is closed with unread bytes in it resets its
+/// peer, which may then never see the clean end that was sent to it.
+pub async fn farewell<CR: FlowRead, CW, SR: FlowRead, SW>(
+    client: &mut End<CR, CW>,
+    server: &mut End<SR, SW>,
+) {
+    tokio::join!(discard(&mut client.read), discard(&mut server.read));
+}
+
+async fn discard<R: FlowRead>(from: &mut R) {
+    while let Ok(Some(chunk)) = from.read(DISCARDED_CHUNK).await {
+        from.release(chunk.len());
+    }
+}
+
+/// Bytes thrown away at a time.
+const DISCARDED_CHUNK: usize = 64 * 1024;
 
 /// A peer that closed both directions already has nothing left to finish.
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {

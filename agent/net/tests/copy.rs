@@ -4,7 +4,7 @@
 use std::io;
 use std::rc::Rc;
 
-use agent_net::copy::{Counters, End, Side, bidirectional};
+use agent_net::copy::{Counters, End, Ending, Side, bidirectional, farewell};
 use agent_net::flow::{TcpReader, TcpWriter, split};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ async fn relayed() -> (TcpStream, TcpStream, tokio::task::JoinHandle<RelayResult
     let relay = tokio::task::spawn_local(async move {
         let counters = Rc::new(Counters::default());
         let (mut client, mut server) = (end(from_client), end(to_server));
-        let result = bidirectional(&mut client, &mut server, &counters).await;
+        let result = bidirectional(&mut client, &mut server, &counters, &Ending::default()).await;
         (
             result.map_err(|error| error.side),
             counters.forward.get(),
@@ -103,5 +103,70 @@ fn a_slow_reader_holds_the_sender_back() {
         // Four socket buffers and one chunk lie between the ends, no more.
         assert!(sent < 64 << 20, "{sent} bytes accepted with nobody reading");
         drop(server);
+    });
+}
+
+/// What the agent's sockets hold when a flow is asked to end reaches both applications, and both
+/// see a clean end.
+#[test]
+fn a_flow_that_is_asked_to_end_delivers_what_has_arrived() {
+    on_worker(async {
+        let (mut client, from_client) = pair().await;
+        let (to_server, mut server) = pair().await;
+        client.write_all(&[1; 100_000]).await.unwrap();
+        server.write_all(&[2; 100_000]).await.unwrap();
+        // Loopback delivers in the call.
+        from_client.readable().await.unwrap();
+        to_server.readable().await.unwrap();
+        let (mut near, mut far) = (end(from_client), end(to_server));
+        let (counters, ending) = (Counters::default(), Ending::default());
+        ending.end_forward();
+        ending.end_backward();
+        bidirectional(&mut near, &mut far, &counters, &ending)
+            .await
+            .unwrap();
+        assert_eq!(
+            (counters.forward.get(), counters.backward.get()),
+            (100_000, 100_000)
+        );
+        // What comes too late does not turn the clean end into a reset.
+        client.write_all(b"too late").await.unwrap();
+        let applications = async {
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            server.read_to_end(&mut up).await.unwrap();
+            client.read_to_end(&mut down).await.unwrap();
+            assert_eq!((up, down), (vec![1; 100_000], vec![2; 100_000]));
+            drop((client, server));
+        };
+        tokio::join!(farewell(&mut near, &mut far), applications);
+    });
+}
+
+/// Only the direction that is asked ends: the answer still comes back.
+#[test]
+fn one_direction_ends_and_the_other_goes_on() {
+    on_worker(async {
+        let (mut client, from_client) = pair().await;
+        let (to_server, mut server) = pair().await;
+        client.write_all(b"question").await.unwrap();
+        from_client.readable().await.unwrap();
+        let (mut near, mut far) = (end(from_client), end(to_server));
+        let (counters, ending) = (Counters::default(), Ending::default());
+        ending.end_forward();
+        let applications = async {
+            let mut question = String::new();
+            server.read_to_string(&mut question).await.unwrap();
+            assert_eq!(question, "question");
+            server.write_all(b"answer").await.unwrap();
+            drop(server);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "answer");
+        };
+        let (copied, ()) = tokio::join!(
+            bidirectional(&mut near, &mut far, &counters, &ending),
+            applications
+        );
+        copied.unwrap();
     });
 }

@@ -84,8 +84,11 @@ const COMMAND_QUEUE: usize = 256;
 /// Time in which a worker must have closed every socket of a removed pod.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time the tasks have to reset their connections once the drain deadline passed.
-const CUT_DEADLINE: Duration = Duration::from_secs(1);
+/// Time the tasks have to end their connections once the drain deadline passed: what a flow takes
+/// at most ([`crate::forward::CLEAN_END`]) and some more.
+const CUT_DEADLINE: Duration = Duration::from_millis(800);
+/// Time the tunnels then have to send what the streams left in them.
+const FLUSH_DEADLINE: Duration = Duration::from_millis(100);
 /// Time in which a worker must say what it has.
 const STATS_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -139,7 +142,9 @@ impl Workers {
     }
 
     /// Stops accepting, tells tunnel peers to go away, lets connections finish until `deadline`
-    /// and resets the rest. True when all finished in time. Blocks; call it off the runtimes.
+    /// and then ends the rest: with what had arrived delivered and a clean end, or within a second
+    /// with a reset where that is not possible. True when all finished before the deadline.
+    /// Blocks; call it off the runtimes.
     pub fn stop(&self, deadline: Duration) -> bool {
         let (done, results) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
@@ -357,7 +362,7 @@ impl Worker {
             })
     }
 
-    /// Lets connections finish until the deadline and resets those that have not. Pods still leave
+    /// Lets connections finish until the deadline and ends those that have not. Pods still leave
     /// meanwhile, and policy changes still close what they deny.
     async fn stop(
         self: Rc<Self>,
@@ -387,10 +392,10 @@ impl Worker {
         in_time
     }
 
-    /// Resets every connection. Ends closed by dropping them would look complete to their peers.
+    /// Ends every connection. Each does so itself: ends closed by dropping them could look complete
+    /// to their peers when they are not.
     async fn cut(self: Rc<Self>) {
         let pods = self.pods.take();
-        drop(self);
         let cuts: Vec<_> = pods
             .into_values()
             .map(|(_, drain)| spawn_local(drain.drain(CUT_DEADLINE)))
@@ -398,6 +403,12 @@ impl Worker {
         for cut in cuts {
             let _ = cut.await;
         }
+        let flushed = async {
+            while self.tunnels.stats().tunnels > 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = timeout(FLUSH_DEADLINE, flushed).await;
     }
 }
 

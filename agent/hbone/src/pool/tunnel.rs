@@ -63,9 +63,10 @@ impl Tunnel {
     }
 }
 
-/// A reserved place for one stream.
+/// A reserved place for one stream. It outlives the tunnel's closing to others.
 pub(super) struct Slot {
     tunnel: Rc<Tunnel>,
+    send: Option<SendRequest<Bytes>>,
     lease: Rc<Lease>,
 }
 
@@ -73,6 +74,7 @@ impl Slot {
     pub(super) fn on(tunnel: &Rc<Tunnel>) -> Self {
         Self {
             tunnel: Rc::clone(tunnel),
+            send: tunnel.send.borrow().clone(),
             lease: Lease::of(&tunnel.load),
         }
     }
@@ -83,26 +85,29 @@ impl Slot {
         request: &ConnectRequest,
         settings: &Settings,
     ) -> Result<TunnelStream, HboneError> {
+        let tunnel = Rc::clone(&self.tunnel);
         let result = timeout(settings.response_timeout, self.exchange(request, settings))
             .await
             .unwrap_or(Err(HboneError::Timeout(Phase::Response)));
         if matches!(result, Err(HboneError::Lost(_))) {
             // The driver will notice too; until then nobody else shall try.
-            self.tunnel.close(false);
+            tunnel.close(false);
         }
         result
     }
 
     async fn exchange(
-        &self,
+        self,
         request: &ConnectRequest,
         settings: &Settings,
     ) -> Result<TunnelStream, HboneError> {
         let failed = |error: h2::Error| HboneError::from_h2(&error);
-        let send = self.tunnel.send.borrow().clone();
+        // Nothing was sent yet, whatever is wrong with the tunnel.
+        let unsent = |error: h2::Error| HboneError::Lost(error.to_string());
+        let send = self.send;
         let mut send = send.ok_or_else(|| HboneError::Lost("it was closed".to_owned()))?;
-        poll_fn(|cx| send.poll_ready(cx)).await.map_err(failed)?;
-        let (response, body) = send.send_request(request.write(), false).map_err(failed)?;
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(unsent)?;
+        let (response, body) = send.send_request(request.write(), false).map_err(unsent)?;
         // The clone would keep a closed tunnel open.
         drop(send);
         let response = response.await.map_err(failed)?;

@@ -107,3 +107,45 @@ fn a_server_lets_idle_tunnels_go() {
         ping(&mut stream, "hello").await;
     });
 }
+
+#[test]
+fn who_waits_for_a_dial_when_the_drain_begins_is_served() {
+    worker(async {
+        let server = Server::start(echo).await;
+        let pool = pool();
+        let opening = server.open(&pool);
+        let draining = async {
+            tokio::task::yield_now().await;
+            assert_eq!(pool.stats().dials, 1);
+            pool.drain();
+        };
+        let (stream, ()) = tokio::join!(opening, draining);
+        let mut stream = stream.unwrap();
+        ping(&mut stream, "still").await;
+        drop(stream);
+        assert!(server.ended(1).await[0].is_ok());
+    });
+}
+
+/// The peer hands over to its successor at the moment in which the tunnel is made.
+#[test]
+fn a_new_peer_hears_goodbye_only_after_its_first_request() {
+    worker(async {
+        let server = Server::start(echo).await;
+        let ends = std::rc::Rc::clone(&server.ends);
+        let pool = pool();
+        let target = server.target(&client());
+        let address = server.address;
+        let draining =
+            tokio::task::spawn_local(
+                async move { server.drain.drain(Duration::from_secs(5)).await },
+            );
+        let mut stream = pool.open(&target, &request(), to(address)).await.unwrap();
+        settle().await;
+        ping(&mut stream, "served").await;
+        drop(stream);
+        settle().await;
+        assert!(ends.borrow().iter().any(Result::is_ok), "{ends:?}");
+        draining.abort();
+    });
+}

@@ -363,11 +363,18 @@ impl App {
     /// Its one connection must end in a reset.
     #[track_caller]
     pub(crate) fn must_be_reset(&self) {
+        assert_eq!(self.end(), Err(io::ErrorKind::ConnectionReset));
+    }
+
+    /// How its one connection ends.
+    #[track_caller]
+    pub(crate) fn end(&self) -> Result<(), io::ErrorKind> {
         wait("the end at the application", || {
             !self.ends.lock().unwrap().is_empty()
         });
         let ends = self.ends.lock().unwrap();
-        assert_eq!(*ends, [Err(io::ErrorKind::ConnectionReset)]);
+        assert_eq!(ends.len(), 1);
+        ends[0]
     }
 }
 

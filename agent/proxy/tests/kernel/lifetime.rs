@@ -1,7 +1,7 @@
 //! Pods that go and agents that stop.
 
-use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use agent_datapath::PodSink;
@@ -75,7 +75,7 @@ fn a_removed_source_does_not_wait_for_its_dials() {
     lab(|lab| {
         let (client, server) = lab.pair();
         server.workers.remove(server.pod);
-        let silent = std::net::TcpListener::bind(lab.at(2, agent_model::HBONE_PORT)).unwrap();
+        let silent = TcpListener::bind(lab.at(2, agent_model::HBONE_PORT)).unwrap();
         let mut stream = client.connect(lab.at(2, APP));
         let _held = silent.accept().unwrap();
         let start = Instant::now();
@@ -99,24 +99,52 @@ fn an_idle_agent_stops_at_once() {
     });
 }
 
-/// A clean end would tell both applications that they have everything.
+/// F-07: what had arrived at the agent is delivered, then both applications see FIN.
 #[test]
-fn what_outlives_the_drain_is_reset() {
+fn what_outlives_the_drain_ends_cleanly_with_all_its_bytes() {
     lab(|lab| {
         let (client, server) = lab.pair();
-        let app = echo(lab.at(2, APP));
+        for (agent, host) in [(&server, 2), (&client, 7)] {
+            let app = echo(lab.at(host, APP));
+            let mut stream = client.connect(lab.at(host, APP));
+            ping(&mut stream).unwrap();
+            let rest = vec![7; 100_000];
+            stream.write_all(&rest).unwrap();
+            let start = Instant::now();
+            assert!(!agent.workers.stop(Duration::from_millis(300)));
+            assert!(start.elapsed() < Duration::from_millis(1300));
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer.len(), rest.len());
+            assert_eq!(app.end(), Ok(()));
+        }
+    });
+}
+
+/// F-13: what cannot be delivered does not hold the agent up, and does not look complete.
+#[test]
+fn what_does_not_drain_is_reset_in_time() {
+    lab(|lab| {
+        let (client, server) = lab.pair();
+        let listener = TcpListener::bind(lab.at(2, APP)).unwrap();
         let mut stream = client.connect(lab.at(2, APP));
-        ping(&mut stream).unwrap();
+        let (mut stuck, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let chunk = vec![7; 1 << 20];
+        wait("full buffers", || {
+            let full = |error: &io::Error| error.kind() == ErrorKind::WouldBlock;
+            let before = stream.write(&chunk).is_err_and(|error| full(&error));
+            std::thread::sleep(Duration::from_millis(50));
+            before && stream.write(&chunk).is_err_and(|error| full(&error))
+        });
+        let start = Instant::now();
         assert!(!server.workers.stop(Duration::from_millis(300)));
-        must_be_reset(&mut stream);
-        app.must_be_reset();
-        // And at the source's end.
-        let app = echo(lab.at(7, APP));
-        let mut stream = client.connect(lab.at(7, APP));
-        ping(&mut stream).unwrap();
-        assert!(!client.workers.stop(Duration::from_millis(300)));
-        must_be_reset(&mut stream);
-        app.must_be_reset();
+        assert!(start.elapsed() < Duration::from_millis(1300));
+        must_be_reset(&mut stuck);
+        wait("an error for who sent it", || {
+            let written = stream.write(&chunk);
+            written.is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+        });
     });
 }
 
