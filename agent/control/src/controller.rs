@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 use agent_identity::Authority;
 use agent_model::Identity;
 use agent_net::drain;
-use agent_xds::{Catalog, Discovery};
+use agent_xds::{Discovery, Published};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -100,7 +100,7 @@ pub struct Control {
     source: FileSource,
     collection: Arc<RwLock<Collection>>,
     snapshot: Snapshot,
-    published: watch::Sender<Arc<Catalog>>,
+    published: Published,
     first: Batch,
     max_ttl: Duration,
 }

@@ -1,10 +1,7 @@
 //! What manifests would become, without a control plane around them: for checks before they are
 //! applied, and for tests.
 
-use std::sync::Arc;
-
-use agent_xds::Catalog;
-use tokio::sync::watch;
+use agent_xds::{Catalog, Published};
 
 use crate::Config;
 use crate::collection::Collection;
@@ -21,7 +18,7 @@ pub struct Manifests {
     texts: Texts,
     collection: Collection,
     snapshot: Snapshot,
-    published: watch::Sender<Arc<Catalog>>,
+    published: Published,
     problems: Vec<Problem>,
 }
 
@@ -55,9 +52,9 @@ impl Manifests {
         self.take(batch);
     }
 
-    /// What nodes are offered now.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        self.published.borrow().clone()
+    /// A copy of what nodes are offered now.
+    pub fn catalog(&self) -> Catalog {
+        self.published.read().clone()
     }
 
     /// Everything that is not in force now, one line each: file, object, field, and why.

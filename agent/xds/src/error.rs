@@ -29,6 +29,9 @@ pub enum Error {
         /// Bytes or elements accepted.
         limit: usize,
     },
+    /// The client has not read its stream for so long that the changes since cannot be told.
+    #[error("too far behind; open a new stream")]
+    TooFarBehind,
     /// The bytes are not the message they claim to be.
     #[error("undecodable: {0}")]
     Undecodable(#[from] prost::DecodeError),

@@ -16,5 +16,7 @@ mod update;
 pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts};
 pub use error::Error;
 pub use resource_type::ResourceType;
-pub use server::{Authenticate, Caller, Catalog, Discovery, NotAdmitted, ServerSession, Source};
+pub use server::{
+    Authenticate, Caller, Catalog, Discovery, NotAdmitted, Published, ServerSession, Source,
+};
 pub use update::{Apply, Rejection, Update};

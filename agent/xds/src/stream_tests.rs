@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::server::ConnectedNodes;
 use crate::{
-    Apply, Authenticate, Catalog, ClientConfig, ClientStatus, Discovery, NodeFacts, NotAdmitted,
+    Apply, Authenticate, ClientConfig, ClientStatus, Discovery, NodeFacts, NotAdmitted, Published,
     Rejection, Update, client,
 };
 use agent_model::Workload;
@@ -101,11 +101,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(
-        credentials: &Credentials,
-        address: &str,
-        catalog: &Arc<watch::Sender<Arc<Catalog>>>,
-    ) -> Self {
+    async fn start(credentials: &Credentials, address: &str, catalog: &Arc<Published>) -> Self {
         let (drain, watcher) = drain::channel();
         let discovery = Discovery::new(Arc::new(Tokens), Arc::clone(catalog), watcher);
         let nodes = discovery.nodes();
@@ -145,16 +141,14 @@ fn workload(uid: &str) -> Workload {
     }
 }
 
-fn put(catalog: &watch::Sender<Arc<Catalog>>, uid: &str) {
-    catalog.send_modify(|catalog| {
-        Arc::make_mut(catalog).put_workload(&workload(uid));
-    });
+fn put(catalog: &Published, uid: &str) {
+    catalog.change(|catalog| catalog.put_workload(&workload(uid)));
 }
 
 #[tokio::test]
 async fn a_node_syncs_follows_and_reconnects() {
     let credentials = Credentials::new("follow", "wrong");
-    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    let catalog = Arc::new(Published::default());
     put(&catalog, "a");
     let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
     let address = server.address;
@@ -190,10 +184,9 @@ async fn a_node_syncs_follows_and_reconnects() {
     server.stop().await;
     until(&mut current, |status| !status.connected).await;
     assert!(current.borrow().synced, "the state is kept");
-    catalog.send_modify(|catalog| {
-        let catalog = Arc::make_mut(catalog);
+    catalog.change(|catalog| {
         catalog.remove(crate::ResourceType::Address, "a");
-        catalog.put_workload(&workload("c"));
+        catalog.put_workload(&workload("c"))
     });
     let server = Running::start(&credentials, &address.to_string(), &catalog).await;
     until(&mut current, |status| {
@@ -217,7 +210,7 @@ async fn a_node_syncs_follows_and_reconnects() {
 async fn an_impostor_gets_no_token() {
     let credentials = Credentials::new("impostor", "good-n1");
     let impostor = Credentials::new("impostor-2", "good-n1");
-    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    let catalog = Arc::new(Published::default());
     let server = Running::start(&impostor, "127.0.0.1:0", &catalog).await;
     let (status, mut current) = watch::channel(ClientStatus::default());
     let (end, watcher) = drain::channel();
@@ -254,7 +247,8 @@ async fn a_token_never_goes_over_plaintext() {
 #[tokio::test]
 async fn a_node_holds_only_so_many_streams() {
     let credentials = Credentials::new("streams", "good-n1");
-    let catalog = Arc::new(watch::Sender::new(Arc::new(Catalog::default())));
+    let catalog = Arc::new(Published::default());
+    catalog.change(|_| false);
     let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
     let (end, watcher) = drain::channel();
     let mut clients = Vec::new();

@@ -55,10 +55,8 @@ fn event(document: &str) -> Event {
 }
 
 /// What is on offer, with versions.
-fn offers(
-    published: &tokio::sync::watch::Sender<Arc<agent_xds::Catalog>>,
-) -> Vec<(String, String)> {
-    let catalog = published.borrow();
+fn offers(published: &agent_xds::Published) -> Vec<(String, String)> {
+    let catalog = published.read();
     let kinds = agent_xds::ResourceType::ALL.into_iter();
     let offers = kinds.flat_map(|kind| {
         catalog
@@ -68,7 +66,7 @@ fn offers(
     });
     offers
         .map(|(kind, name)| {
-            let version = catalog.version(kind, &name).unwrap().to_owned();
+            let version = catalog.version(kind, &name).unwrap();
             (name, version)
         })
         .collect()
@@ -122,7 +120,7 @@ const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: sho
 fn what_changes_nothing_is_not_published() {
     let mut collection = Collection::new(mesh());
     let (mut snapshot, published) = Snapshot::new();
-    let mut watched = published.subscribe();
+    let mut watched = published.changes();
     let mut take = |document: &str| {
         collection.apply(event(document));
         let changed = collection.settle();

@@ -1,6 +1,6 @@
 //! What the control plane offers, as versioned resources.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent_model::{Authorization, PolicyKey, Service, Workload};
@@ -9,40 +9,54 @@ use prost_types::Any;
 use proto::discovery::Resource;
 use xxhash_rust::xxh64::xxh64;
 
+use super::table::Table;
 use crate::ResourceType;
 use crate::convert::{encode_authorization, encode_service, encode_workload};
 use crate::resource_type::PerType;
 
-/// Every resource on offer, by type and name. A clone is two reference counts; a change copies the
-/// index of its type once while clones are alive. Putting what is there already changes nothing,
-/// so a catalog may also be rebuilt from scratch: versions depend on content alone.
+/// Every resource on offer, by type and name, encoded once for all nodes. Putting what is there
+/// already changes nothing, and versions depend on content alone: two replicas, or one before and
+/// after a restart, offer the same versions.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    tables: PerType<Arc<Table>>,
+    tables: PerType<Table>,
 }
 
-/// The resources of one type.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Table {
-    offers: BTreeMap<Arc<str>, Offer>,
-    by_alias: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-}
-
-/// One resource and its version.
+/// One resource: its content, and what else leads to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Offer {
-    version: Arc<str>,
-    body: Arc<Any>,
-    aliases: Arc<[Arc<str>]>,
+    /// xxHash64 of the marshalled `Any`.
+    version: u64,
+    /// The encoded message.
+    content: Arc<[u8]>,
+    pub(super) links: Links,
+}
+
+/// Who is interested in a resource without naming it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Links {
+    /// Other names: `network/ip` of each address.
+    pub(crate) aliases: Vec<Arc<str>>,
+    /// The node a workload runs on.
+    pub(crate) node: Option<Arc<str>>,
+    /// Services a workload serves, as `namespace/hostname`.
+    pub(crate) services: Vec<Arc<str>>,
 }
 
 impl Catalog {
     /// Adds or replaces a workload, named by its uid. False when nothing changed.
     pub fn put_workload(&mut self, workload: &Workload) -> bool {
         let network = &workload.network;
-        let aliases = workload.addresses.iter();
-        let aliases = aliases.map(|address| format!("{network}/{address}").into());
-        let offer = Offer::new(encode_workload(workload), aliases.collect());
+        let addresses = workload.addresses.iter();
+        let services = workload.services.keys();
+        let links = Links {
+            aliases: addresses
+                .map(|address| format!("{network}/{address}").into())
+                .collect(),
+            node: (!workload.node.is_empty()).then(|| Arc::clone(&workload.node)),
+            services: services.map(|key| key.to_string().into()).collect(),
+        };
+        let offer = Offer::new(encode_workload(workload), links);
         self.put(ResourceType::Address, Arc::clone(&workload.uid), offer)
     }
 
@@ -50,34 +64,35 @@ impl Catalog {
     pub fn put_service(&mut self, service: &Service) -> bool {
         let aliases = service.vips.iter();
         let aliases = aliases.map(|vip| format!("{}/{}", vip.network, vip.address).into());
-        let offer = Offer::new(encode_service(service), aliases.collect());
+        let links = Links {
+            aliases: aliases.collect(),
+            ..Links::default()
+        };
+        let offer = Offer::new(encode_service(service), links);
         let name = service.key().to_string().into();
         self.put(ResourceType::Address, name, offer)
     }
 
     /// Adds or replaces a policy. False when nothing changed.
     pub fn put_policy(&mut self, policy: &Authorization) -> bool {
-        let offer = Offer::new(encode_authorization(policy), [].into());
+        let offer = Offer::new(encode_authorization(policy), Links::default());
         let PolicyKey(name) = policy.key();
         self.put(ResourceType::Authorization, name, offer)
     }
 
     /// Removes a resource. False when there was none of that name.
     pub fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
-        if !self.table(kind).offers.contains_key(name) {
-            return false;
-        }
-        Arc::make_mut(self.tables.get_mut(kind)).remove(name)
+        self.tables.get_mut(kind).remove(name)
     }
 
     /// Names of a type, in order.
     pub fn names(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<str>> {
-        self.table(kind).offers.keys()
+        self.table(kind).iter().map(|(name, _)| name)
     }
 
     /// Number of resources of a type.
     pub fn len(&self, kind: ResourceType) -> usize {
-        self.table(kind).offers.len()
+        self.table(kind).len()
     }
 
     /// True when nothing is on offer.
@@ -88,93 +103,70 @@ impl Catalog {
     }
 
     /// Version of a resource: the hexadecimal xxHash64 of its marshalled `Any`.
-    pub fn version(&self, kind: ResourceType, name: &str) -> Option<&str> {
-        self.table(kind)
-            .offers
-            .get(name)
-            .map(|offer| &*offer.version)
+    pub fn version(&self, kind: ResourceType, name: &str) -> Option<String> {
+        self.table(kind).get(name).map(Offer::version)
     }
 
-    pub(crate) fn table(&self, kind: ResourceType) -> &Arc<Table> {
+    pub(crate) fn table(&self, kind: ResourceType) -> &Table {
         self.tables.get(kind)
     }
 
     /// Adds or replaces any offer.
     pub(crate) fn put(&mut self, kind: ResourceType, name: Arc<str>, offer: Offer) -> bool {
-        if self.version(kind, &name) == Some(&*offer.version) {
-            return false;
-        }
-        let table = Arc::make_mut(self.tables.get_mut(kind));
-        table.remove(&name);
-        for alias in offer.aliases.iter() {
-            let names = table.by_alias.entry(Arc::clone(alias)).or_default();
-            names.insert(Arc::clone(&name));
-        }
-        table.offers.insert(name, offer);
-        true
-    }
-}
-
-impl Table {
-    /// Every offer, in order of names.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Offer)> {
-        self.offers.iter()
-    }
-
-    /// The offers that a client means by `asked`: a name or an alias.
-    pub(crate) fn find<'a>(
-        &'a self,
-        asked: &str,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Offer)> {
-        let by_name = self.offers.get_key_value(asked);
-        let by_alias = self.by_alias.get(asked).into_iter().flatten();
-        by_name
-            .into_iter()
-            .chain(by_alias.filter_map(|name| self.offers.get_key_value(name)))
-    }
-
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.offers.contains_key(name)
-    }
-
-    fn remove(&mut self, name: &str) -> bool {
-        let Some(offer) = self.offers.remove(name) else {
-            return false;
-        };
-        for alias in offer.aliases.iter() {
-            if let Some(names) = self.by_alias.get_mut(alias) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_alias.remove(alias);
-                }
-            }
-        }
-        true
+        self.tables.get_mut(kind).put(name, offer)
     }
 }
 
 impl Offer {
-    pub(crate) fn new(body: Any, aliases: Arc<[Arc<str>]>) -> Self {
-        let version = format!("{:x}", xxh64(&body.encode_to_vec(), 0)).into();
+    pub(crate) fn new(body: Any, links: Links) -> Self {
         Self {
-            version,
-            body: Arc::new(body),
-            aliases,
+            version: xxh64(&body.encode_to_vec(), 0),
+            content: body.value.into(),
+            links,
         }
     }
 
-    pub(crate) fn version(&self) -> &Arc<str> {
-        &self.version
+    pub(crate) fn version(&self) -> String {
+        format!("{:x}", self.version)
     }
 
-    /// The wire form. Aliases are for clients that asked by one.
-    pub(crate) fn to_wire(&self, name: &str, with_aliases: bool) -> Resource {
-        let aliases = self.aliases.iter().filter(|_| with_aliases);
+    pub(crate) fn is_version(&self, other: &str) -> bool {
+        u64::from_str_radix(other, 16) == Ok(self.version) && other == self.version()
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+
+    /// Bytes of the wire form, nearly.
+    pub(crate) fn size(&self, name: &str) -> usize {
+        const FRAME: usize = 96;
+        self.content.len() + name.len() + FRAME
+    }
+
+    /// The wire form. Aliases are for clients that ask by them.
+    pub(crate) fn to_wire(&self, kind: ResourceType, name: &str, with_aliases: bool) -> Resource {
+        let aliases = self.links.aliases.iter().filter(|_| with_aliases);
         Resource {
-            version: self.version.to_string(),
-            resource: Some((*self.body).clone()),
+            version: self.version(),
+            resource: Some(Any {
+                type_url: kind.url().to_owned(),
+                value: self.content.to_vec(),
+            }),
             name: name.to_owned(),
             aliases: aliases.map(ToString::to_string).collect(),
         }
+    }
+}
+
+impl Links {
+    /// True when one of `names` means this resource.
+    pub(crate) fn is_named_by(&self, names: &BTreeSet<Arc<str>>) -> bool {
+        self.aliases.iter().any(|alias| names.contains(alias))
+    }
+
+    /// True for an endpoint of one of `held`.
+    pub(crate) fn serves_one_of(&self, held: &BTreeSet<Arc<str>>) -> bool {
+        self.services.iter().any(|service| held.contains(service))
     }
 }

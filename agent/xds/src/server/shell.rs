@@ -8,13 +8,14 @@ use proto::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::nodes::{ConnectedNodes, OpenStream};
-use super::{Authenticate, Caller, Catalog, ServerSession};
+use super::{Authenticate, Caller, Published, ServerSession};
+use crate::Error;
 
 /// Largest request, in bytes: a node that reconnects lists all it knows.
 const MAX_REQUEST: usize = 64 * 1024 * 1024;
@@ -23,14 +24,15 @@ const QUEUED_RESPONSES: usize = 2;
 
 /// What each node is offered.
 pub trait Source: Send + Sync + 'static {
-    /// The catalog for `node`, now and after every change.
-    fn watch(&self, node: &str) -> watch::Receiver<Arc<Catalog>>;
+    /// The catalog for `node`.
+    fn published(&self, node: &str) -> Published;
 }
 
-/// The same for every node.
-impl Source for watch::Sender<Arc<Catalog>> {
-    fn watch(&self, _node: &str) -> watch::Receiver<Arc<Catalog>> {
-        self.subscribe()
+/// The same for every node: all addresses and all policies. A node that asks by name is sent what
+/// it asks for and what runs on it, with the policies of every namespace.
+impl Source for Published {
+    fn published(&self, _node: &str) -> Published {
+        self.clone()
     }
 }
 
@@ -83,8 +85,8 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
         tracing::info!(%node, "discovery stream opened");
         let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
         let session = Conversation {
-            session: ServerSession::new(),
-            catalog: self.source.watch(&node),
+            session: ServerSession::new(&node),
+            published: self.source.published(&node),
             requests: request.into_inner(),
             responses: responses.clone(),
             entry,
@@ -110,7 +112,7 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
 /// One stream.
 struct Conversation {
     session: ServerSession,
-    catalog: watch::Receiver<Arc<Catalog>>,
+    published: Published,
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     entry: OpenStream,
@@ -119,32 +121,47 @@ struct Conversation {
 impl Conversation {
     /// Talks until either end has had enough; the error to tell the client, if any.
     async fn run(mut self) -> Option<Status> {
+        let mut changes = self.published.changes();
+        // Nobody is told of a mesh that has not been read.
+        if changes.wait_for(|version| *version > 0).await.is_err() {
+            return Some(Status::unavailable("the source is gone"));
+        }
+        let mut has_more = true;
         loop {
-            let responses = tokio::select! {
+            tokio::select! {
                 request = self.requests.next() => match request {
-                    // Not marked as seen: the other type has yet to be compared.
                     Some(Ok(request)) => {
-                        let catalog = Arc::clone(&self.catalog.borrow());
-                        match self.session.request(request, &catalog) {
-                            Ok(responses) => responses,
-                            Err(error) => return Some(Status::resource_exhausted(error.to_string())),
+                        let taken = self.session.request(request, &self.published.read());
+                        if let Err(error) = taken {
+                            return Some(status(&error));
                         }
+                        has_more = true;
                     }
                     Some(Err(status)) => return Some(status),
                     None => return None,
                 },
-                changed = self.catalog.changed() => match changed {
-                    Ok(()) => {
-                        let catalog = Arc::clone(&self.catalog.borrow_and_update());
-                        self.session.changed(&catalog)
-                    }
+                changed = changes.changed() => match changed {
+                    Ok(()) => has_more = true,
                     Err(_) => return Some(Status::unavailable("the source is gone")),
                 },
-            };
-            self.entry.update(&self.session);
-            for response in responses {
-                self.responses.send(Ok(response)).await.ok()?;
+                // A response is made when it can be sent, and from what is true then.
+                room = self.responses.reserve(), if has_more => {
+                    let room = room.ok()?;
+                    match self.session.respond(&self.published.read()) {
+                        Ok(Some(response)) => room.send(Ok(response)),
+                        Ok(None) => has_more = false,
+                        Err(error) => return Some(status(&error)),
+                    }
+                }
             }
+            self.entry.update(&self.session);
         }
+    }
+}
+
+fn status(error: &Error) -> Status {
+    match error {
+        Error::TooFarBehind => Status::aborted(error.to_string()),
+        _ => Status::resource_exhausted(error.to_string()),
     }
 }

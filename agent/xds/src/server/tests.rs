@@ -9,7 +9,7 @@ use prost::Message;
 use prost_types::Any;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
 
-use super::catalog::Offer;
+use super::catalog::{Links, Offer};
 use crate::{
     Apply, Catalog, ClientSession, NodeFacts, Rejection, ResourceType, ServerSession, Update,
 };
@@ -45,6 +45,20 @@ fn subscribe(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
     }
 }
 
+/// Everything the session has to say.
+fn said(session: &mut ServerSession, catalog: &Catalog) -> Vec<DeltaDiscoveryResponse> {
+    std::iter::from_fn(|| session.respond(catalog).unwrap()).collect()
+}
+
+fn answers(
+    session: &mut ServerSession,
+    request: DeltaDiscoveryRequest,
+    catalog: &Catalog,
+) -> Vec<DeltaDiscoveryResponse> {
+    session.request(request, catalog).unwrap();
+    said(session, catalog)
+}
+
 /// Names in a response: what it brings, and what it takes with a `-`.
 fn names(responses: &[DeltaDiscoveryResponse]) -> Vec<String> {
     let names = responses.iter().flat_map(|response| {
@@ -59,7 +73,7 @@ fn names(responses: &[DeltaDiscoveryResponse]) -> Vec<String> {
 fn versions_are_hashes_of_the_content() {
     let mut catalog = Catalog::default();
     assert!(catalog.put_workload(&workload("a", "n1")));
-    let version = catalog.version(ADDRESS, "a").unwrap().to_owned();
+    let version = catalog.version(ADDRESS, "a").unwrap();
     let any = crate::convert::encode_workload(&workload("a", "n1"));
     let hash = xxhash_rust::xxh64::xxh64(&any.encode_to_vec(), 0);
     assert_eq!(version, format!("{hash:x}"));
@@ -68,7 +82,7 @@ fn versions_are_hashes_of_the_content() {
         "nothing changed"
     );
     assert!(catalog.put_workload(&workload("a", "n2")));
-    assert_ne!(catalog.version(ADDRESS, "a"), Some(version.as_str()));
+    assert_ne!(catalog.version(ADDRESS, "a"), Some(version));
     assert!(catalog.remove(ADDRESS, "a"));
     assert!(!catalog.remove(ADDRESS, "a"));
     assert!(catalog.is_empty());
@@ -81,13 +95,13 @@ fn a_wildcard_gets_what_differs_and_the_names_that_are_gone() {
         catalog.put_workload(&workload(uid, "n1"));
     }
     let mut request = subscribe(ADDRESS, &[]);
-    let current = catalog.version(ADDRESS, "a").unwrap().to_owned();
+    let current = catalog.version(ADDRESS, "a").unwrap();
     request.initial_resource_versions = BTreeMap::from([
         ("a".to_owned(), current),
         ("b".to_owned(), String::new()),
         ("gone".to_owned(), "1".to_owned()),
     ]);
-    let responses = ServerSession::new().request(request, &catalog).unwrap();
+    let responses = answers(&mut ServerSession::new("n1"), request, &catalog);
     assert_eq!(responses.len(), 1);
     assert_eq!(names(&responses), ["b", "c", "-gone"]);
 }
@@ -95,9 +109,9 @@ fn a_wildcard_gets_what_differs_and_the_names_that_are_gone() {
 #[test]
 fn the_first_request_of_a_type_is_answered_even_with_nothing() {
     let catalog = Catalog::default();
-    let mut session = ServerSession::new();
+    let mut session = ServerSession::new("n1");
     for kind in ResourceType::ALL {
-        let responses = session.request(subscribe(kind, &[]), &catalog).unwrap();
+        let responses = answers(&mut session, subscribe(kind, &[]), &catalog);
         assert_eq!(responses.len(), 1);
         assert!(names(&responses).is_empty());
     }
@@ -105,7 +119,7 @@ fn the_first_request_of_a_type_is_answered_even_with_nothing() {
         type_url: "example.com/Other".to_owned(),
         ..DeltaDiscoveryRequest::default()
     };
-    let responses = session.request(unknown, &catalog).unwrap();
+    let responses = answers(&mut session, unknown, &catalog);
     assert_eq!(responses[0].type_url, "example.com/Other");
 }
 
@@ -113,26 +127,29 @@ fn the_first_request_of_a_type_is_answered_even_with_nothing() {
 fn changes_come_as_deltas_with_policies_before_and_after_addresses() {
     let mut catalog = Catalog::default();
     catalog.put_policy(&policy("old", false));
-    let mut session = ServerSession::new();
-    assert!(session.changed(&catalog).is_empty(), "nobody has asked yet");
+    let mut session = ServerSession::new("n1");
+    assert!(
+        said(&mut session, &catalog).is_empty(),
+        "nobody has asked yet"
+    );
     for kind in ResourceType::ALL {
-        session.request(subscribe(kind, &[]), &catalog).unwrap();
+        answers(&mut session, subscribe(kind, &[]), &catalog);
     }
-    assert!(session.changed(&catalog).is_empty());
+    assert!(said(&mut session, &catalog).is_empty());
     catalog.put_policy(&policy("new", false));
     catalog.put_workload(&workload("a", "n1"));
     catalog.remove(AUTHORIZATION, "ns/old");
-    let responses = session.changed(&catalog);
+    let responses = said(&mut session, &catalog);
     assert_eq!(names(&responses), ["ns/new", "a", "-ns/old"]);
-    assert!(session.changed(&catalog).is_empty());
+    assert!(said(&mut session, &catalog).is_empty());
 }
 
 #[test]
 fn a_refused_resource_is_not_sent_again_before_it_changes() {
     let mut catalog = Catalog::default();
     catalog.put_workload(&workload("a", "n1"));
-    let mut session = ServerSession::new();
-    let sent = session.request(subscribe(ADDRESS, &[]), &catalog).unwrap();
+    let mut session = ServerSession::new("n1");
+    let sent = answers(&mut session, subscribe(ADDRESS, &[]), &catalog);
     let refusal = DeltaDiscoveryRequest {
         type_url: ADDRESS.url().to_owned(),
         response_nonce: sent[0].nonce.clone(),
@@ -142,12 +159,12 @@ fn a_refused_resource_is_not_sent_again_before_it_changes() {
         }),
         ..DeltaDiscoveryRequest::default()
     };
-    assert!(session.request(refusal, &catalog).unwrap().is_empty());
+    assert!(answers(&mut session, refusal, &catalog).is_empty());
     assert_eq!(session.last_refusal(), Some("a: no"));
     assert_eq!((session.sent(), session.acknowledged()), (1, 1));
-    assert!(session.changed(&catalog).is_empty());
+    assert!(said(&mut session, &catalog).is_empty());
     catalog.put_workload(&workload("a", "n2"));
-    assert_eq!(names(&session.changed(&catalog)), ["a"]);
+    assert_eq!(names(&said(&mut session, &catalog)), ["a"]);
 }
 
 #[test]
@@ -158,29 +175,178 @@ fn names_and_aliases_can_be_asked_for_one_by_one() {
         addresses: vec![[10, 0, 0, 2].into()],
         ..workload("b", "n1")
     });
-    let mut session = ServerSession::new();
+    let mut session = ServerSession::new("n9");
     let mut open = subscribe(ADDRESS, &["*"]);
     open.resource_names_unsubscribe.push("*".to_owned());
-    let responses = session.request(open, &catalog).unwrap();
+    let responses = answers(&mut session, open, &catalog);
     assert_eq!((responses.len(), names(&responses).len()), (1, 0));
 
     let asked = subscribe(ADDRESS, &["/10.0.0.1", "/10.0.0.9"]);
-    let responses = session.request(asked, &catalog).unwrap();
+    let responses = answers(&mut session, asked, &catalog);
     assert_eq!(names(&responses), ["a", "-/10.0.0.9"]);
     assert_eq!(responses[0].resources[0].aliases, ["/10.0.0.1"]);
 
     catalog.put_workload(&workload("a", "n2"));
     catalog.put_workload(&workload("c", "n1"));
-    assert_eq!(names(&session.changed(&catalog)), ["a", "c"], "same IP");
+    assert_eq!(names(&said(&mut session, &catalog)), ["a", "c"], "same IP");
     catalog.remove(ADDRESS, "a");
-    assert_eq!(names(&session.changed(&catalog)), ["-a"]);
+    assert_eq!(names(&said(&mut session, &catalog)), ["-a"]);
+}
+
+fn on_demand(versions: &[(&str, &str)]) -> DeltaDiscoveryRequest {
+    let versions = versions.iter();
+    DeltaDiscoveryRequest {
+        resource_names_unsubscribe: vec!["*".to_owned()],
+        initial_resource_versions: versions
+            .map(|(name, version)| (name.to_string(), version.to_string()))
+            .collect(),
+        ..subscribe(ADDRESS, &["*"])
+    }
+}
+
+/// Two endpoints of service `ns/s0.ns` and one workload of nothing, none on node n1.
+fn served() -> Catalog {
+    let mut catalog = Catalog::default();
+    let mut service = service(0, true);
+    service.vips.push(agent_model::NetworkAddress {
+        network: "".into(),
+        address: [10, 96, 0, 1].into(),
+    });
+    catalog.put_service(&service);
+    for uid in ["e1", "e2"] {
+        catalog.put_workload(&endpoint(uid));
+    }
+    catalog.put_workload(&workload("other", "n2"));
+    catalog
+}
+
+fn endpoint(uid: &str) -> Workload {
+    Workload {
+        services: BTreeMap::from([(service(0, true).key(), Vec::new())]),
+        addresses: Vec::new(),
+        ..workload(uid, "n2")
+    }
+}
+
+#[test]
+fn with_a_service_come_its_endpoints_now_and_later() {
+    let mut catalog = served();
+    let mut session = ServerSession::new("n1");
+    answers(&mut session, on_demand(&[]), &catalog);
+    let asked = subscribe(ADDRESS, &["/10.96.0.1"]);
+    let responses = answers(&mut session, asked, &catalog);
+    assert_eq!(names(&responses), ["e1", "e2", "ns/s0.ns"]);
+    catalog.put_workload(&endpoint("e3"));
+    catalog.put_workload(&workload("stranger", "n2"));
+    catalog.remove(ADDRESS, "e1");
+    assert_eq!(names(&said(&mut session, &catalog)), ["e3", "-e1"]);
+    // Nobody wants it any more: no changes are told.
+    let mut drop = subscribe(ADDRESS, &[]);
+    drop.resource_names_unsubscribe
+        .push("/10.96.0.1".to_owned());
+    assert!(answers(&mut session, drop, &catalog).is_empty());
+    catalog.remove(ADDRESS, "e2");
+    catalog.put_workload(&endpoint("e4"));
+    assert!(said(&mut session, &catalog).is_empty());
+}
+
+#[test]
+fn what_was_not_there_is_sent_when_it_comes_with_what_was() {
+    let mut catalog = Catalog::default();
+    catalog.put_workload(&endpoint("e1"));
+    let mut session = ServerSession::new("n1");
+    answers(&mut session, on_demand(&[]), &catalog);
+    let asked = subscribe(ADDRESS, &["ns/s0.ns"]);
+    let responses = answers(&mut session, asked, &catalog);
+    assert_eq!(names(&responses), ["-ns/s0.ns"]);
+    catalog.put_service(&service(0, true));
+    let responses = said(&mut session, &catalog);
+    assert_eq!(names(&responses), ["ns/s0.ns", "e1"]);
+}
+
+#[test]
+fn what_runs_on_the_clients_node_comes_unasked() {
+    let mut catalog = served();
+    catalog.put_workload(&workload("here", "n1"));
+    let mut session = ServerSession::new("n1");
+    let responses = answers(&mut session, on_demand(&[]), &catalog);
+    assert_eq!(names(&responses), ["here"]);
+    catalog.put_workload(&workload("here-2", "n1"));
+    catalog.put_workload(&workload("there", "n2"));
+    assert_eq!(names(&said(&mut session, &catalog)), ["here-2"]);
+    // It moves away, and is told of to the end.
+    catalog.remove(ADDRESS, "here");
+    assert_eq!(names(&said(&mut session, &catalog)), ["-here"]);
+}
+
+#[test]
+fn who_asks_by_name_goes_on_where_it_was_at_any_replica() {
+    let (before, mut after) = (served(), served());
+    let version = |name| before.version(ADDRESS, name).unwrap();
+    let (service, endpoint_1) = (version("ns/s0.ns"), version("e1"));
+    after.remove(ADDRESS, "e2");
+    after.put_workload(&endpoint("e3"));
+    let held = [
+        ("ns/s0.ns", service.as_str()),
+        ("e1", endpoint_1.as_str()),
+        ("e2", "1"),
+    ];
+    let mut session = ServerSession::new("n1");
+    let responses = answers(&mut session, on_demand(&held), &after);
+    assert_eq!(names(&responses), ["e3", "-e2"]);
+    after.remove(ADDRESS, "e1");
+    assert_eq!(names(&said(&mut session, &after)), ["-e1"]);
+}
+
+#[test]
+fn a_slow_client_is_sent_the_latest_state_once() {
+    let mut catalog = Catalog::default();
+    let mut session = ServerSession::new("n1");
+    for kind in ResourceType::ALL {
+        answers(&mut session, subscribe(kind, &[]), &catalog);
+    }
+    for round in 0..1000 {
+        catalog.put_workload(&workload("a", &round.to_string()));
+        catalog.put_workload(&workload("passing", "n"));
+        catalog.remove(ADDRESS, "passing");
+    }
+    let responses = said(&mut session, &catalog);
+    assert_eq!(responses.len(), 1);
+    assert_eq!(names(&responses), ["a", "-passing"]);
+}
+
+#[test]
+fn what_changes_while_a_long_answer_is_under_way_is_told_after_it() {
+    let mut catalog = Catalog::default();
+    for n in 0..2000 {
+        catalog.put_workload(&workload(&format!("w{n:04}"), "n2"));
+    }
+    let mut session = ServerSession::new("n1");
+    session.request(subscribe(ADDRESS, &[]), &catalog).unwrap();
+    let mut responses = vec![session.respond(&catalog).unwrap().unwrap()];
+    catalog.remove(ADDRESS, "w0000");
+    catalog.remove(ADDRESS, "w1999");
+    catalog.put_workload(&workload("w1998", "n3"));
+    responses.extend(said(&mut session, &catalog));
+    let mut held = Held::default();
+    let mut client = ClientSession::new(&NodeFacts::new("n1", "Kubernetes", ""));
+    assert!(responses.len() > 2, "an answer of several parts");
+    for response in responses {
+        client.response(response, &mut held);
+    }
+    assert_eq!(held.0.len(), 1998);
+    assert!(!held.0.contains_key("w0000") && !held.0.contains_key("w1999"));
+    let Some(Update::Workload(last)) = held.0.get("w1998") else {
+        panic!("it is a workload");
+    };
+    assert_eq!(&*last.node, "n3");
 }
 
 #[test]
 fn too_many_names_end_the_stream() {
     let mut request = subscribe(ADDRESS, &[]);
     request.resource_names_subscribe = (0..100_001).map(|n| n.to_string()).collect();
-    let error = ServerSession::new()
+    let error = ServerSession::new("n1")
         .request(request, &Catalog::default())
         .unwrap_err();
     assert!(error.to_string().contains("100001, at most 100000"));
@@ -192,20 +358,26 @@ fn large_answers_are_split_and_only_the_last_part_is_final() {
     for n in 0..10 {
         let body = Any {
             type_url: ADDRESS.url().to_owned(),
-            value: vec![0; 1_000_000],
+            value: vec![0; 80_000],
         };
-        catalog.put(ADDRESS, format!("{n}").into(), Offer::new(body, [].into()));
+        catalog.put(
+            ADDRESS,
+            format!("{n}").into(),
+            Offer::new(body, Links::default()),
+        );
     }
-    let responses = ServerSession::new()
-        .request(subscribe(ADDRESS, &[]), &catalog)
-        .unwrap();
-    assert_eq!(responses.len(), 3);
-    assert!(responses.iter().all(|r| r.encoded_len() < 4 * 1024 * 1024));
+    let responses = answers(
+        &mut ServerSession::new("n1"),
+        subscribe(ADDRESS, &[]),
+        &catalog,
+    );
+    assert_eq!(responses.len(), 4);
+    assert!(responses.iter().all(|r| r.encoded_len() < 300 * 1024));
     let more: Vec<_> = responses
         .iter()
         .map(|r| r.system_version_info.ends_with("+more"))
         .collect();
-    assert_eq!(more, [true, true, false]);
+    assert_eq!(more, [true, true, true, false]);
     assert_eq!(names(&responses).len(), 10);
 }
 
@@ -280,7 +452,6 @@ fn service(name: u8, canonical: bool) -> Service {
 }
 
 /// A catalog, and beside it what a node that knows everything would hold.
-#[derive(Default)]
 struct World {
     catalog: Catalog,
     truth: Held,
@@ -290,6 +461,16 @@ struct World {
 }
 
 impl World {
+    fn new() -> Self {
+        Self {
+            catalog: Catalog::default(),
+            truth: Held::default(),
+            server: ServerSession::new("n1"),
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+        }
+    }
+
     fn put(&mut self, update: Update) {
         match &update {
             Update::Workload(workload) => self.catalog.put_workload(workload),
@@ -322,11 +503,12 @@ impl World {
                 self.catalog.remove(AUTHORIZATION, &key);
                 self.truth.0.remove(&key);
             }
-            Step::Notice => self.to_client.extend(self.server.changed(&self.catalog)),
+            Step::Notice => self
+                .to_client
+                .extend(self.server.respond(&self.catalog).unwrap()),
             Step::ToServer => {
                 if let Some(request) = self.to_server.pop_front() {
-                    let responses = self.server.request(request, &self.catalog).unwrap();
-                    self.to_client.extend(responses);
+                    self.server.request(request, &self.catalog).unwrap();
                 }
             }
             Step::ToClient => {
@@ -337,7 +519,7 @@ impl World {
                 }
             }
             Step::Reconnect => {
-                self.server = ServerSession::new();
+                self.server = ServerSession::new("n1");
                 self.to_client.clear();
                 self.to_server = client.connected().into();
             }
@@ -348,26 +530,25 @@ impl World {
 proptest! {
     #[test]
     fn the_node_ends_up_with_what_the_control_plane_has(steps in steps()) {
-        let mut world = World::default();
+        let mut world = World::new();
         let mut client = ClientSession::new(&NodeFacts::new("n1", "Kubernetes", ""));
         let mut held = Held::default();
         world.step(Step::Reconnect, &mut client, &mut held);
         for step in steps {
             world.step(step, &mut client, &mut held);
         }
-        // Until both queues run dry: the requests, then the answers and the last notice.
-        for _ in 0..2 {
+        // Until nobody has anything to say.
+        loop {
             while !world.to_server.is_empty() || !world.to_client.is_empty() {
                 world.step(Step::ToServer, &mut client, &mut held);
                 world.step(Step::ToClient, &mut client, &mut held);
             }
             world.step(Step::Notice, &mut client, &mut held);
-        }
-        while !world.to_client.is_empty() {
-            world.step(Step::ToClient, &mut client, &mut held);
+            if world.to_client.is_empty() {
+                break;
+            }
         }
         prop_assert_eq!(&held, &world.truth);
         prop_assert!(client.is_synced());
-        prop_assert!(world.server.changed(&world.catalog).is_empty());
     }
 }

@@ -110,7 +110,7 @@ fn no_trace_of_the_past(files: &[&str], catalog: &Catalog, problems: Vec<String>
         let versions = |catalog: &Catalog| -> Vec<(String, String)> {
             let names = catalog.names(kind).map(ToString::to_string);
             let version = |name: String| {
-                let version = catalog.version(kind, &name).unwrap_or_default().to_owned();
+                let version = catalog.version(kind, &name).unwrap_or_default();
                 (name, version)
             };
             names.map(version).collect()
