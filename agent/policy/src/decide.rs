@@ -5,7 +5,7 @@ use std::sync::Arc;
 use agent_model::{Action, Authorization, PolicyKey, Reason};
 
 use crate::connection::{Connection, Target};
-use crate::matching::policy_matches;
+use crate::matching::{Subject, policy_matches};
 use crate::set::PolicySet;
 
 /// The outcome.
@@ -40,11 +40,12 @@ pub fn decide(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>)
             policy: Some(key.clone()),
         };
     }
+    let subject = Subject::new(connection);
     let enforced = |action| {
         set.applicable(target)
             .filter(move |policy| policy.action == action && !policy.dry_run)
     };
-    if let Some(policy) = enforced(Action::Deny).find(|policy| policy_matches(policy, connection)) {
+    if let Some(policy) = enforced(Action::Deny).find(|policy| policy_matches(policy, &subject)) {
         return Decision::Deny {
             reason: Reason::PolicyDenied,
             policy: Some(policy.key()),
@@ -54,7 +55,7 @@ pub fn decide(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>)
     let Some(first) = allows.peek().map(|policy| Arc::clone(policy)) else {
         return Decision::Allow { policy: None };
     };
-    match allows.find(|policy| policy_matches(policy, connection)) {
+    match allows.find(|policy| policy_matches(policy, &subject)) {
         Some(policy) => Decision::Allow {
             policy: Some(policy.key()),
         },
@@ -89,10 +90,11 @@ pub struct Explanation {
 
 /// [`decide`], with every applicable policy's verdict, for `culvert why` and dry-run logging.
 pub fn explain(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>) -> Explanation {
+    let subject = Subject::new(connection);
     let verdict = |policy: &Arc<Authorization>| Verdict {
         policy: policy.key(),
         action: policy.action,
-        matches: policy_matches(policy, connection),
+        matches: policy_matches(policy, &subject),
         dry_run: policy.dry_run,
     };
     Explanation {

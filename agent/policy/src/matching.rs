@@ -1,6 +1,7 @@
 //! The match algebra: a policy is the OR of rules, a rule the AND of clauses, a clause the OR of
 //! matches, a match the AND of fields.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use agent_model::{Action, Authorization, Clause, Match, Rule, ServiceAccountMatch, StringMatch};
@@ -8,43 +9,66 @@ use ipnet::IpNet;
 
 use crate::connection::Connection;
 
+/// A connection under decision, with what is made of it for the comparisons at most once.
+pub(crate) struct Subject<'a> {
+    connection: &'a Connection<'a>,
+    principal: OnceCell<String>,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn new(connection: &'a Connection<'a>) -> Self {
+        Self {
+            connection,
+            principal: OnceCell::new(),
+        }
+    }
+
+    /// The peer's principal; empty for plaintext.
+    fn principal(&self) -> &str {
+        self.principal.get_or_init(|| {
+            self.connection
+                .source
+                .map(|source| source.principal())
+                .unwrap_or_default()
+        })
+    }
+}
+
 /// True when any rule of `policy` matches.
-pub(crate) fn policy_matches(policy: &Authorization, connection: &Connection<'_>) -> bool {
+pub(crate) fn policy_matches(policy: &Authorization, subject: &Subject<'_>) -> bool {
     policy
         .rules
         .iter()
-        .any(|rule| rule_matches(rule, policy.action, connection))
+        .any(|rule| rule_matches(rule, policy.action, subject))
 }
 
-fn rule_matches(rule: &Rule, action: Action, connection: &Connection<'_>) -> bool {
+fn rule_matches(rule: &Rule, action: Action, subject: &Subject<'_>) -> bool {
     rule.clauses
         .iter()
-        .all(|clause| clause_matches(clause, action, connection))
+        .all(|clause| clause_matches(clause, action, subject))
 }
 
 /// A match without any field is skipped, so a clause made only of those matches nothing.
-fn clause_matches(clause: &Clause, action: Action, connection: &Connection<'_>) -> bool {
+fn clause_matches(clause: &Clause, action: Action, subject: &Subject<'_>) -> bool {
     clause.matches.is_empty()
         || clause
             .matches
             .iter()
-            .any(|fields| !fields.is_empty() && fields_match(fields, action, connection))
+            .any(|fields| !fields.is_empty() && fields_match(fields, action, subject))
 }
 
-fn fields_match(fields: &Match, action: Action, connection: &Connection<'_>) -> bool {
-    identity_matches(fields, connection)
-        && source_ip_matches(fields, action, connection)
-        && destination_matches(fields, connection)
+fn fields_match(fields: &Match, action: Action, subject: &Subject<'_>) -> bool {
+    identity_matches(fields, subject)
+        && source_ip_matches(fields, action, subject.connection)
+        && destination_matches(fields, subject.connection)
 }
 
-fn identity_matches(fields: &Match, connection: &Connection<'_>) -> bool {
-    let principal = connection
-        .source
-        .map(|source| source.principal())
-        .unwrap_or_default();
+fn identity_matches(fields: &Match, subject: &Subject<'_>) -> bool {
+    let principal_matches = |pattern: &StringMatch| string_matches(pattern, subject.principal());
+    let connection = subject.connection;
     let namespace = connection.source.map_or("", |source| source.namespace());
-    any_string(&fields.principals, &principal)
-        && no_string(&fields.not_principals, &principal)
+    any(&fields.principals, principal_matches)
+        && none(&fields.not_principals, principal_matches)
         && any_string(&fields.namespaces, namespace)
         && no_string(&fields.not_namespaces, namespace)
         && any(&fields.service_accounts, |account| {
