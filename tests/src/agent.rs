@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::http;
@@ -18,6 +18,7 @@ use crate::poll;
 use crate::process::Process;
 use crate::programs::Programs;
 use crate::run::Run;
+use crate::supervised::Supervised;
 
 const METRICS_PORT: u16 = 15020;
 const READY_PORT: u16 = 15021;
@@ -52,7 +53,7 @@ pub struct Agent {
     programs: Programs,
     place: Place,
     settings: Mutex<AgentSettings>,
-    process: Mutex<Option<Process>>,
+    process: Supervised,
     /// How much of the log is of no interest any more, in bytes.
     forgotten: AtomicUsize,
 }
@@ -74,19 +75,16 @@ impl Agent {
             programs: programs.clone(),
             place,
             settings: Mutex::new(settings),
-            process: Mutex::new(None),
+            process: Supervised::new("the agent"),
             forgotten: AtomicUsize::new(0),
         })
     }
 
     /// Starts it and returns at once.
     pub fn start(&self) -> Result<()> {
-        let mut slot = lock(&self.process);
-        ensure!(slot.is_none(), "the agent runs already");
         let name = format!("agent-{}", self.settings().node);
-        let command = self.command(&[]);
-        *slot = Some(Process::spawn(&self.run, &self.place, &name, command)?);
-        Ok(())
+        self.process
+            .start(|| Process::spawn(&self.run, &self.place, &name, self.command(&[])))
     }
 
     /// Starts it and waits until it is ready.
@@ -108,20 +106,12 @@ impl Agent {
 
     /// SIGKILL; nothing of it runs any more when this returns.
     pub fn kill9(&self) -> Result<()> {
-        match lock(&self.process).take() {
-            Some(process) => process.kill9(),
-            None => bail!("the agent does not run"),
-        }
+        self.process.kill9()
     }
 
     /// SIGTERM and the wait for a clean end.
     pub fn stop(&self) -> Result<()> {
-        let Some(process) = lock(&self.process).take() else {
-            return Ok(());
-        };
-        let status = process.terminate(Duration::from_secs(30))?;
-        ensure!(status.success(), "the agent ended with {status}");
-        Ok(())
+        self.process.stop(Duration::from_secs(30))
     }
 
     /// Runs `culvert node --release` with the agent's own flags.
@@ -157,10 +147,7 @@ impl Agent {
 
     /// Its pid.
     pub fn pid(&self) -> Result<u32> {
-        lock(&self.process)
-            .as_ref()
-            .map(Process::pid)
-            .context("the agent does not run")
+        self.process.pid()
     }
 
     /// Everything it has logged, over restarts, since [`Agent::forget_log`].
@@ -299,10 +286,7 @@ impl Agent {
     }
 
     fn must_run(&self) -> Result<()> {
-        match lock(&self.process).as_ref() {
-            Some(process) => process.must_run(),
-            None => bail!("the agent does not run"),
-        }
+        self.process.must_run()
     }
 
     fn command(&self, more: &[String]) -> Command {

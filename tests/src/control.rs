@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::manifests::Manifests;
 use crate::place::Place;
@@ -16,6 +16,7 @@ use crate::poll;
 use crate::process::Process;
 use crate::programs::Programs;
 use crate::run::Run;
+use crate::supervised::Supervised;
 use crate::topology::{CONTROL_HOST, underlay};
 
 const PORT: u16 = 15012;
@@ -30,7 +31,7 @@ pub struct Control {
     directory: PathBuf,
     certificate_ttl: Mutex<Duration>,
     tokens: Mutex<Vec<(String, String)>>,
-    process: Mutex<Option<Process>>,
+    process: Supervised,
 }
 
 impl Control {
@@ -52,7 +53,7 @@ impl Control {
             directory,
             certificate_ttl: Mutex::new(certificate_ttl),
             tokens: Mutex::default(),
-            process: Mutex::default(),
+            process: Supervised::new("the control plane"),
         })
     }
 
@@ -71,37 +72,28 @@ impl Control {
 
     /// Starts it and waits until it listens and its root certificate is written.
     pub fn start(&self) -> Result<()> {
-        let mut slot = lock(&self.process);
-        ensure!(slot.is_none(), "the control plane runs already");
-        let process = Process::spawn(&self.run, &self.place, "control", self.command())?;
-        poll::until("control plane up", Duration::from_secs(20), || {
-            process.must_run()?;
-            ensure!(self.root_cert().exists(), "no root certificate yet");
-            let to = (underlay(CONTROL_HOST).v4, PORT).into();
-            self.place.connect(to, Duration::from_millis(500))?;
-            Ok(())
+        self.process.start(|| {
+            let process = Process::spawn(&self.run, &self.place, "control", self.command())?;
+            poll::until("control plane up", Duration::from_secs(20), || {
+                process.must_run()?;
+                ensure!(self.root_cert().exists(), "no root certificate yet");
+                let to = (underlay(CONTROL_HOST).v4, PORT).into();
+                self.place.connect(to, Duration::from_millis(500))?;
+                Ok(())
+            })
+            .with_context(|| format!("log of control:\n{}", process.log_tail(15)))?;
+            Ok(process)
         })
-        .with_context(|| format!("log of control:\n{}", process.log_tail(15)))?;
-        *slot = Some(process);
-        Ok(())
     }
 
     /// SIGKILL.
     pub fn kill9(&self) -> Result<()> {
-        match lock(&self.process).take() {
-            Some(process) => process.kill9(),
-            None => bail!("the control plane does not run"),
-        }
+        self.process.kill9()
     }
 
     /// SIGTERM and the wait for a clean end.
     pub fn stop(&self) -> Result<()> {
-        let Some(process) = lock(&self.process).take() else {
-            return Ok(());
-        };
-        let status = process.terminate(Duration::from_secs(20))?;
-        ensure!(status.success(), "the control plane ended with {status}");
-        Ok(())
+        self.process.stop(Duration::from_secs(20))
     }
 
     /// Lifetime of certificates from the next start on.
@@ -126,10 +118,7 @@ impl Control {
 
     /// Its pid.
     pub fn pid(&self) -> Result<u32> {
-        lock(&self.process)
-            .as_ref()
-            .map(Process::pid)
-            .context("the control plane does not run")
+        self.process.pid()
     }
 
     /// Everything it has logged.

@@ -27,6 +27,7 @@ pub mod programs;
 pub mod run;
 pub mod server;
 pub mod stop;
+mod supervised;
 pub mod topology;
 pub mod traffic;
 

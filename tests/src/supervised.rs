@@ -1,0 +1,70 @@
+//! A program of the product that may run or not, and is started and ended many times.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::Process;
+
+/// A place for at most one running process.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    /// What it is, for messages.
+    what: &'static str,
+    process: Mutex<Option<Process>>,
+}
+
+impl Supervised {
+    /// Nothing runs yet.
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            process: Mutex::default(),
+        }
+    }
+
+    /// Starts it. Fails when it runs already.
+    pub(crate) fn start(&self, spawn: impl FnOnce() -> Result<Process>) -> Result<()> {
+        let mut slot = self.lock();
+        ensure!(slot.is_none(), "{} runs already", self.what);
+        *slot = Some(spawn()?);
+        Ok(())
+    }
+
+    /// SIGKILL; nothing of it runs any more when this returns.
+    pub(crate) fn kill9(&self) -> Result<()> {
+        match self.lock().take() {
+            Some(process) => process.kill9(),
+            None => bail!("{} does not run", self.what),
+        }
+    }
+
+    /// SIGTERM and the wait for a clean end; one that does not run is stopped.
+    pub(crate) fn stop(&self, limit: Duration) -> Result<()> {
+        let Some(process) = self.lock().take() else {
+            return Ok(());
+        };
+        let status = process.terminate(limit)?;
+        ensure!(status.success(), "{} ended with {status}", self.what);
+        Ok(())
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        let pid = self.lock().as_ref().map(Process::pid);
+        pid.with_context(|| format!("{} does not run", self.what))
+    }
+
+    /// An error that shows the end of the log when it is not running.
+    pub(crate) fn must_run(&self) -> Result<()> {
+        match self.lock().as_ref() {
+            Some(process) => process.must_run(),
+            None => bail!("{} does not run", self.what),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
