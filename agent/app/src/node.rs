@@ -160,7 +160,15 @@ impl Agent {
         );
 
         crate::sample_log_drops(&metrics, Arc::clone(&dropped_lines));
-        samples::register(&metrics, &datapath, &workers, &certificates, sync.clone());
+        let runtime = control.metrics();
+        samples::register(
+            &metrics,
+            &datapath,
+            &workers,
+            &certificates,
+            sync.clone(),
+            runtime,
+        );
         let view = Arc::new(NodeView {
             started,
             node: config.node_name.clone(),

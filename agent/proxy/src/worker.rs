@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use agent_net::NetnsCookie;
 use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
 use tokio::net::TcpListener;
+use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
@@ -47,9 +49,16 @@ pub struct Workers {
     pub(crate) mesh: Arc<Mesh>,
     /// Told of every pod that is added.
     pub(crate) enrolled: watch::Sender<()>,
+    /// Pods added, and pods removed, since start.
+    turnover: [AtomicU64; 2],
 }
 
+/// Places in `Workers::turnover`.
+const ADDED: usize = 0;
+const REMOVED: usize = 1;
+
 struct Thread {
+    runtime: RuntimeMetrics,
     commands: mpsc::Sender<Command>,
     handle: Mutex<Option<JoinHandle<()>>>,
 }
@@ -107,6 +116,7 @@ impl Workers {
             pods: Mutex::default(),
             mesh,
             enrolled: watch::Sender::new(()),
+            turnover: Default::default(),
         })
     }
 
@@ -117,6 +127,24 @@ impl Workers {
             .unwrap_or_else(PoisonError::into_inner)
             .values()
             .cloned()
+            .collect()
+    }
+
+    /// How many pods were taken since start.
+    pub fn pods_started(&self) -> u64 {
+        self.turnover[ADDED].load(Ordering::Relaxed)
+    }
+
+    /// How many pods were let go of since start.
+    pub fn pods_stopped(&self) -> u64 {
+        self.turnover[REMOVED].load(Ordering::Relaxed)
+    }
+
+    /// What each worker's runtime says of itself.
+    pub fn runtimes(&self) -> Vec<RuntimeMetrics> {
+        self.threads
+            .iter()
+            .map(|thread| thread.runtime.clone())
             .collect()
     }
 
@@ -202,15 +230,20 @@ impl PodSink for Workers {
                 .try_send(command)
                 .map_err(|error| io::Error::other(format!("worker: {error}")))?;
         }
+        self.turnover[ADDED].fetch_add(1, Ordering::Relaxed);
         self.enrolled.send_replace(());
         Ok(())
     }
 
     fn remove(&self, pod: NetnsCookie) {
-        self.pods
+        let served = self
+            .pods
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&pod);
+        if served.is_some() {
+            self.turnover[REMOVED].fetch_add(1, Ordering::Relaxed);
+        }
         let (done, removed) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
             let command = Command::Remove {
@@ -238,6 +271,7 @@ fn start_thread(index: usize, mesh: Arc<Mesh>) -> io::Result<Thread> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let metrics = runtime.metrics();
     let handle = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
@@ -245,6 +279,7 @@ fn start_thread(index: usize, mesh: Arc<Mesh>) -> io::Result<Thread> {
             local.block_on(&runtime, Worker::run(mesh, receiver));
         })?;
     Ok(Thread {
+        runtime: metrics,
         commands,
         handle: Mutex::new(Some(handle)),
     })

@@ -216,12 +216,15 @@ mod tests {
         metrics.sample_with(|samples| {
             samples.counter("culvert_test", "A test", &[("kind", "a")], 5);
             samples.gauge("culvert_level", "A level", &[], 1.5);
+            let busy = Duration::from_millis(1250);
+            samples.seconds("culvert_busy_seconds", "A time", &[], busy);
         });
         let text = metrics.encode(Instant::now());
         for row in [
             "istio_build{component=\"culvert\",tag=\"1.2.3\"} 1",
             "culvert_test_total{kind=\"a\"} 5",
             "culvert_level 1.5",
+            "culvert_busy_seconds_total 1.25",
             "istio_tcp_sockets_open{reporter=\"source\"} 0",
             "# EOF",
         ] {

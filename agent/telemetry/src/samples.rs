@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
@@ -32,6 +33,7 @@ struct Row {
 enum Value {
     Gauge(f64),
     Counter(u64),
+    Seconds(f64),
 }
 
 impl Samples {
@@ -56,6 +58,19 @@ impl Samples {
         value: u64,
     ) {
         let value = Value::Counter(value);
+        self.add(name, help, MetricType::Counter, labels, value);
+    }
+
+    /// Adds one row of a counter of time; `name` ends in `_seconds`. Otherwise as
+    /// [`Samples::counter`].
+    pub fn seconds(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        value: Duration,
+    ) {
+        let value = Value::Seconds(value.as_secs_f64());
         self.add(name, help, MetricType::Counter, labels, value);
     }
 
@@ -99,6 +114,7 @@ impl Value {
     fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+            Self::Seconds(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
             // Whole numbers are written as such: a script may read them.
             Self::Gauge(value) if value.fract() == 0.0 && value.abs() < MAX_EXACT => {
                 encoder.encode_gauge(&(value as i64))

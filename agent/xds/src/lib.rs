@@ -13,7 +13,7 @@ pub mod server;
 mod stream_tests;
 mod update;
 
-pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts};
+pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts, Received, UNKNOWN_TYPE};
 pub use error::Error;
 pub use resource_type::ResourceType;
 pub use server::{

@@ -176,9 +176,15 @@ async fn a_node_syncs_follows_and_reconnects() {
     assert_eq!(seen.uids(), ["a"]);
     assert_eq!(&*server.nodes.list()[0].node, "n1");
 
+    let before = current.borrow().received.clone();
     put(&catalog, "b");
     until(&mut current, |status| status.addresses == 2).await;
     assert_eq!(seen.uids(), ["a", "b"]);
+    let after = current.borrow().received.clone();
+    let [addresses, policies] = crate::ResourceType::ALL.map(crate::ResourceType::url);
+    assert_eq!(after[addresses].messages, before[addresses].messages + 1);
+    assert!(after[addresses].bytes > before[addresses].bytes + 20);
+    assert_eq!(after[policies], before[policies]);
 
     // The server goes away, the catalog changes, and it comes back on the same port.
     server.stop().await;

@@ -36,6 +36,9 @@ fn a_removed_destination_resets_its_connections_and_says_goodbye() {
         ping(&mut stream).unwrap();
         let start = Instant::now();
         server.workers.remove(server.pod);
+        server.workers.remove(server.pod);
+        assert_eq!(server.workers.pods_started(), 1);
+        assert_eq!(server.workers.pods_stopped(), 1);
         assert!(start.elapsed() < Duration::from_secs(1));
         nothing_is_left(lab, &server, 2);
         must_be_reset(&mut stream);

@@ -10,4 +10,4 @@ mod tests;
 pub use node::NodeFacts;
 pub use session::ClientSession;
 pub use shell::{ClientConfig, run};
-pub use status::ClientStatus;
+pub use status::{ClientStatus, Received, UNKNOWN_TYPE};

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_net::backoff::Backoff;
 use agent_net::drain::Watcher;
+use prost::Message;
 use proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
+use super::status::UNKNOWN_TYPE;
 use crate::{Apply, ClientSession, ClientStatus, Error, NodeFacts, ResourceType};
 
 /// First and longest wait before another attempt.
@@ -99,12 +101,13 @@ async fn follow(
             removed = response.removed_resources.len(),
             "control plane response"
         );
+        let (url, bytes) = (type_of(&response), response.encoded_len());
         let acknowledgement = session.response(response, applier);
         if let Some(refusal) = &acknowledgement.error_detail {
             tracing::warn!(refused = refusal.message, "resources refused");
         }
         backoff.reset();
-        publish(session, status);
+        publish(session, status, url, bytes);
         if requests.send(acknowledgement).await.is_err() {
             return Error::Closed;
         }
@@ -194,13 +197,25 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-fn publish(session: &ClientSession, status: &watch::Sender<ClientStatus>) {
+/// The response's type, of the few that are counted apart.
+fn type_of(response: &DeltaDiscoveryResponse) -> &'static str {
+    ResourceType::from_url(&response.type_url).map_or(UNKNOWN_TYPE, ResourceType::url)
+}
+
+fn publish(
+    session: &ClientSession,
+    status: &watch::Sender<ClientStatus>,
+    url: &'static str,
+    bytes: usize,
+) {
     status.send_modify(|status| {
         status.synced = session.is_synced();
         status.last_error = None;
         status.last_update = Some(SystemTime::now());
         status.rejected = session.rejected();
-        status.messages += 1;
+        let received = status.received.entry(url).or_default();
+        received.messages += 1;
+        received.bytes += bytes as u64;
         status.addresses = session.held(ResourceType::Address);
         status.policies = session.held(ResourceType::Authorization);
     });

@@ -23,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
         "observe: metrics count connections and bytes by workload",
         metrics,
     ),
+    shared("observe: metrics of the agent itself", names),
     shared(
         "observe: metrics of a deleted pod's agent stay bounded",
         bounded,
@@ -133,6 +134,44 @@ fn metrics(cluster: &Cluster) -> Result<()> {
             }
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+/// Names that dashboards for ambient node proxies ask for.
+fn names(cluster: &Cluster) -> Result<()> {
+    let _scene = Scene::strict(cluster)?;
+    let agent = cluster.node(1)?.agent()?;
+    let metrics = agent.metrics()?;
+    let types = ["istio.workload.Address", "istio.security.Authorization"];
+    for url in types {
+        let label = format!("url=\"type.googleapis.com/{url}\"");
+        for name in ["istio_xds_message_total", "istio_xds_message_bytes_total"] {
+            ensure!(metrics.sum(name, &[&label]) > 0.0, "no {name} of {url}");
+        }
+    }
+    for (name, least) in [
+        ("istio_active_proxy_count", 1.0),
+        ("istio_proxies_started_total", 1.0),
+        ("istio_build", 1.0),
+        ("tokio_num_workers", 2.0),
+        ("tokio_num_alive_tasks", 3.0),
+        ("tokio_worker_park_count", 1.0),
+        ("tokio_worker_park_unpark_count", 1.0),
+    ] {
+        let found = metrics.sum(name, &[]);
+        ensure!(found >= least, "{name} is {found}");
+    }
+    for name in [
+        "istio_pending_proxy_count",
+        "istio_proxies_stopped_total",
+        "tokio_global_queue_depth",
+        "tokio_worker_total_busy_duration_seconds_total",
+        "istio_xds_connection_terminations_total",
+        "process_open_fds",
+        "process_max_fds",
+    ] {
+        ensure!(metrics.count(name) > 0, "there is no {name}");
     }
     Ok(())
 }
