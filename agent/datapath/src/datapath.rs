@@ -16,7 +16,7 @@ use ebpf_common::{ClientKey, Settings, SocketAddress, SocketState, counter, role
 use crate::address;
 use crate::bpffs::{self, Pins};
 use crate::error::DatapathError;
-use crate::hooks::{self, HOOKS};
+use crate::hooks;
 use crate::object::{Object, POD_PROGRAM};
 use crate::pods::Pods;
 use crate::records::Records;
@@ -64,7 +64,7 @@ pub struct Datapath {
     pub(crate) is_list_read: AtomicBool,
     /// Held by whoever changes what is enrolled.
     pub(crate) changes: Mutex<()>,
-    _trace: Option<Trace>,
+    pub(crate) trace: Mutex<Option<Trace>>,
 }
 
 /// Events since the maps were made, summed over the node.
@@ -120,7 +120,7 @@ impl Datapath {
             pods: Mutex::default(),
             is_list_read: AtomicBool::new(false),
             changes: Mutex::default(),
-            _trace: trace,
+            trace: Mutex::new(trace),
         })
     }
 
@@ -128,12 +128,13 @@ impl Datapath {
     /// connected, un-meshed. The list of pods stays on disk for the next agent.
     pub fn release(config: &Config) -> Result<(), DatapathError> {
         let pins = Pins::new(&config.bpffs);
+        // The maps first: without them an agent that still runs repairs nothing.
+        for path in bpffs::list(&pins.maps())? {
+            bpffs::unpin(&path)?;
+        }
         hooks::detach_all(&pins)?;
         for path in bpffs::list(&pins.pods())? {
             steering::detach(&path)?;
-        }
-        for path in bpffs::list(&pins.maps())? {
-            bpffs::unpin(&path)?;
         }
         pins.tidy_and_unmount();
         Ok(())
@@ -141,7 +142,7 @@ impl Datapath {
 
     /// True while every hook of the node is attached.
     pub fn attached(&self) -> bool {
-        hooks::all_attached(&self.config.cgroup_root, &self.pins)
+        hooks::missing(&self.config.cgroup_root, &self.pins).is_empty()
     }
 
     /// The counters now; zeros when the kernel does not give them.
@@ -163,7 +164,7 @@ impl Datapath {
     }
 
     /// The net below the rule that a hand-over ends with its connection: takes back what is older
-    /// than five minutes. Also notices a kubepods cgroup that came after the start.
+    /// than five minutes. Part of [`Self::upkeep`]. Also notices a kubepods cgroup that came after the start.
     pub fn sweep(&self) -> Result<(), DatapathError> {
         let failed = DatapathError::kernel("sweep the maps");
         self.refresh_settings()
@@ -246,10 +247,7 @@ fn install(
     host: NetnsCookie,
 ) -> Result<(Tables, Option<Trace>), DatapathError> {
     let mut loaded = object.load(pins)?;
-    let programs = HOOKS
-        .iter()
-        .map(|hook| loaded.program(hook.name))
-        .collect::<Result<Vec<_>, _>>()?;
+    let programs = loaded.hook_programs()?;
     loaded.program(POD_PROGRAM)?;
     let fresh = loaded.pin_fresh(pins)?;
     let tables = Tables::open(|name| fresh.path(pins, name))

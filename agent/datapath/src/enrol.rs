@@ -14,7 +14,6 @@ use nix::ifaddrs::getifaddrs;
 use socket2::SockRef;
 
 use crate::address::to_kernel_ip;
-use crate::bpffs;
 use crate::datapath::{Datapath, lock, open_netns};
 use crate::error::DatapathError;
 use crate::failpoint;
@@ -151,14 +150,6 @@ impl Datapath {
         }
     }
 
-    /// The periodic upkeep: [`Self::sweep`], and what was kept for namespaces that went away
-    /// without a word.
-    pub fn upkeep(&self) -> Result<(), DatapathError> {
-        self.sweep()?;
-        let _changes = lock(&self.changes);
-        self.remove_dead()
-    }
-
     fn capture(&self, pod: PodInfo, netns: Netns) -> Result<EnrolledPod, DatapathError> {
         let cookie = netns.cookie();
         let own = own_addresses(&netns)?;
@@ -261,7 +252,7 @@ impl Datapath {
     }
 
     /// Removes everything of a pod. Goes on after a failure and returns the first.
-    fn erase(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
+    pub(crate) fn erase(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
         let link = steering::detach(&self.pins.pod(cookie.0));
         let link = link.and(failpoint::reached("unsteered"));
         let maps = self
@@ -288,35 +279,6 @@ impl Datapath {
             .and(tables.original.remove_where(|key| key.netns == netns))
             .and(tables.peers.remove_where(|key| key.netns == netns))
             .and(tables.approved.remove_where(|key| key.netns == netns))
-    }
-
-    /// Removes what is kept for namespaces that no longer exist. A pod that lives but is in no
-    /// list stays captured and closed: to open it would be to let anyone in.
-    fn remove_dead(&self) -> Result<(), DatapathError> {
-        steering::remove_dead(&self.pins.pods())?;
-        let steered: Vec<u64> = bpffs::list(&self.pins.pods())?
-            .iter()
-            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
-            .collect();
-        let known: Vec<u64> = lock(&self.pods)
-            .values()
-            .map(|entry| entry.cookie.0)
-            .collect();
-        let failed = DatapathError::kernel("read the maps");
-        for cookie in self.cookies_in_maps().map_err(failed)? {
-            if !steered.contains(&cookie) && !known.contains(&cookie) {
-                self.erase(NetnsCookie(cookie))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn cookies_in_maps(&self) -> io::Result<Vec<u64>> {
-        let mut cookies = self.tables.pods.keys()?;
-        cookies.extend(self.tables.own.keys()?.iter().map(|key| key.netns));
-        cookies.sort_unstable();
-        cookies.dedup();
-        Ok(cookies)
     }
 
     fn check_entry(&self, entry: &Entry) -> Result<(), DatapathError> {

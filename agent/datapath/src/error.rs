@@ -71,6 +71,9 @@ pub enum DatapathError {
     /// The data path does not do what it should.
     #[error("pod not captured: {0}")]
     Unverified(String),
+    /// The pins of the maps are gone: new programs would not share the maps this agent works with.
+    #[error("the pins of the maps are gone; restart the agent")]
+    Unpinned,
     /// Another process serves the enrolment socket.
     #[error("{}: another process serves this socket", .0.display())]
     SocketInUse(PathBuf),

@@ -57,14 +57,14 @@ pub(crate) fn attach_all(
     Ok(())
 }
 
-/// True when every hook is pinned and attached to that cgroup.
-pub(crate) fn all_attached(cgroup_root: &Path, pins: &Pins) -> bool {
-    let Ok(id) = fs::metadata(cgroup_root).map(|meta| meta.ino()) else {
-        return false;
+/// Names of the hooks that are not pinned and attached to that cgroup.
+pub(crate) fn missing(cgroup_root: &Path, pins: &Pins) -> Vec<&'static str> {
+    let id = fs::metadata(cgroup_root).map(|meta| meta.ino()).ok();
+    let is_attached = |hook: &Hook| {
+        id.is_some_and(|id| attached_program(hook, id, &pins.link(hook.name)).is_some())
     };
-    HOOKS
-        .iter()
-        .all(|hook| attached_program(hook, id, &pins.link(hook.name)).is_some())
+    let missing = HOOKS.iter().filter(|hook| !is_attached(hook));
+    missing.map(|hook| hook.name).collect()
 }
 
 /// Detaches and unpins every hook.

@@ -29,6 +29,7 @@ mod steering;
 mod sys;
 mod table;
 mod trace;
+mod upkeep;
 mod verify;
 
 pub use datapath::{Config, Counters, Datapath};

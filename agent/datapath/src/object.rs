@@ -11,6 +11,7 @@ use ebpf_common::{Kind, TABLES, Table};
 
 use crate::bpffs::{self, Pins};
 use crate::error::{DatapathError, log_tail};
+use crate::hooks::HOOKS;
 use crate::sys;
 
 /// Name of the program that is loaded per pod.
@@ -94,6 +95,16 @@ impl Loaded {
     /// Puts a program through the verifier.
     pub(crate) fn program(&mut self, name: &'static str) -> Result<OwnedFd, DatapathError> {
         load_program(&mut self.ebpf, name)
+    }
+
+    /// The programs of the node's hooks, in the order of [`HOOKS`].
+    pub(crate) fn hook_programs(&mut self) -> Result<Vec<OwnedFd>, DatapathError> {
+        HOOKS.iter().map(|hook| self.program(hook.name)).collect()
+    }
+
+    /// True when every map was pinned and is shared with the programs before.
+    pub(crate) fn adopted_all(&self) -> bool {
+        self.fresh.is_empty()
     }
 
     /// Pins the maps that were made anew beside those they replace. They take their names with

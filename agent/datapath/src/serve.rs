@@ -1,6 +1,7 @@
 //! The enrolment socket: a unix socket on which the CNI plugin asks, one line of JSON each way.
 //! It also enrols the pods of the agent's own list again, and does the kernel side's upkeep.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -53,6 +54,7 @@ trait Enroller: Send + Sync + 'static {
     fn waiting(&self) -> Vec<PodInfo>;
     fn unserved(&self, container_id: &str, error: String);
     fn upkeep(&self) -> Result<(), DatapathError>;
+    fn gone(&self) -> Vec<String>;
 }
 
 impl Enroller for Datapath {
@@ -82,6 +84,10 @@ impl Enroller for Datapath {
 
     fn upkeep(&self) -> Result<(), DatapathError> {
         self.upkeep()
+    }
+
+    fn gone(&self) -> Vec<String> {
+        self.gone()
     }
 }
 
@@ -126,11 +132,13 @@ async fn keep_up<E: Enroller>(desk: Arc<Desk<E>>) {
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
+    let mut missed = BTreeSet::new();
     loop {
         ticks.tick().await;
         if let Err(error) = desk.blocking(|e| e.upkeep()).await {
             tracing::warn!(error, "upkeep");
         }
+        missed = desk.give_up_gone(&missed).await;
         desk.try_waiting(desk.enroller.waiting()).await;
     }
 }
@@ -245,6 +253,22 @@ impl<E: Enroller> Desk<E> {
             self.let_go(cookie).await;
         }
         Ok(())
+    }
+
+    /// Gives up the pods whose namespace was gone in the round before and still is: the runtime
+    /// never sent the `Del`, and what the agent holds of them keeps their namespace and veth
+    /// alive. Returns what is gone now.
+    async fn give_up_gone(&self, before: &BTreeSet<String>) -> BTreeSet<String> {
+        let gone = self.blocking(|e| Ok(e.gone())).await.unwrap_or_default();
+        let gone = BTreeSet::from_iter(gone);
+        for container in gone.intersection(before) {
+            let _turn = self.turn.lock().await;
+            match self.delete(container.clone()).await {
+                Ok(()) => tracing::warn!(container, "its namespace is gone: given up"),
+                Err(error) => tracing::warn!(container, error, "its namespace is gone"),
+            }
+        }
+        gone
     }
 
     /// Has the sink let go of a pod. It waits for the pod's connections to end, so not here.

@@ -68,7 +68,11 @@ impl AdminView for NodeView {
             tunnels: self.tunnels(),
             refusals: self.metrics.refusals(),
             problems: (!attached)
-                .then(|| "an eBPF hook of this node is not attached; restart the agent".to_owned())
+                .then(|| {
+                    "an eBPF hook of this node is not attached; it is attached again within \
+                     seconds, or the log says why not"
+                        .to_owned()
+                })
                 .into_iter()
                 .collect(),
             log_lines_dropped: self.dropped_lines.load(Ordering::Relaxed),

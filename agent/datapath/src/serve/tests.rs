@@ -14,6 +14,8 @@ struct Fake {
     waiting: StdMutex<Vec<PodInfo>>,
     /// Cookie that an un-enrolled pod had.
     cookie: Option<NetnsCookie>,
+    /// Containers whose namespace is gone.
+    gone: StdMutex<Vec<String>>,
 }
 
 impl Fake {
@@ -57,6 +59,10 @@ impl Enroller for Fake {
 
     fn upkeep(&self) -> Result<(), DatapathError> {
         Ok(())
+    }
+
+    fn gone(&self) -> Vec<String> {
+        self.gone.lock().unwrap().clone()
     }
 }
 
@@ -170,6 +176,27 @@ async fn pods_of_the_list_come_first_and_failures_are_told() {
     let error = server.ask(CniVerb::Add, wrong).await.unwrap();
     assert!(error.contains("network namespace"), "{error}");
     assert_eq!(server.end().await, ["enrol old", "enrol new"]);
+}
+
+#[tokio::test]
+async fn a_pod_whose_namespace_stays_gone_is_given_up() {
+    let fake = Fake {
+        cookie: Some(NetnsCookie(7)),
+        gone: StdMutex::new(vec!["a".into(), "b".into()]),
+        ..Fake::default()
+    };
+    let asked = Arc::clone(&fake.asked);
+    let desk = Desk {
+        sink: Arc::new(NoteRemovals(Arc::clone(&asked))),
+        enroller: Arc::new(fake),
+        turn: Mutex::new(()),
+    };
+    let missed = desk.give_up_gone(&BTreeSet::new()).await;
+    assert!(asked.lock().unwrap().is_empty(), "one look is not enough");
+    *desk.enroller.gone.lock().unwrap() = vec!["b".into(), "c".into()];
+    let missed = desk.give_up_gone(&missed).await;
+    assert_eq!(*asked.lock().unwrap(), ["unenrol b", "remove 7"]);
+    assert_eq!(missed, BTreeSet::from(["b".into(), "c".into()]));
 }
 
 #[tokio::test]

@@ -54,14 +54,29 @@ fn nothing_of_ours_holds_a_namespace_after_the_end() {
     drop(pod);
     ip(&["netns", "del", &name]);
     // The other end of its veth goes when the namespace does.
-    crate::lab::eventually("the veth is gone", || {
-        let list = std::process::Command::new("ip")
-            .args(["-n", host_name(&lab), "link", "show", "veth1"])
-            .output()
-            .unwrap();
-        !list.status.success()
-    });
+    crate::lab::eventually("the veth is gone", || !has_veth(&lab));
     assert!(!lab.pinned("pods").contains(&cookie.0.to_string()));
+}
+
+#[test]
+fn a_pod_whose_namespace_went_away_without_a_word_frees_it() {
+    let Some(_turn) = turn() else { return };
+    let mut lab = Lab::new();
+    let pod = lab.pod(1);
+    let datapath = lab.load();
+    let enrolled = pod.enrol(&datapath);
+    assert_eq!(datapath.gone(), [""; 0]);
+    let (name, container) = (pod.name.clone(), pod.info.container_id.clone());
+    drop(pod);
+    ip(&["netns", "del", &name]);
+    // What the agent holds keeps the namespace alive, so nothing else would tell.
+    assert!(has_veth(&lab));
+    assert_eq!(datapath.gone(), [container.as_str()]);
+    assert!(datapath.unenrol(&container).unwrap().is_some());
+    drop(enrolled);
+    crate::lab::eventually("the veth is gone", || !has_veth(&lab));
+    assert_eq!(lab.pinned("pods"), [""; 0]);
+    assert_eq!(datapath.gone(), [""; 0]);
 }
 
 #[test]
@@ -252,6 +267,13 @@ async fn ask(socket: &Path, verb: CniVerb, pod: &PodInfo) -> CniReply {
     let mut reply = String::new();
     stream.read_line(&mut reply).await.unwrap();
     serde_json::from_str(&reply).unwrap()
+}
+
+fn has_veth(lab: &Lab) -> bool {
+    let list = std::process::Command::new("ip")
+        .args(["-n", host_name(lab), "link", "show", "veth1"])
+        .output();
+    list.unwrap().status.success()
 }
 
 fn host_name(lab: &Lab) -> &str {

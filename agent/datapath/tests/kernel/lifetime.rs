@@ -121,7 +121,61 @@ fn release_leaves_pods_connected_and_nothing_behind() {
     connect(&server.netns, SocketAddr::new(pod.v4, 8080)).unwrap();
     assert!(accept(&application).is_some());
     assert!(nothing_arrives(&enrolled.outbound));
+    // And it stays so.
+    let error = datapath.upkeep().unwrap_err();
+    assert!(matches!(error, DatapathError::Unpinned), "{error}");
+    assert!(!datapath.attached());
     Datapath::release(&lab.config).unwrap();
+}
+
+/// F-62.
+#[test]
+fn what_others_detach_is_attached_again() {
+    let Some(_turn) = turn() else { return };
+    let mut lab = Lab::new();
+    let (pod, stranger) = (lab.pod(1), lab.pod(2));
+    let datapath = lab.load();
+    let enrolled = pod.enrol(&datapath);
+    let application = pod.serve(8080);
+    let pins = lab.config.bpffs.join("culvert-v1");
+    let link = pins.join("pods").join(pod.netns.cookie().0.to_string());
+    let inbound = SocketAddr::new(pod.v4, 8080);
+    let losses: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(pins.join("links/connect4")).unwrap(),
+        &|| detach(&pins.join("links/connect4")),
+        &|| fs::remove_file(&link).unwrap(),
+    ];
+    for (which, lose) in losses.into_iter().enumerate() {
+        lose();
+        assert!(!datapath.pods()[0].verified, "{which}");
+        if which == 2 {
+            // Without its link the pod is open as soon as the kernel has freed it: that must not last.
+            crate::lab::eventually("an open pod", || {
+                connect(&stranger.netns, inbound).is_ok() && !nothing_arrives(&application)
+            });
+        }
+        datapath.upkeep().unwrap();
+        assert!(datapath.attached(), "{which}");
+        assert!(
+            datapath.pods()[0].verified,
+            "{which}: {:?}",
+            datapath.pods()
+        );
+        while !nothing_arrives(&enrolled.inbound) {}
+        let _client = connect(&pod.netns, ELSEWHERE.parse().unwrap()).unwrap();
+        assert!(accept(&enrolled.outbound).is_some(), "{which}");
+        let _client = connect(&stranger.netns, inbound).unwrap();
+        assert!(accept(&enrolled.inbound).is_some(), "{which}");
+        assert!(nothing_arrives(&application), "{which}");
+    }
+    assert_eq!(lab.pinned("pods").len(), 1);
+    assert_eq!(lab.pinned("links").len(), 5);
+}
+
+fn detach(link: &std::path::Path) {
+    let mut command = Command::new("bpftool");
+    command.args(["link", "detach", "pinned"]).arg(link);
+    assert!(command.status().expect("bpftool").success());
 }
 
 #[test]
