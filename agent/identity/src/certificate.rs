@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::x509::{Facts, facts, parse_pem, spiffe_identity};
 use crate::{IdentityError, provider};
@@ -54,33 +54,8 @@ impl PendingKey {
         answer: &[String],
         now: SystemTime,
     ) -> Result<Certificate, IdentityError> {
-        let unusable = |detail: String| IdentityError::Unusable {
-            identity: self.identity.clone(),
-            detail,
-        };
-        let (chain, roots) = split_answer(answer).map_err(unusable)?;
-        let store = root_store(&roots).map_err(unusable)?;
-        let leaf = &chain[0];
-        if spiffe_identity(leaf).as_ref() != Some(&self.identity) {
-            return Err(unusable("it names another identity".to_owned()));
-        }
-        verify_chain(&chain, &store, now).map_err(unusable)?;
-        let facts = facts(leaf).ok_or_else(|| unusable("it does not parse".to_owned()))?;
-        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
-        let certified =
-            CertifiedKey::from_der(chain.clone(), PrivateKeyDer::from(key), &provider())
-                .map_err(|error| unusable(error.to_string()))?;
-        Ok(Certificate {
-            identity: self.identity.clone(),
-            key: Arc::new(certified),
-            roots: Arc::new(store),
-            chain_pem: answer[..answer.len() - 1].concat(),
-            roots_pem: answer.last().cloned().unwrap_or_default(),
-            facts,
-            obtained: now,
-            generation: next_generation(),
-            server: OnceLock::new(),
-        })
+        let key = Zeroizing::new(self.key.serialize_der());
+        Certificate::assemble(&self.identity, key, answer, now, now)
     }
 }
 
@@ -109,9 +84,90 @@ pub struct Certificate {
     obtained: SystemTime,
     generation: u64,
     server: OnceLock<Arc<ServerConfig>>,
+    /// The private key once more, for a successor of this process; rustls gives none back.
+    pkcs8: Zeroizing<Vec<u8>>,
+}
+
+/// A certificate and its key on the way to the agent's successor. Wiped when dropped, and without
+/// a textual form of the key.
+pub struct HandedCertificate {
+    /// Whose certificate.
+    pub identity: Identity,
+    /// The private key, PKCS #8 DER.
+    pub key: Zeroizing<Vec<u8>>,
+    /// Leaf and intermediates, PEM.
+    pub chain_pem: String,
+    /// The roots issued with it, PEM.
+    pub roots_pem: String,
+    /// When it was obtained.
+    pub obtained: SystemTime,
+}
+
+impl HandedCertificate {
+    /// Checks it as the certificate service's answer was checked, and makes it ready for use.
+    pub(crate) fn receive(self, now: SystemTime) -> Result<Certificate, IdentityError> {
+        let answer = [self.chain_pem, self.roots_pem];
+        Certificate::assemble(&self.identity, self.key, &answer, now, self.obtained)
+    }
+}
+
+impl fmt::Debug for HandedCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandedCertificate")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Certificate {
+    /// `answer` is leaf, intermediates, last the root bundle, PEM each.
+    fn assemble(
+        identity: &Identity,
+        key: Zeroizing<Vec<u8>>,
+        answer: &[String],
+        now: SystemTime,
+        obtained: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let unusable = |detail: String| IdentityError::Unusable {
+            identity: identity.clone(),
+            detail,
+        };
+        let (chain, roots) = split_answer(answer).map_err(unusable)?;
+        let store = root_store(&roots).map_err(unusable)?;
+        let leaf = &chain[0];
+        if spiffe_identity(leaf).as_ref() != Some(identity) {
+            return Err(unusable("it names another identity".to_owned()));
+        }
+        verify_chain(&chain, &store, now).map_err(unusable)?;
+        let facts = facts(leaf).ok_or_else(|| unusable("it does not parse".to_owned()))?;
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
+        let certified = CertifiedKey::from_der(chain.clone(), der, &provider())
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self {
+            identity: identity.clone(),
+            key: Arc::new(certified),
+            roots: Arc::new(store),
+            chain_pem: answer[..answer.len() - 1].concat(),
+            roots_pem: answer.last().cloned().unwrap_or_default(),
+            facts,
+            obtained,
+            generation: next_generation(),
+            server: OnceLock::new(),
+            pkcs8: key,
+        })
+    }
+
+    /// A copy for the successor of this process.
+    pub(crate) fn hand_over(&self) -> HandedCertificate {
+        HandedCertificate {
+            identity: self.identity.clone(),
+            key: self.pkcs8.clone(),
+            chain_pem: self.chain_pem.clone(),
+            roots_pem: self.roots_pem.clone(),
+            obtained: self.obtained,
+        }
+    }
+
     /// Whose certificate it is.
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::{CaClient, Certificate, IdentityError};
+use crate::{CaClient, Certificate, HandedCertificate, IdentityError};
 use renewal::Renewal;
 
 /// Identities one node can hold certificates for.
@@ -100,6 +100,29 @@ impl Certificates {
         });
     }
 
+    /// Copies of all valid certificates with their keys, for the successor of this process.
+    pub fn hand_over(&self) -> Vec<HandedCertificate> {
+        let now = SystemTime::now();
+        let renewals = self.shared.renewals.load();
+        let valid = renewals.values().filter_map(|renewal| renewal.current(now));
+        valid.map(|certificate| certificate.hand_over()).collect()
+    }
+
+    /// Takes over what this process's predecessor had, and renews it in its time. What does not
+    /// verify now, or is there already, is left out; how many were taken.
+    pub fn take_over(&self, handed: impl IntoIterator<Item = HandedCertificate>) -> usize {
+        let take = |handed: HandedCertificate| {
+            let identity = handed.identity.clone();
+            let taken = handed
+                .receive(SystemTime::now())
+                .and_then(|certificate| self.start(&identity, Some(certificate)));
+            taken.inspect_err(
+                |error| tracing::warn!(%identity, %error, "certificate not taken over"),
+            )
+        };
+        handed.into_iter().filter_map(|one| take(one).ok()).count()
+    }
+
     /// Every identity with what is known about its certificate, ordered by identity.
     pub fn status(&self) -> Vec<CertificateStatus> {
         let now = SystemTime::now();
@@ -117,7 +140,16 @@ impl Certificates {
         if let Some(renewal) = self.shared.renewals.load().get(identity) {
             return Ok(Arc::clone(renewal));
         }
-        let fresh = Arc::new(Renewal::new());
+        self.start(identity, None)
+    }
+
+    /// Starts the renewal of `identity` unless there is one by now; the one there is.
+    fn start(
+        &self,
+        identity: &Identity,
+        first: Option<Certificate>,
+    ) -> Result<Arc<Renewal>, IdentityError> {
+        let fresh = Arc::new(Renewal::new(first));
         let mut chosen = Ok(Arc::clone(&fresh));
         self.shared.renewals.rcu(|renewals| {
             let mut renewals = HashMap::clone(renewals);

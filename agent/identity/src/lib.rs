@@ -21,7 +21,7 @@ mod x509;
 
 pub use authority::{Authority, MAX_CSR_BYTES};
 pub use ca_client::{CaClient, GrpcCaClient, GrpcCaConfig, IssueFuture};
-pub use certificate::{Certificate, PendingKey};
+pub use certificate::{Certificate, HandedCertificate, PendingKey};
 pub use certificates::{CertificateState, CertificateStatus, Certificates, MAX_IDENTITIES};
 pub use error::IdentityError;
 pub use provider::provider;

@@ -28,9 +28,10 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    pub(super) fn new() -> Self {
+    /// With the certificate that is at hand, if one is.
+    pub(super) fn new(first: Option<Certificate>) -> Self {
         Self {
-            current: ArcSwapOption::empty(),
+            current: ArcSwapOption::new(first.map(Arc::new)),
             last_error: Mutex::new(None),
             issued: watch::Sender::new(0),
             demand: Notify::new(),
@@ -97,7 +98,7 @@ impl Renewal {
     }
 }
 
-/// Obtains the certificate, then renews it for as long as `renewal` is wanted. A failed renewal
+/// Obtains the certificate unless there is one, then renews it for as long as `renewal` is wanted. A failed renewal
 /// leaves the old certificate in place.
 pub(super) async fn keep_renewed(
     renewal: Weak<Renewal>,
@@ -107,7 +108,16 @@ pub(super) async fn keep_renewed(
     ttl: Duration,
 ) {
     let mut backoff = retry_backoff();
+    let first = renewal
+        .upgrade()
+        .and_then(|wanted| wanted.current.load_full());
+    if let Some(certificate) = first {
+        sleep_while_wanted(&renewal, delay_of(&certificate)).await;
+    }
     loop {
+        if renewal.strong_count() == 0 {
+            return;
+        }
         let result = attempt(&identity, client.as_ref(), &requests, ttl).await;
         let Some(wanted) = renewal.upgrade() else {
             return;
@@ -115,11 +125,7 @@ pub(super) async fn keep_renewed(
         match result {
             Ok(certificate) => {
                 backoff.reset();
-                let delay = renewal_delay(
-                    certificate.obtained(),
-                    certificate.not_after(),
-                    rand::random(),
-                );
+                let delay = delay_of(&certificate);
                 tracing::info!(%identity, serial = certificate.serial(), renew_in = ?delay, "certificate obtained");
                 wanted.store(certificate);
                 drop(wanted);
@@ -133,10 +139,18 @@ pub(super) async fn keep_renewed(
                 sleep_until_demanded(&renewal, delay).await;
             }
         }
-        if renewal.strong_count() == 0 {
-            return;
-        }
     }
+}
+
+/// Time from now until a certificate is to be renewed; one that was taken over has had some of its.
+fn delay_of(certificate: &Certificate) -> Duration {
+    let delay = renewal_delay(
+        certificate.obtained(),
+        certificate.not_after(),
+        rand::random(),
+    );
+    let age = SystemTime::now().duration_since(certificate.obtained());
+    delay.saturating_sub(age.unwrap_or_default())
 }
 
 async fn attempt(

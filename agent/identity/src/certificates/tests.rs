@@ -220,3 +220,75 @@ async fn status_names_the_certificate_and_never_the_key() {
     assert_eq!(row.roots_pem.as_deref(), Some(ca.authority.roots_pem()));
     assert!(!format!("{certificate:?} {row:?}").contains("PRIVATE"));
 }
+
+#[tokio::test]
+async fn a_successor_needs_no_certificate_service() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let before = certificates(&ca, HOUR);
+    let old = before.get(&identity("web")).await.unwrap();
+    before.get(&identity("api")).await.unwrap();
+    let handed = before.hand_over();
+    assert_eq!(handed.len(), 2);
+    let shown = format!("{handed:?}");
+    assert!(
+        !shown.contains("key") && !shown.contains("BEGIN"),
+        "{shown}"
+    );
+
+    let down = Arc::new(Ca::new(Duration::ZERO));
+    down.failing.store(true, Ordering::SeqCst);
+    let after = certificates(&down, HOUR);
+    assert_eq!(after.take_over(handed), 2);
+    let new = after.get(&identity("web")).await.unwrap();
+    assert_eq!(new.serial(), old.serial());
+    assert_eq!(new.obtained(), old.obtained());
+    crate::server_config(&new).unwrap();
+    // It is renewed in its own time, not at the start.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(down.calls(), 0);
+}
+
+#[tokio::test]
+async fn what_was_taken_over_is_renewed_in_time() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let before = certificates(&ca, Duration::from_secs(2));
+    let old = before.get(&identity("web")).await.unwrap();
+    let successor = Arc::new(Ca::new(Duration::ZERO));
+    let after = certificates(&successor, Duration::from_secs(2));
+    assert_eq!(after.take_over(before.hand_over()), 1);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(successor.calls() > 0);
+    // Another authority, so another root: what matters is that it is a new one.
+    assert_ne!(
+        after.get(&identity("web")).await.unwrap().serial(),
+        old.serial()
+    );
+}
+
+/// A predecessor that sends nonsense costs a certificate, nothing else.
+#[tokio::test]
+async fn what_does_not_fit_is_not_taken_over() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let before = certificates(&ca, HOUR);
+    before.get(&identity("web")).await.unwrap();
+    before.get(&identity("api")).await.unwrap();
+    let handed = || before.hand_over().into_iter();
+    let of = |account| {
+        handed()
+            .find(|one| one.identity == identity(account))
+            .unwrap()
+    };
+    let mut other_identity = of("web");
+    other_identity.identity = identity("api");
+    let mut other_key = of("web");
+    other_key.key = of("api").key.clone();
+    let mut no_key = of("web");
+    no_key.key.clear();
+    let mut no_roots = of("web");
+    no_roots.roots_pem.clear();
+    let after = certificates(&ca, HOUR);
+    for wrong in [other_identity, other_key, no_key, no_roots] {
+        assert_eq!(after.take_over([wrong]), 0);
+    }
+    assert!(after.status().is_empty());
+}
