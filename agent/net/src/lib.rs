@@ -4,7 +4,7 @@
 //! Nothing here knows of workloads, identities or policy.
 #![expect(
     unsafe_code,
-    reason = "setns, socket options and uninitialised read buffers"
+    reason = "setns, socket options, uninitialised read buffers and received descriptors"
 )]
 
 pub mod backoff;
@@ -13,6 +13,7 @@ pub mod drain;
 pub mod flow;
 mod kernel;
 pub mod netns;
+pub mod passing;
 pub mod sockdiag;
 pub mod socket;
 pub mod tasks;

@@ -281,7 +281,7 @@ async fn what_does_not_fit_is_not_taken_over() {
     let mut other_identity = of("web");
     other_identity.identity = identity("api");
     let mut other_key = of("web");
-    other_key.key = of("api").key.clone();
+    other_key.key = std::mem::take(&mut of("api").key);
     let mut no_key = of("web");
     no_key.key.clear();
     let mut no_roots = of("web");
