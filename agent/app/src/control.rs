@@ -45,8 +45,11 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
     let (drain, watcher) = drain::channel();
     let control = Control::bind(settings(config)).await?;
     let mut running = tokio::spawn(control.serve_with(watcher, move |status| {
-        *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-        serving.done();
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
+        tokio::spawn(async move {
+            status.until_serving().await;
+            serving.done();
+        });
     }));
     let signal = tokio::select! {
         ended = &mut running => {

@@ -1,5 +1,6 @@
 //! Puts the rooms together and runs them.
 
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,9 +26,10 @@ use crate::collection::Collection;
 use crate::serve::{self, Services};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
+use crate::source::kube::KubeSource;
 use crate::source::{Batch, Problem};
-use crate::status::Status;
-use crate::translate::Mesh;
+use crate::status::{Progress, Status};
+use crate::translate::{Endpoints, Mesh};
 
 /// Changes that follow each other this closely are translated together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
@@ -97,12 +99,44 @@ pub struct Control {
     tls: Arc<ServerConfig>,
     authority: Arc<Authority>,
     admission: Arc<Admission>,
-    source: FileSource,
+    source: Source,
     collection: Arc<RwLock<Collection>>,
     snapshot: Snapshot,
     published: Published,
-    first: Batch,
+    /// The whole state, where it is known already.
+    first: Option<Batch>,
     max_ttl: Duration,
+}
+
+/// Where batches come from.
+enum Source {
+    Folder(FileSource),
+    Cluster(KubeSource),
+}
+
+impl Source {
+    async fn run(self, output: mpsc::Sender<Batch>, drain: drain::Watcher) {
+        match self {
+            Self::Folder(folder) => folder.run(output, drain).await,
+            Self::Cluster(cluster) => cluster.run(output, drain).await,
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        match self {
+            Self::Folder(folder) => Progress::Folder(folder.path().to_owned()),
+            Self::Cluster(cluster) => Progress::Cluster(cluster.progress()),
+        }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Folder(_) => "Folder",
+            Self::Cluster(_) => "Cluster",
+        })
+    }
 }
 
 /// Runs a control plane until the drain begins.
@@ -112,31 +146,36 @@ pub async fn run(config: Config, drain: drain::Watcher) -> Result<(), ControlErr
 }
 
 impl Control {
-    /// Opens the authority (writing `root-cert.pem` for the nodes), reads the tokens and every
-    /// manifest, and listens. Nodes that connect from then on see the whole state or none of it.
-    /// Bad manifests are problems in the status, not errors.
+    /// Opens the authority (writing `root-cert.pem` for the nodes), reads the tokens and, in
+    /// folder mode, every manifest, and listens. Nodes that connect from then on see the whole
+    /// state or none of it. Bad objects are problems in the status, not errors, and so is an API
+    /// server that is away.
     pub async fn bind(config: Config) -> Result<Self, ControlError> {
         check(&config)?;
         let authority = Arc::new(open_authority(&config)?);
         let (shortest, longest) = SERVING_TTL;
         let serving_ttl = config.cert_ttl.clamp(shortest, longest);
         let tls = authority.serving_config(&config.serving_names, serving_ttl, SystemTime::now)?;
-        let client = match &config.source {
-            SourceChoice::Folder(_) => None,
-            SourceChoice::Kubernetes(cluster) => Some(cluster::connect(cluster).await?),
-        };
-        let admission = open_admission(&config, client.as_ref())?;
-        let (source, first) = match &config.source {
-            SourceChoice::Folder(folder) => FileSource::open(folder).await.map_err(at(folder))?,
-            SourceChoice::Kubernetes(_) => {
-                let message = "the Kubernetes source is not part of this build";
-                return Err(ControlError::Config(message.to_owned()));
+        let (client, source, first) = match &config.source {
+            SourceChoice::Folder(folder) => {
+                let (source, first) = FileSource::open(folder).await.map_err(at(folder))?;
+                (None, Source::Folder(source), Some(first))
+            }
+            SourceChoice::Kubernetes(cluster) => {
+                let client = cluster::connect(cluster).await?;
+                let source = KubeSource::new(client.clone());
+                (Some(client), Source::Cluster(source), None)
             }
         };
+        let admission = open_admission(&config, client.as_ref())?;
         let collection = Collection::new(Mesh {
             trust_domain: config.trust_domain.into(),
             cluster_id: config.cluster_id.into(),
             root_namespace: config.root_namespace.into(),
+            endpoints: match config.source {
+                SourceChoice::Folder(_) => Endpoints::Derived,
+                SourceChoice::Kubernetes(_) => Endpoints::Given,
+            },
         });
         let (snapshot, published) = Snapshot::new();
         let listening = TcpListener::bind(config.listen).await;
@@ -163,8 +202,9 @@ impl Control {
         self.listener.local_addr()
     }
 
-    /// Serves until the drain begins. `show` is given the status handle before the first request.
-    pub async fn serve_with(self, drain: drain::Watcher, show: impl FnOnce(Status)) {
+    /// Serves until the drain begins. `show` is given the status handle at once; nodes are served
+    /// when the whole state is known, which [`Status::is_serving`] tells.
+    pub async fn serve_with(self, mut drain: drain::Watcher, show: impl FnOnce(Status)) {
         let counters = Arc::new(Counters::default());
         let discovery = Discovery::new(
             Arc::clone(&self.admission),
@@ -176,6 +216,7 @@ impl Control {
             Arc::clone(&self.admission),
             discovery.nodes(),
             Arc::clone(&counters),
+            self.source.progress(),
         );
         let certificates = CertificateService {
             authority: self.authority,
@@ -191,10 +232,22 @@ impl Control {
             status: status.clone(),
             problems: Vec::new(),
         };
-        changes.take(vec![self.first]);
-        show(status);
-        let (sender, batches) = mpsc::channel(1);
+        show(status.clone());
+        let (sender, mut batches) = mpsc::channel(1);
         let watching = tokio::spawn(self.source.run(sender, drain.clone()));
+        let first = match self.first {
+            Some(first) => Some(first),
+            None => tokio::select! {
+                () = drain.signalled() => None,
+                first = batches.recv() => first,
+            },
+        };
+        // Without one the drain has begun, and nobody is told a state that is none.
+        let Some(first) = first else {
+            let _ = watching.await;
+            return;
+        };
+        changes.take(vec![first]);
         let following = tokio::spawn(changes.follow(batches, drain.clone()));
         let services = Services {
             discovery: discovery.into_service(),
@@ -203,6 +256,7 @@ impl Control {
         if let Ok(address) = self.listener.local_addr() {
             info!(%address, "control plane serves");
         }
+        status.serves();
         serve::serve(self.listener, self.tls, services, drain).await;
         // Both end with the drain by themselves.
         let _ = tokio::join!(watching, following);

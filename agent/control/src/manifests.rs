@@ -8,7 +8,7 @@ use crate::collection::Collection;
 use crate::snapshot::Snapshot;
 use crate::source::file::Texts;
 use crate::source::{Batch, Problem};
-use crate::translate::Mesh;
+use crate::translate::{Endpoints, Mesh};
 
 /// Manifests given as texts, and what nodes would be offered of them. The rules are those of a
 /// running control plane: what cannot be read is a problem, and leaves its last good version in
@@ -29,6 +29,7 @@ impl Manifests {
             trust_domain: trust_domain.into(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.into(),
             root_namespace: Config::DEFAULT_ROOT_NAMESPACE.into(),
+            endpoints: Endpoints::Derived,
         });
         let (snapshot, published) = Snapshot::new();
         Self {

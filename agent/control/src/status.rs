@@ -1,18 +1,20 @@
 //! What is wrong and what authors should know, as log lines and as JSON.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_xds::server::{ConnectedNodes, NodeStatus};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admission::Admission;
 use crate::ca::Counters;
 use crate::collection::Collection;
-use crate::source::Problem;
+use crate::source::{Problem, kube};
 use crate::translate::{Note, Severity};
 
 /// Problems and notes that are listed; the rest is counted.
@@ -28,7 +30,27 @@ struct Inner {
     admission: Arc<Admission>,
     nodes: ConnectedNodes,
     counters: Arc<Counters>,
+    progress: Progress,
+    serving: watch::Sender<bool>,
     reported: Mutex<Reported>,
+}
+
+/// How the source is doing.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// A folder, which is read or is not.
+    Folder(PathBuf),
+    /// The watches of a cluster.
+    Cluster(kube::Progress),
+}
+
+impl Progress {
+    fn json(&self) -> Value {
+        match self {
+            Self::Folder(path) => json!({ "type": "folder", "path": path }),
+            Self::Cluster(progress) => progress.json(SystemTime::now()),
+        }
+    }
 }
 
 /// What was reported last; differences become log lines.
@@ -44,18 +66,39 @@ impl Status {
         admission: Arc<Admission>,
         nodes: ConnectedNodes,
         counters: Arc<Counters>,
+        progress: Progress,
     ) -> Self {
         Self(Arc::new(Inner {
             collection,
             admission,
             nodes,
             counters,
+            progress,
+            serving: watch::Sender::new(false),
             reported: Mutex::default(),
         }))
     }
 
-    /// Everything, for `culvert status`: `problems` (manifests that are not in force, each with
-    /// file, document, line, field), `notes` (by object), `objects` (held, by kind), `nodes`
+    /// Nodes are served: the whole state is known.
+    pub fn is_serving(&self) -> bool {
+        *self.0.serving.borrow()
+    }
+
+    /// Waits until [`Self::is_serving`].
+    pub async fn until_serving(&self) {
+        let mut serving = self.0.serving.subscribe();
+        // The sender lives as long as `self`.
+        let _ = serving.wait_for(|serving| *serving).await;
+    }
+
+    /// From now on nodes are served.
+    pub(crate) fn serves(&self) {
+        self.0.serving.send_replace(true);
+    }
+
+    /// Everything, for `culvert status`: `source` (a folder, or how the watches of the cluster
+    /// are doing), `serving`, `problems` (objects that are not in force, each with its field and,
+    /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
     /// (connected), `certificates` (issued, refused). Lists are bounded; `...LeftOut` counts the
     /// rest.
     pub fn json(&self) -> Value {
@@ -76,6 +119,8 @@ impl Status {
         let problems: Vec<&Problem> = reported.problems.iter().take(MAX_LISTED).collect();
         let notes: Vec<&Note> = reported.notes.iter().take(MAX_LISTED).collect();
         json!({
+            "source": inner.progress.json(),
+            "serving": self.is_serving(),
             "problems": problems,
             "problemsLeftOut": reported.problems.len() - problems.len(),
             "notes": notes,

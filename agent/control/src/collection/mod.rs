@@ -96,6 +96,12 @@ impl Collection {
         self.translated.get(namespace)
     }
 
+    /// Namespaces that become something.
+    #[cfg(test)]
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.translated.keys().map(|namespace| &**namespace)
+    }
+
     /// Policies of no namespace in particular.
     pub(crate) fn built_in(&self) -> Authorization {
         peer_authentication::static_strict(&self.mesh)

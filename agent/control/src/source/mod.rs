@@ -4,10 +4,11 @@
 pub(crate) mod decode;
 pub(crate) mod file;
 pub(crate) mod istio;
+pub(crate) mod kube;
 pub(crate) mod kubernetes;
 pub(crate) mod lenient;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -137,12 +138,14 @@ pub(crate) struct Batch {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Something that is wrong with a manifest.
+/// Something that is wrong with an object, or with the manifest it stands in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Problem {
-    /// File, relative to the manifest folder.
+    /// File, relative to the manifest folder; empty for an object of a cluster.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) file: String,
     /// Document of the file, from 1; 0 for the file as a whole.
+    #[serde(skip_serializing_if = "is_zero")]
     pub(crate) document: usize,
     /// Line of the file, from 1, where one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,23 +174,47 @@ pub(crate) enum Effect {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        let mut place = self.file.clone();
         if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+            let _ = write!(place, ":{line}");
         }
         if self.document > 0 {
-            write!(f, " (document {})", self.document)?;
+            let _ = write!(place, " (document {})", self.document);
         }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
-        }
-        if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
+        let object = self.object.as_ref().map(ToString::to_string);
+        for part in [place, object.unwrap_or_default(), self.field.clone()] {
+            if !part.is_empty() {
+                write!(f, "{part}: ")?;
+            }
         }
         let effect = match self.effect {
             Effect::LastGoodKept => "last good version kept",
             Effect::NotApplied => "not applied",
         };
-        write!(f, ": {} ({effect})", self.message)
+        write!(f, "{} ({effect})", self.message)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// Longest error message that is kept, in bytes.
+const MAX_MESSAGE: usize = 500;
+
+/// At most [`MAX_MESSAGE`] bytes of a message, on one line.
+fn shortened(message: &str) -> String {
+    let mut short = String::new();
+    for word in message.split_whitespace() {
+        if short.len() + word.len() > MAX_MESSAGE {
+            let _ = write!(short, " ...");
+            break;
+        }
+        if !short.is_empty() {
+            short.push(' ');
+        }
+        short.push_str(word);
+    }
+    short
 }

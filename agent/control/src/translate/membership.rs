@@ -1,5 +1,6 @@
 //! Which workloads serve which services, with the ports as each workload serves them: from
-//! EndpointSlices where a service has any, else from its selector.
+//! EndpointSlices where a service has any, else, where nobody else keeps slices, from its
+//! selector.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use agent_model::{
 };
 
 use super::service::{key, tcp_ports};
-use super::{Note, Scope, Severity};
+use super::{Endpoints, Note, Scope, Severity};
 use crate::source::kubernetes::{
     AddressType, Endpoint, EndpointSlice, Labels, Pod, Protocol, Service, TargetPort,
 };
@@ -49,7 +50,8 @@ pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
         }
         match slices.get(service.metadata.name.as_str()) {
             Some(slices) => slices.iter().for_each(|slice| finder.slice(service, slice)),
-            None => finder.selector(service),
+            None if scope.mesh.endpoints == Endpoints::Derived => finder.selector(service),
+            None => {}
         }
     }
     let mut found = finder.found;
@@ -101,7 +103,11 @@ impl<'a> Finder<'a, '_> {
             match &endpoint.target_ref {
                 Some(target) if target.kind == "Pod" => {
                     let Some(pod) = self.scope.objects.pods.get(target.name.as_str()) else {
-                        self.note(slice, &format!("names the unknown pod {:?}", target.name));
+                        // A cluster's slices and pods are watched apart: the pod is coming, or
+                        // the slice is going.
+                        if self.scope.mesh.endpoints == Endpoints::Derived {
+                            self.note(slice, &format!("names the unknown pod {:?}", target.name));
+                        }
                         continue;
                     };
                     self.join(pod, service, ports.clone());

@@ -25,6 +25,17 @@ pub(crate) struct Mesh {
     pub(crate) cluster_id: Arc<str>,
     /// Policies of this namespace apply to all.
     pub(crate) root_namespace: Arc<str>,
+    /// Who says which pods serve a service.
+    pub(crate) endpoints: Endpoints,
+}
+
+/// Who says which pods serve a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoints {
+    /// The cluster, by its EndpointSlices: a service without any has no endpoint.
+    Given,
+    /// Its selector, where nobody has written an EndpointSlice for it.
+    Derived,
 }
 
 /// Objects of one kind and namespace, by name.

@@ -1,11 +1,11 @@
 //! Cuts a file into YAML documents and parses each on its own, so that one that is broken takes
 //! no other with it. JSON is read as the YAML it is.
 
-use std::fmt::Write as _;
-
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Options, Spanned};
+
+use crate::source::shortened;
 
 /// Documents of one file.
 pub(super) const MAX_DOCUMENTS: usize = 10_000;
@@ -17,8 +17,6 @@ const MAX_NODES: usize = 250_000;
 const MAX_SCALAR_BYTES: usize = 16 << 20;
 /// Aliases of one document.
 const MAX_ALIASES: usize = 1_000;
-/// Longest error message that is kept.
-const MAX_MESSAGE: usize = 500;
 
 /// A part of a file between document markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,22 +134,6 @@ fn options() -> Options {
             max_total_replayed_events: MAX_NODES,
         },
     }
-}
-
-/// At most [`MAX_MESSAGE`] bytes of a message, on one line.
-pub(super) fn shortened(message: &str) -> String {
-    let mut short = String::new();
-    for word in message.split_whitespace() {
-        if short.len() + word.len() > MAX_MESSAGE {
-            let _ = write!(short, " ...");
-            break;
-        }
-        if !short.is_empty() {
-            short.push(' ');
-        }
-        short.push_str(word);
-    }
-    short
 }
 
 /// The line of the field at `path` (`spec.rules[0].from`), or of the deepest part of it that

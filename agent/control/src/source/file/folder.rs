@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tracing::info;
 
-use super::document::{self, Document, MAX_DOCUMENTS, line_of, parse, shortened, split};
+use super::document::{self, Document, MAX_DOCUMENTS, line_of, parse, split};
 use crate::source::decode::{Decoded, FieldError, decode, reference};
-use crate::source::{Batch, Effect, Event, Object, ObjectRef, Problem};
+use crate::source::{Batch, Effect, Event, Object, ObjectRef, Problem, shortened};
 
 /// Largest file that is read, in bytes.
 pub(super) const MAX_FILE: u64 = 4 << 20;

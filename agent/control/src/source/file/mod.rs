@@ -57,6 +57,11 @@ impl FileSource {
         }
     }
 
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Watches until the drain begins or the receiver is gone. A batch is sent when events or
     /// problems changed.
     pub(crate) async fn run(mut self, output: mpsc::Sender<Batch>, mut drain: drain::Watcher) {
@@ -189,4 +194,13 @@ impl Texts {
 #[cfg(test)]
 pub(crate) fn read_text(manifest: &str) -> Batch {
     Texts::default().update("manifest.yaml", manifest.as_bytes())
+}
+
+/// The documents of a manifest as they stand there.
+#[cfg(test)]
+pub(crate) fn read_values(manifest: &str) -> Vec<serde_json::Value> {
+    let documents = document::split(manifest).into_iter();
+    documents
+        .map(|document| document::parse(document).unwrap())
+        .collect()
 }

@@ -9,7 +9,7 @@ use agent_policy::{Connection, PolicySet, Target, decide};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::collection;
+use super::from_folder;
 
 /// A peer as the evaluator sees it.
 #[derive(Debug, Clone)]
@@ -336,7 +336,7 @@ proptest! {
                  \"metadata\": {{\"name\": \"p{index}\", \"namespace\": \"{namespace}\"}}, \"spec\": {spec}}}\n"
             );
         }
-        let collection = collection(&manifest);
+        let collection = from_folder(&manifest);
         let workload = &collection.translated("shop").unwrap().workloads[0];
         let mut set = PolicySet::default();
         for namespace in ["shop", "culvert-system"] {

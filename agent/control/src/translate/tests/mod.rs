@@ -7,21 +7,62 @@ mod workloads;
 use agent_model::{ServiceMembership, Workload};
 use serde_json::Value;
 
-use super::{Mesh, Translated};
+use super::{Endpoints, Mesh, Translated};
 use crate::collection::Collection;
-use crate::source::file::read_text;
+use crate::source::Batch;
+use crate::source::file::{self, read_text};
+use crate::source::kube::KubeSource;
+use crate::source::kube::tests::api::FakeApi;
 
 pub(crate) fn mesh() -> Mesh {
     Mesh {
         trust_domain: "cluster.local".into(),
         cluster_id: "c1".into(),
         root_namespace: "culvert-system".into(),
+        endpoints: Endpoints::Derived,
     }
 }
 
-/// A collection of the objects of a manifest, all of which must be valid.
+/// A collection of the objects of a manifest, all of which must be valid, and the same whether
+/// they come from a folder or from a cluster's watches.
 pub(crate) fn collection(manifest: &str) -> Collection {
-    let batch = read_text(manifest);
+    let collection = from_folder(manifest);
+    let of_cluster = from_cluster(manifest);
+    let namespaces = collection.namespaces().chain(of_cluster.namespaces());
+    for namespace in namespaces {
+        assert_eq!(
+            collection.translated(namespace),
+            of_cluster.translated(namespace),
+            "{namespace} of {manifest}"
+        );
+    }
+    collection
+}
+
+/// As [`collection`], from a folder only.
+fn from_folder(manifest: &str) -> Collection {
+    filled(read_text(manifest), manifest)
+}
+
+fn from_cluster(manifest: &str) -> Collection {
+    let api = FakeApi::new();
+    file::read_values(manifest)
+        .into_iter()
+        .for_each(|object| api.put(object));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let batch = runtime.block_on(async {
+        let (sender, mut batches) = tokio::sync::mpsc::channel(1);
+        let (_drain, watcher) = agent_net::drain::channel();
+        tokio::spawn(KubeSource::new(api.client()).run(sender, watcher));
+        batches.recv().await.unwrap()
+    });
+    filled(batch, manifest)
+}
+
+fn filled(batch: Batch, manifest: &str) -> Collection {
     assert_eq!(batch.problems, [], "{manifest}");
     let mut collection = Collection::new(mesh());
     batch

@@ -1,0 +1,128 @@
+//! What is watched, and how.
+
+use kube::core::ApiResource;
+
+use crate::source::Kind;
+
+/// How one kind is watched.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) kind: Kind,
+    pub(super) group: &'static str,
+    /// Versions it may be served in, the preferred one first; all are read alike.
+    pub(super) versions: &'static [&'static str],
+    plural: &'static str,
+    /// Nothing below `metadata` is read, so nothing else is asked for.
+    pub(super) is_metadata_only: bool,
+    /// Ask for the first list as a stream, which costs the API server least but may show a state
+    /// that is some moments old. Where an old state could be an old policy, the list is a
+    /// consistent read in pages instead.
+    pub(super) is_streamed: bool,
+    /// Its definition may be missing from the cluster.
+    pub(super) is_optional: bool,
+}
+
+impl Watched {
+    /// The resource in one of its versions.
+    pub(super) fn resource(&self, version: &str) -> ApiResource {
+        let api_version = match self.group {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
+        };
+        ApiResource {
+            group: self.group.to_owned(),
+            version: version.to_owned(),
+            api_version,
+            kind: format!("{:?}", self.kind),
+            plural: self.plural.to_owned(),
+        }
+    }
+}
+
+/// Every kind that a cluster is asked for.
+pub(super) static WATCHED: [Watched; 9] = [
+    metadata_only(Kind::Namespace, "namespaces", false),
+    metadata_only(Kind::Node, "nodes", true),
+    metadata_only(Kind::ServiceAccount, "serviceaccounts", true),
+    core(Kind::Pod, "pods"),
+    core(Kind::Service, "services"),
+    Watched {
+        group: "discovery.k8s.io",
+        ..core(Kind::EndpointSlice, "endpointslices")
+    },
+    custom(
+        Kind::AuthorizationPolicy,
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        "authorizationpolicies",
+    ),
+    custom(
+        Kind::PeerAuthentication,
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        "peerauthentications",
+    ),
+    custom(
+        Kind::MeshConfig,
+        "culvert.dev",
+        &["v1alpha1"],
+        "meshconfigs",
+    ),
+];
+
+const fn core(kind: Kind, plural: &'static str) -> Watched {
+    Watched {
+        kind,
+        group: "",
+        versions: &["v1"],
+        plural,
+        is_metadata_only: false,
+        is_streamed: true,
+        is_optional: false,
+    }
+}
+
+const fn metadata_only(kind: Kind, plural: &'static str, is_streamed: bool) -> Watched {
+    Watched {
+        is_metadata_only: true,
+        is_streamed,
+        ..core(kind, plural)
+    }
+}
+
+const fn custom(
+    kind: Kind,
+    group: &'static str,
+    versions: &'static [&'static str],
+    plural: &'static str,
+) -> Watched {
+    Watched {
+        group,
+        versions,
+        is_streamed: false,
+        is_optional: true,
+        ..core(kind, plural)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::decode;
+    use serde_json::json;
+
+    #[test]
+    fn every_version_that_is_asked_for_is_one_that_is_read() {
+        for watched in &WATCHED {
+            for version in watched.versions {
+                let resource = watched.resource(version);
+                let named = decode::reference(&json!({
+                    "apiVersion": resource.api_version,
+                    "kind": resource.kind,
+                    "metadata": {"name": "x", "namespace": "y"},
+                }));
+                assert_eq!(named.unwrap().kind, watched.kind, "{resource:?}");
+            }
+        }
+    }
+}

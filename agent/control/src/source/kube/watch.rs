@@ -1,0 +1,306 @@
+//! One kind's watch: list, watch, and every way back when that fails.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use agent_net::backoff::Backoff;
+use futures_util::StreamExt as _;
+use kube::core::ApiResource;
+use kube::runtime::watcher::{Config, Error, Event, InitialListStrategy, watcher};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::item::Item;
+use super::kinds::Watched;
+use super::store::Change;
+
+/// Every watch is asked to end after so many seconds and resumed where it was. One that is silent
+/// five seconds longer has stalled and is given up, so a dead connection costs a minute at most.
+const WATCH_SECONDS: u32 = 45;
+/// Objects of a page of a list.
+const PAGE: u32 = 500;
+/// Pauses between attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(12));
+/// How often a kind that is not defined is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// After a failure, a watch that has said nothing for this long is one that works.
+const QUIET: Duration = Duration::from_secs(10);
+/// Streamed lists that broke off before the server gets to send pages instead.
+const BROKEN_STREAMS: u32 = 2;
+
+/// Where a watch reports to; the number is the kind's.
+#[derive(Debug, Clone)]
+pub(super) struct Reports {
+    pub(super) index: usize,
+    pub(super) changes: mpsc::Sender<(usize, Change)>,
+}
+
+impl Reports {
+    /// False when nobody listens any more.
+    async fn send(&self, change: Change) -> bool {
+        self.changes.send((self.index, change)).await.is_ok()
+    }
+}
+
+/// Watches a kind for ever.
+pub(super) async fn follow(client: Client, watched: &'static Watched, reports: Reports) {
+    let following = Following {
+        client,
+        plan: Plan::new(watched),
+        backoff: Backoff::new(PAUSE.0, PAUSE.1),
+        reports,
+    };
+    if watched.is_metadata_only {
+        following.run::<true>().await;
+    } else {
+        following.run::<false>().await;
+    }
+}
+
+struct Following {
+    client: Client,
+    plan: Plan,
+    backoff: Backoff,
+    reports: Reports,
+}
+
+/// Why a watcher was left.
+enum Left {
+    /// For another one.
+    StartOver,
+    /// Nobody listens.
+    Closed,
+}
+
+impl Following {
+    async fn run<const METADATA: bool>(mut self) {
+        while let Left::StartOver = self.watch::<METADATA>().await {}
+    }
+
+    async fn watch<const METADATA: bool>(&mut self) -> Left {
+        let resource = self.plan.resource();
+        let api = Api::<Item<METADATA>>::all_with(self.client.clone(), &resource);
+        let mut events = pin!(watcher(api, self.plan.config()));
+        let mut is_failing = false;
+        loop {
+            let next = if is_failing {
+                timeout(QUIET, events.next()).await
+            } else {
+                Ok(events.next().await)
+            };
+            let sent = match next {
+                // A list that takes its time proves nothing.
+                Err(_) if !self.plan.is_watching() => true,
+                Err(_) => {
+                    is_failing = false;
+                    self.reports.send(Change::Recovered).await
+                }
+                Ok(None) => return Left::StartOver,
+                Ok(Some(Ok(event))) => {
+                    // A list is said to begin before anything is asked.
+                    if !matches!(event, Event::Init) {
+                        is_failing = false;
+                        self.backoff.reset();
+                    }
+                    if self.plan.saw(&event) == Verdict::StartOver {
+                        return Left::StartOver;
+                    }
+                    match change(event, &resource) {
+                        Some(change) => self.reports.send(change).await,
+                        None => true,
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    is_failing = true;
+                    match self.failed(&error).await {
+                        Verdict::GoOn => true,
+                        Verdict::StartOver => return Left::StartOver,
+                    }
+                }
+            };
+            if !sent {
+                return Left::Closed;
+            }
+        }
+    }
+
+    /// Reports a failure and waits as long as it deserves.
+    async fn failed(&mut self, error: &Error) -> Verdict {
+        let kind = self.plan.watched.kind;
+        let (change, pause, verdict) = match self.plan.judge(failure(error)) {
+            Judged::OtherForm => {
+                debug!(target: "source", ?kind, %error, "asking in another form");
+                return Verdict::StartOver;
+            }
+            Judged::Absent => (Change::Absent, LOOK_AGAIN, Verdict::StartOver),
+            Judged::Retry(verdict) => {
+                let pause = self.backoff.next(rand::random());
+                warn!(target: "source", ?kind, %error, ?pause, "the API server cannot be watched");
+                (Change::Failed(error.to_string()), pause, verdict)
+            }
+        };
+        // A receiver that is gone is noticed with the next event.
+        let _ = self.reports.send(change).await;
+        sleep(pause).await;
+        verdict
+    }
+}
+
+fn change<const METADATA: bool>(
+    event: Event<Item<METADATA>>,
+    resource: &ApiResource,
+) -> Option<Change> {
+    match event {
+        Event::Init => Some(Change::ListBegins),
+        Event::InitApply(item) => item.read(resource).map(Change::Listed),
+        Event::InitDone => Some(Change::ListEnds),
+        Event::Apply(item) => item.read(resource).map(Change::Changed),
+        Event::Delete(item) => item
+            .read(resource)
+            .map(|found| Change::Gone(found.reference)),
+    }
+}
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// The API server refused with this HTTP status.
+    Refused(u16),
+    /// It said something that cannot be read: something may have been missed.
+    Unreadable,
+    /// Anything else.
+    Other,
+}
+
+fn failure(error: &Error) -> Failure {
+    let source = match error {
+        Error::InitialListFailed(source)
+        | Error::WatchStartFailed(source)
+        | Error::WatchFailed(source) => source,
+        // The watcher itself starts over where the status asks for it.
+        Error::WatchError(_) | Error::NoResourceVersion => return Failure::Other,
+    };
+    match source {
+        kube::Error::Api(status) => Failure::Refused(status.code),
+        kube::Error::SerdeError(_) => Failure::Unreadable,
+        _ => Failure::Other,
+    }
+}
+
+/// What becomes of the watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It goes on.
+    GoOn,
+    /// Another one takes its place and begins with a list.
+    StartOver,
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    /// Another version or another form of list, at once.
+    OtherForm,
+    /// Patience: the kind is not defined.
+    Absent,
+    /// A pause.
+    Retry(Verdict),
+}
+
+/// In which form the API server is asked.
+#[derive(Debug)]
+struct Plan {
+    watched: &'static Watched,
+    /// Index of the version that is asked for.
+    version: usize,
+    is_streamed: bool,
+    /// A list was complete.
+    has_list: bool,
+    is_listing: bool,
+    broken_streams: u32,
+}
+
+impl Plan {
+    fn new(watched: &'static Watched) -> Self {
+        Self {
+            watched,
+            version: 0,
+            is_streamed: watched.is_streamed,
+            has_list: false,
+            is_listing: false,
+            broken_streams: 0,
+        }
+    }
+
+    fn resource(&mut self) -> ApiResource {
+        self.has_list = false;
+        self.is_listing = false;
+        let version = self.watched.versions.get(self.version);
+        self.watched.resource(version.copied().unwrap_or("v1"))
+    }
+
+    fn is_watching(&self) -> bool {
+        self.has_list && !self.is_listing
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            timeout: Some(WATCH_SECONDS),
+            page_size: Some(PAGE),
+            initial_list_strategy: if self.is_streamed {
+                InitialListStrategy::StreamingList
+            } else {
+                InitialListStrategy::ListWatch
+            },
+            ..Config::default()
+        }
+    }
+
+    fn saw<K>(&mut self, event: &Event<K>) -> Verdict {
+        match event {
+            Event::Init => {
+                // The list before this one ended without its end.
+                self.broken_streams += u32::from(self.is_listing);
+                self.is_listing = true;
+                if self.is_streamed && self.broken_streams >= BROKEN_STREAMS {
+                    self.is_streamed = false;
+                    return Verdict::StartOver;
+                }
+            }
+            Event::InitDone => {
+                self.has_list = true;
+                self.is_listing = false;
+                self.broken_streams = 0;
+            }
+            Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+        }
+        Verdict::GoOn
+    }
+
+    fn judge(&mut self, failure: Failure) -> Judged {
+        match failure {
+            Failure::Refused(404) => {
+                self.version += 1;
+                if self.version < self.watched.versions.len() {
+                    return Judged::OtherForm;
+                }
+                self.version = 0;
+                if self.watched.is_optional {
+                    Judged::Absent
+                } else {
+                    Judged::Retry(Verdict::StartOver)
+                }
+            }
+            // A server that knows no streamed lists refuses their parameters.
+            Failure::Refused(400 | 422) if self.is_streamed && !self.has_list => {
+                self.is_streamed = false;
+                Judged::OtherForm
+            }
+            // Where the watch wanted to go on is no longer known.
+            Failure::Refused(410) | Failure::Unreadable => Judged::Retry(Verdict::StartOver),
+            Failure::Refused(_) | Failure::Other => Judged::Retry(Verdict::GoOn),
+        }
+    }
+}
