@@ -97,10 +97,22 @@ pub(crate) fn cni(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     })
 }
 
-/// Regenerates the checked-in protobuf code.
+/// Regenerates what is checked in: the protobuf code and the resource definitions.
 pub(crate) fn codegen(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     steps.step("codegen: proto/src/gen", || {
         succeed(cargo(workspace.root()).args(["run", "--quiet", "--package", "proto-codegen"]))
+    })?;
+    steps.step("codegen: resource definitions in deploy/kubernetes", || {
+        let mut write = cargo(workspace.root());
+        // The types that read the resources are the room's own, so its test writes the files.
+        write.args([
+            "test",
+            "--quiet",
+            "--package",
+            "agent-control",
+            "definitions::checked_in",
+        ]);
+        succeed(write.env("CULVERT_WRITE_DEFINITIONS", "1"))
     })
 }
 

@@ -38,7 +38,8 @@ cargo xtask <command>
   check                     format, clippy, layers, lints, import circles, licences
   build                     culvert, culvert-cni, the eBPF object and the test programs
   build-ebpf                only the eBPF object
-  codegen                   regenerate proto/src/gen from the .proto files
+  codegen                   regenerate proto/src/gen from the .proto files, and the resource
+                            definitions in deploy/kubernetes from the types that read them
   clean [--all]             remove what killed runs left; --all also ends running labs
 ";
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::program::{cargo, is_root, output, program};
 use crate::steps::Steps;
+use crate::toolchain::on_path;
 use crate::workspace::Workspace;
 use crate::{build, chroot, clean, setup};
 
@@ -18,6 +19,10 @@ const KERNEL_TARGET: [&str; 2] = ["--test", "kernel"];
 /// One more, in a build with places at which it ends the agent. It is asked for with the whole
 /// workspace, so that everything below is compiled with the features it has already.
 const CRASH_TARGET: [&str; 4] = ["--test", "crash", "--features", "agent-datapath/failpoints"];
+
+/// A program that setup does not install. Tests that need it are marked `#[ignore]`, which nothing
+/// else is: without it they are counted as skipped.
+const OPTIONAL: &str = "kubectl";
 
 /// Time `--long` gives each fuzz target; a plain test runs some mutations of every corpus.
 const FUZZ_SECONDS: u64 = 60;
@@ -177,6 +182,9 @@ impl std::error::Error for Failed {}
 fn unit_tests(workspace: &Workspace, request: &Request, skip: bool) -> Result<Counts> {
     let mut tests = cargo_test(workspace);
     tests.arg("--no-fail-fast").args(request.filter.as_deref());
+    if on_path(OPTIONAL) {
+        tests.args(["--", "--include-ignored"]);
+    }
     let mut counts = counted(&mut tests, "the crates' own tests", cargo_counts)?;
     if skip {
         // Cargo has counted a test that left itself out as passed.

@@ -99,7 +99,8 @@ fn nightly() -> Option<Toolchain> {
         })
 }
 
-fn on_path(name: &str) -> bool {
+/// Whether a program of this name can be started.
+pub(crate) fn on_path(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent_control::NodeAccount;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config_file::{self, FileError};
 
@@ -40,6 +40,9 @@ pub(crate) enum Verb {
     /// Explains what the node agent would do with a connection: identity, route, endpoint and
     /// each policy's verdict. Run it on the node of the source or of the destination.
     Why(WhyFlags),
+    /// Prints the Kubernetes manifests of this release: `culvert install --render | kubectl apply
+    /// -f -`. Nothing is applied, and no cluster is asked.
+    Install(InstallFlags),
 }
 
 /// Flags that every long-running role has.
@@ -315,6 +318,72 @@ pub(crate) struct WhyFlags {
     /// Where it connects to: `IP:PORT` or `[IPV6]:PORT`.
     #[arg(value_name = "DST:PORT")]
     pub(crate) destination: SocketAddr,
+}
+
+/// `culvert install`.
+#[derive(Debug, Args)]
+pub(crate) struct InstallFlags {
+    /// Print the manifests. Required: there is no other way to install.
+    #[arg(long, env = "CULVERT_RENDER", required = true)]
+    pub(crate) render: bool,
+    /// A kind of cluster to adapt them to.
+    #[arg(long, env = "CULVERT_OVERLAY", value_name = "NAME")]
+    pub(crate) overlay: Option<Overlay>,
+    /// Further manifests; may be given several times.
+    #[arg(long, env = "CULVERT_WITH", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) with: Vec<Extra>,
+    /// Image of the control plane and the node agents. [default: culvert:VERSION]
+    #[arg(long, env = "CULVERT_IMAGE", value_name = "REFERENCE")]
+    pub(crate) image: Option<String>,
+    /// Namespace that Culvert itself runs in. [default: culvert-system]
+    #[arg(long, env = "CULVERT_NAMESPACE", value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// One more setting; may be given several times. Keys are control.replicas,
+    /// host.cni-bin-dir, host.cni-conf-dir, and every flag of the roles as control.FLAG, node.FLAG,
+    /// or FLAG for each role that has it.
+    #[arg(long, env = "CULVERT_SET", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// Adaptations of the manifests, in `deploy/kubernetes/overlays`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Overlay {
+    /// Kubernetes in Docker: images are loaded, not pulled; Istio's kinds are installed.
+    Kind,
+    /// A cluster of one node: one replica.
+    SingleNode,
+    /// Short certificates and tokens, replicas on separate nodes, network policies.
+    Hardened,
+}
+
+impl Overlay {
+    /// Its folder below `deploy/kubernetes`.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Kind => "overlays/kind",
+            Self::SingleNode => "overlays/single-node",
+            Self::Hardened => "overlays/hardened",
+        }
+    }
+}
+
+/// Manifests that not every cluster needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Extra {
+    /// The kinds of Istio that Culvert reads; only where Istio has not installed them.
+    IstioCrds,
+    /// Gateway classes; needs the Gateway API's kinds.
+    GatewayClasses,
+}
+
+impl Extra {
+    /// Its folder below `deploy/kubernetes`.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::IstioCrds => "istio-crds",
+            Self::GatewayClasses => "gateway-classes",
+        }
+    }
 }
 
 const ADMIN_SOCKET: &str = "/run/culvert/admin.sock";

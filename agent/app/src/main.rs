@@ -14,6 +14,7 @@ mod config;
 mod config_file;
 mod control;
 mod http;
+mod install;
 mod listen;
 mod node;
 mod readiness;
@@ -53,6 +54,7 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
         cli::Verb::Status(flags) => verbs::status(&flags),
         cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
         cli::Verb::Why(flags) => verbs::why(&flags),
+        cli::Verb::Install(flags) => verbs::install(&flags),
     }
 }
 

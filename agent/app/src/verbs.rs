@@ -1,11 +1,12 @@
-//! The operator's verbs: ask the node agent, print the answer.
+//! The operator's verbs: ask the node agent or what this release carries, print the answer.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 
 use crate::admin::{self, Status, Why};
-use crate::cli::{AdminFlags, StatusFlags, WhyFlags};
+use crate::cli::{AdminFlags, InstallFlags, StatusFlags, WhyFlags};
+use crate::install;
 
 /// `culvert status`.
 pub(crate) fn status(flags: &StatusFlags) -> anyhow::Result<()> {
@@ -36,6 +37,11 @@ pub(crate) fn why(flags: &WhyFlags) -> anyhow::Result<()> {
     }
     let why: Why = serde_json::from_str(&answer).context("unexpected answer")?;
     print(&why.to_text())
+}
+
+/// `culvert install --render`.
+pub(crate) fn install(flags: &InstallFlags) -> anyhow::Result<()> {
+    print(&install::render(flags)?)
 }
 
 fn print_json(answer: &str) -> anyhow::Result<()> {

@@ -26,4 +26,6 @@ pub use error::ControlError;
 pub use manifests::Manifests;
 pub use status::Status;
 #[cfg(test)]
+mod definitions;
+#[cfg(test)]
 mod tests;

@@ -53,7 +53,7 @@ fn the_definition_is_consistent() {
 
 #[test]
 fn every_flag_of_a_role_has_its_variable_and_help() {
-    for verb in ["node", "control", "status", "config-dump", "why"] {
+    for verb in ["node", "control", "status", "config-dump", "why", "install"] {
         let command = Arguments::command();
         let verb = command.find_subcommand(verb).unwrap();
         for flag in verb.get_arguments().filter(|f| f.get_long().is_some()) {

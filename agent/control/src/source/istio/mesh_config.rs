@@ -24,27 +24,38 @@ pub(crate) struct MeshConfigObject {
     _status: Skipped,
 }
 
-/// `spec` of a MeshConfig, as typed.
+/// Settings of the whole mesh. What this release does not do yet is refused by the control plane,
+/// which names the field.
+// The comments here are the descriptions in the resource definition, which is made of this type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct MeshConfigSpec {
+    /// Trust domain of every identity.
     #[serde(default)]
     pub(crate) trust_domain: Option<String>,
+    /// How two pods of one node talk: encrypted through the agent, or directly in the kernel.
     #[serde(default, deserialize_with = "nullable")]
     same_node: SameNode,
+    /// Whether pods may only connect to what the mesh knows.
     #[serde(default, deserialize_with = "nullable")]
     strict_egress: bool,
+    /// What becomes of a captured pod's new outbound connections while its agent is down.
     #[serde(default, deserialize_with = "nullable")]
     outbound_on_agent_down: OnAgentDown,
+    /// One log line for each connection.
     #[serde(default)]
     access_log: Option<bool>,
+    /// Where traces go.
     #[serde(default)]
     tracing: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Limits of each agent.
     #[serde(default)]
     limits: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 enum SameNode {
     #[default]
@@ -53,6 +64,7 @@ enum SameNode {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 enum OnAgentDown {
     #[default]

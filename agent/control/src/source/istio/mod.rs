@@ -17,6 +17,8 @@ pub(in crate::source) use authorization::check_authorization;
 pub(crate) use authorization::{AuthorizationPolicy, Operation, PolicyAction, PolicyRule, Source};
 pub(crate) use condition::{AccountName, Pattern, When};
 pub(crate) use mesh_config::MeshConfigObject;
+#[cfg(test)]
+pub(crate) use mesh_config::MeshConfigSpec;
 pub(in crate::source) use mesh_config::check_mesh_config;
 pub(in crate::source) use peer_authentication::check_peer_authentication;
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication};
