@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_asks_too_often_waits_and_others_do_not() {
+    fn f_28_a_node_that_asks_too_often_waits_and_others_do_not() {
         let limits = NodeLimits::default();
         let start = Instant::now();
         for _ in 0..BURST as usize {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use agent_identity::Authority;
+use agent_identity::{Authority, Signer};
 use agent_model::Identity;
 use agent_net::drain;
 use agent_xds::{Discovery, Published};
@@ -378,8 +378,10 @@ fn open_authority(config: &Config) -> Result<Authority, ControlError> {
             SystemTime::now(),
         )?);
     };
-    let authority = Authority::from_files(&files.chain, &files.key, &files.roots)?;
-    write_root(&config.state_dir, authority.roots_pem())?;
+    let signer = Signer::from_files(&files.chain, &files.key, &files.roots)?;
+    let bundle = signer.roots().clone();
+    let authority = Authority::new(Arc::new(signer), bundle);
+    write_root(&config.state_dir, authority.bundle().pem())?;
     Ok(authority)
 }
 

@@ -356,7 +356,7 @@ async fn a_token_taken_away_ends_the_open_stream() {
 }
 
 #[tokio::test]
-async fn certificates_are_for_pods_of_the_node_that_asks() {
+async fn t_node_1_certificates_are_for_pods_of_the_node_that_asks() {
     let world = World::start(SHOP).await;
     let web = "spiffe://cluster.local/ns/shop/sa/web";
     let chain = world.certificate("n1", web, 600).await.unwrap();

@@ -7,14 +7,14 @@ use std::time::SystemTime;
 
 use agent_model::Identity;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::ServerConfig;
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::x509::{Facts, facts, parse_pem, spiffe_identity};
-use crate::{IdentityError, provider};
+use crate::{IdentityError, TrustBundle, provider};
 
 /// More certificates than this in an answer are refused.
 const MAX_CHAIN: usize = 64;
@@ -77,9 +77,8 @@ impl fmt::Debug for PendingKey {
 pub struct Certificate {
     identity: Identity,
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: TrustBundle,
     chain_pem: String,
-    roots_pem: String,
     facts: Facts,
     obtained: SystemTime,
     generation: u64,
@@ -97,7 +96,7 @@ pub struct HandedCertificate {
     pub key: Zeroizing<Vec<u8>>,
     /// Leaf and intermediates, PEM.
     pub chain_pem: String,
-    /// The roots issued with it, PEM.
+    /// The roots its peers must chain to, PEM.
     pub roots_pem: String,
     /// When it was obtained.
     pub obtained: SystemTime,
@@ -132,13 +131,12 @@ impl Certificate {
             identity: identity.clone(),
             detail,
         };
-        let (chain, roots) = split_answer(answer).map_err(unusable)?;
-        let store = root_store(&roots).map_err(unusable)?;
+        let (chain, trust) = split_answer(answer).map_err(unusable)?;
         let leaf = &chain[0];
         if spiffe_identity(leaf).as_ref() != Some(identity) {
             return Err(unusable("it names another identity".to_owned()));
         }
-        verify_chain(&chain, &store, now).map_err(unusable)?;
+        verify_chain(&chain, &trust, now).map_err(unusable)?;
         let facts = facts(leaf).ok_or_else(|| unusable("it does not parse".to_owned()))?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
         let certified = CertifiedKey::from_der(chain.clone(), der, &provider())
@@ -146,9 +144,8 @@ impl Certificate {
         Ok(Self {
             identity: identity.clone(),
             key: Arc::new(certified),
-            roots: Arc::new(store),
+            trust,
             chain_pem: answer[..answer.len() - 1].concat(),
-            roots_pem: answer.last().cloned().unwrap_or_default(),
             facts,
             obtained,
             generation: next_generation(),
@@ -163,7 +160,7 @@ impl Certificate {
             identity: self.identity.clone(),
             key: self.pkcs8.clone(),
             chain_pem: self.chain_pem.clone(),
-            roots_pem: self.roots_pem.clone(),
+            roots_pem: self.trust.pem().to_owned(),
             obtained: self.obtained,
         }
     }
@@ -208,13 +205,26 @@ impl Certificate {
         &self.chain_pem
     }
 
-    /// The roots it was issued with, PEM.
-    pub fn roots_pem(&self) -> &str {
-        &self.roots_pem
+    /// The roots that peers must chain to: those it was issued with, unless the control plane
+    /// has said others since.
+    pub fn trust(&self) -> &TrustBundle {
+        &self.trust
     }
 
-    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+    /// The same certificate with other roots for its peers, as a new generation: connections made
+    /// under the roots before are not used for new streams.
+    pub(crate) fn trusting(&self, trust: TrustBundle) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            key: Arc::clone(&self.key),
+            trust,
+            chain_pem: self.chain_pem.clone(),
+            facts: self.facts.clone(),
+            obtained: self.obtained,
+            generation: next_generation(),
+            server: OnceLock::new(),
+            pkcs8: self.pkcs8.clone(),
+        }
     }
 
     pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
@@ -246,7 +256,7 @@ impl fmt::Debug for Certificate {
 
 type Chain = Vec<CertificateDer<'static>>;
 
-fn split_answer(answer: &[String]) -> Result<(Chain, Chain), String> {
+fn split_answer(answer: &[String]) -> Result<(Chain, TrustBundle), String> {
     let [chain @ .., roots] = answer else {
         return Err("it is empty".to_owned());
     };
@@ -257,26 +267,19 @@ fn split_answer(answer: &[String]) -> Result<(Chain, Chain), String> {
     for pem in chain {
         presented.extend(parse_pem(pem)?);
     }
-    let roots = parse_pem(roots)?;
-    if presented.len() + roots.len() > MAX_CHAIN {
+    if presented.len() > MAX_CHAIN {
         return Err(format!("it holds more than {MAX_CHAIN} certificates"));
     }
-    Ok((presented, roots))
-}
-
-fn root_store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store
-            .add(root.clone())
-            .map_err(|error| format!("unusable root: {error}"))?;
+    let (trust, problems) = TrustBundle::read(roots.as_bytes())?;
+    for problem in problems {
+        tracing::warn!(problem, "a root of the certificate service is ignored");
     }
-    Ok(store)
+    Ok((presented, trust))
 }
 
 fn verify_chain(
     chain: &[CertificateDer<'static>],
-    roots: &RootCertStore,
+    trust: &TrustBundle,
     now: SystemTime,
 ) -> Result<(), String> {
     let since_epoch = now
@@ -286,7 +289,7 @@ fn verify_chain(
     for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
         leaf.verify_for_usage(
             provider().signature_verification_algorithms.all,
-            &roots.roots,
+            &trust.store().roots,
             &chain[1..],
             UnixTime::since_unix_epoch(since_epoch),
             usage,

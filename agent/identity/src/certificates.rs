@@ -11,10 +11,10 @@ use agent_model::Identity;
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::{CaClient, Certificate, HandedCertificate, IdentityError};
-use renewal::Renewal;
+use crate::{CaClient, Certificate, HandedCertificate, IdentityError, TrustBundle};
+use renewal::{Renewal, Trust};
 
 /// Identities one node can hold certificates for.
 pub const MAX_IDENTITIES: usize = 4096;
@@ -35,6 +35,7 @@ struct Shared {
     runtime: Handle,
     ttl: Duration,
     requests: Arc<Semaphore>,
+    trust: Arc<Trust>,
     /// Replaced as a whole when an identity comes or goes, so that lookups take no lock.
     renewals: ArcSwap<HashMap<Identity, Arc<Renewal>>>,
 }
@@ -48,6 +49,7 @@ impl Certificates {
                 runtime,
                 ttl,
                 requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+                trust: Arc::default(),
                 renewals: ArcSwap::default(),
             }),
         }
@@ -123,6 +125,37 @@ impl Certificates {
         handed.into_iter().filter_map(|one| take(one).ok()).count()
     }
 
+    /// From now on peers must chain to `bundle`, whatever roots the certificate service sends
+    /// along. Every certificate becomes a new generation, so that pooled connections made under
+    /// other roots get no new streams.
+    pub fn trust(&self, bundle: &TrustBundle) {
+        let mut told = self.shared.trust.lock();
+        if told.as_ref() == Some(bundle) {
+            return;
+        }
+        let before = told.replace(bundle.clone());
+        let mut fewer = before.is_some_and(|before| !bundle.includes(&before));
+        for renewal in self.shared.renewals.load().values() {
+            fewer |= renewal.retrust(bundle);
+        }
+        drop(told);
+        if fewer {
+            let withdrawals = &self.shared.trust.withdrawals;
+            withdrawals.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Changes whenever a root is trusted no longer: connections whose peer was verified before
+    /// take no more streams then.
+    pub fn withdrawals(&self) -> watch::Receiver<u64> {
+        self.shared.trust.withdrawals.subscribe()
+    }
+
+    /// The roots of [`Self::trust`], once there were any.
+    pub fn trusted(&self) -> Option<TrustBundle> {
+        self.shared.trust.lock().clone()
+    }
+
     /// Every identity with what is known about its certificate, ordered by identity.
     pub fn status(&self) -> Vec<CertificateStatus> {
         let now = SystemTime::now();
@@ -149,7 +182,7 @@ impl Certificates {
         identity: &Identity,
         first: Option<Certificate>,
     ) -> Result<Arc<Renewal>, IdentityError> {
-        let fresh = Arc::new(Renewal::new(first));
+        let fresh = Arc::new(Renewal::new(Arc::clone(&self.shared.trust), first));
         let mut chosen = Ok(Arc::clone(&fresh));
         self.shared.renewals.rcu(|renewals| {
             let mut renewals = HashMap::clone(renewals);
@@ -167,6 +200,10 @@ impl Certificates {
         });
         let chosen = chosen?;
         if Arc::ptr_eq(&chosen, &fresh) {
+            // Only now, when everybody who tells other roots finds it.
+            if let Some(bundle) = &*self.shared.trust.lock() {
+                fresh.retrust(bundle);
+            }
             // The task ends when the map lets go of the renewal.
             self.shared.runtime.spawn(renewal::keep_renewed(
                 Arc::downgrade(&fresh),
@@ -206,7 +243,7 @@ pub struct CertificateStatus {
     pub last_error: Option<String>,
     /// Leaf and intermediates, PEM.
     pub chain_pem: Option<String>,
-    /// The roots issued with it, PEM.
+    /// The roots its peers must chain to, PEM.
     pub roots_pem: Option<String>,
 }
 

@@ -46,6 +46,7 @@ pub(crate) async fn handle(pod: LocalPod, accepted: Accepted) {
 async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal> {
     let _slot = pod.admit_tunnel()?;
     let (peer, local) = (accepted.peer, accepted.local);
+    let mut withdrawals = pod.worker.mesh.certificates.withdrawals();
     let session = tokio::select! {
         session = handshake(pod, accepted.stream) => session?,
         refusal = pod.ended() => return Err(refusal),
@@ -68,6 +69,9 @@ async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal>
         tokio::select! {
             () = draining.signalled() => {}
             _ = pod.ended() => {}
+            // The peer may have been verified by a root that counts no longer: it has to show a
+            // certificate again for its next stream.
+            Ok(()) = withdrawals.changed() => {}
         }
     };
     let cut = async {

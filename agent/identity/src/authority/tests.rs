@@ -7,9 +7,15 @@ use proptest::prelude::*;
 use rcgen::{PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    KeyUsagePurpose, SerialNumber,
+};
+
+use super::signer::{BACKDATE, ROOT_LIFETIME, base_params};
 use super::*;
 use crate::certificate::PendingKey;
-use crate::x509::spiffe_identity;
+use crate::x509::{facts, parse_pem, spiffe_identity};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -73,12 +79,12 @@ fn the_root_is_made_once_and_kept_private() {
     assert_eq!(mode(scratch.0.join("root-key.pem")), 0o600);
     let later = now() + Duration::from_secs(365 * 24 * 3600);
     let second = Authority::open(&scratch.0, "cluster.local", later).unwrap();
-    assert_eq!(first.roots_pem(), second.roots_pem());
+    assert_eq!(first.bundle().pem(), second.bundle().pem());
     assert_eq!(
         fs::read_to_string(scratch.0.join("root-cert.pem")).unwrap(),
-        first.roots_pem()
+        first.bundle().pem()
     );
-    let root = facts(&parse_pem(first.roots_pem()).unwrap()[0]).unwrap();
+    let root = facts(&parse_pem(first.bundle().pem()).unwrap()[0]).unwrap();
     assert_eq!(root.not_after, now() + ROOT_LIFETIME);
 }
 
@@ -137,7 +143,7 @@ fn serials_differ() {
 }
 
 #[test]
-fn a_leaf_never_outlives_its_issuer() {
+fn f_21_a_leaf_never_outlives_its_issuer() {
     let authority = authority();
     let near_the_end = now() + ROOT_LIFETIME - HOUR;
     let key = PendingKey::generate(&web()).unwrap();
@@ -160,7 +166,7 @@ fn a_leaf_never_outlives_its_issuer() {
 }
 
 #[test]
-fn only_the_expected_name_is_signed() {
+fn f_28_only_the_expected_name_is_signed() {
     let key = KeyPair::generate().unwrap();
     let db = uri("spiffe://cluster.local/ns/shop/sa/db");
     assert!(refusal(&csr(|p| p.subject_alt_names = vec![db.clone()], &key)).contains("db"));
@@ -178,7 +184,7 @@ fn only_the_expected_name_is_signed() {
 }
 
 #[test]
-fn a_request_for_a_ca_is_refused() {
+fn f_28_a_request_for_a_ca_is_refused() {
     let key = KeyPair::generate().unwrap();
     let request = csr(
         |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
@@ -188,7 +194,7 @@ fn a_request_for_a_ca_is_refused() {
 }
 
 #[test]
-fn only_p256_keys_are_signed() {
+fn f_28_only_p256_keys_are_signed() {
     for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(algorithm).unwrap();
         assert!(refusal(&csr(|_| {}, &key)).contains("P-256"));
@@ -211,7 +217,7 @@ fn a_request_not_signed_by_its_key_is_refused() {
 }
 
 #[test]
-fn oversized_and_malformed_requests_are_refused() {
+fn f_28_oversized_and_malformed_requests_are_refused() {
     assert!(refusal(&"x".repeat(MAX_CSR_BYTES + 1)).contains("larger"));
     assert!(refusal("").contains("PEM"));
     assert!(

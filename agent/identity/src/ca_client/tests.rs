@@ -100,7 +100,7 @@ impl Running {
         let directory =
             std::env::temp_dir().join(format!("culvert-client-{:032x}", rand::random::<u128>()));
         fs::create_dir(&directory).unwrap();
-        fs::write(directory.join("root"), authority.roots_pem()).unwrap();
+        fs::write(directory.join("root"), authority.bundle().pem()).unwrap();
         fs::write(directory.join("token"), "good\n").unwrap();
         Self {
             service,
@@ -195,7 +195,7 @@ async fn the_token_is_read_for_every_call_and_never_told() {
 async fn a_service_of_another_root_is_not_told_the_token() {
     let running = Running::start().await;
     let other = Authority::in_memory("cluster.local", SystemTime::now()).unwrap();
-    fs::write(running.directory.join("root"), other.roots_pem()).unwrap();
+    fs::write(running.directory.join("root"), other.bundle().pem()).unwrap();
     let key = PendingKey::generate(&web()).unwrap();
     let error = running
         .client()
@@ -253,10 +253,30 @@ async fn the_serving_certificate_renews_itself() {
     assert!(expected.abs_diff(expiry) <= 2);
 }
 
+#[tokio::test]
+async fn f_25_the_server_follows_the_issuer_that_signs() {
+    let authority = Arc::new(Authority::in_memory("cluster.local", SystemTime::now()).unwrap());
+    let config = serving(&authority, HOUR, SystemTime::now);
+    let first = served_leaf(&authority, &config).await;
+    let next = Authority::in_memory("cluster.local", SystemTime::now()).unwrap();
+    // Both are trusted, the old one signs: nothing changes for who is served.
+    let both = authority.bundle().with(next.bundle().roots());
+    authority.replace(authority.signer(), both);
+    assert_eq!(served_leaf(&authority, &config).await, first);
+    // The new one alone: a client that trusts nothing else gets a certificate of its own.
+    authority.replace(next.signer(), next.bundle());
+    assert_ne!(served_leaf(&next, &config).await, first);
+    let web = Identity::new("cluster.local", "shop", "web").unwrap();
+    let key = PendingKey::generate(&web).unwrap();
+    let answer = authority.sign(key.csr_pem(), &web, HOUR, SystemTime::now());
+    let certificate = key.complete(&answer.unwrap(), SystemTime::now()).unwrap();
+    assert_eq!(certificate.trust(), &next.bundle());
+}
+
 /// The leaf that a client sees which checks chain and name.
 async fn served_leaf(authority: &Authority, config: &Arc<ServerConfig>) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
-    for root in crate::x509::parse_pem(authority.roots_pem()).unwrap() {
+    for root in crate::x509::parse_pem(authority.bundle().pem()).unwrap() {
         roots.add(root).unwrap();
     }
     let client = rustls::ClientConfig::builder_with_provider(crate::provider())

@@ -1,6 +1,6 @@
 //! One identity's certificate over time.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_model::Identity;
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{CertificateState, CertificateStatus};
 use crate::certificate::PendingKey;
-use crate::{CaClient, Certificate, IdentityError, renewal_delay, retry_backoff};
+use crate::{CaClient, Certificate, IdentityError, TrustBundle, renewal_delay, retry_backoff};
 
 /// One attempt, connecting included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -18,8 +18,24 @@ const DEMANDED_RETRY: Duration = Duration::from_secs(1);
 /// How often a sleeping task looks whether its identity was forgotten.
 const FORGOTTEN_CHECK: Duration = Duration::from_secs(10);
 
+/// The roots that the control plane told, for every identity. Whoever changes them or stores a
+/// certificate holds the lock: no certificate is left with the roots before.
+#[derive(Default)]
+pub(super) struct Trust {
+    told: Mutex<Option<TrustBundle>>,
+    /// Counts the times a root was trusted no longer.
+    pub(super) withdrawals: watch::Sender<u64>,
+}
+
+impl Trust {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<TrustBundle>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The current certificate and the last failure of one identity.
 pub(super) struct Renewal {
+    trust: Arc<Trust>,
     current: ArcSwapOption<Certificate>,
     last_error: Mutex<Option<String>>,
     /// Counts certificates, so that waiters see the next one.
@@ -29,8 +45,9 @@ pub(super) struct Renewal {
 
 impl Renewal {
     /// With the certificate that is at hand, if one is.
-    pub(super) fn new(first: Option<Certificate>) -> Self {
+    pub(super) fn new(trust: Arc<Trust>, first: Option<Certificate>) -> Self {
         Self {
+            trust,
             current: ArcSwapOption::new(first.map(Arc::new)),
             last_error: Mutex::new(None),
             issued: watch::Sender::new(0),
@@ -77,21 +94,42 @@ impl Renewal {
             serial: certificate.as_ref().map(|c| c.serial().to_owned()),
             last_error,
             chain_pem: certificate.as_ref().map(|c| c.chain_pem().to_owned()),
-            roots_pem: certificate.as_ref().map(|c| c.roots_pem().to_owned()),
+            roots_pem: certificate.as_ref().map(|c| c.trust().pem().to_owned()),
         }
     }
 
     fn store(&self, certificate: Certificate) {
+        let told = self.trust.lock();
+        let certificate = match &*told {
+            Some(bundle) => certificate.trusting(bundle.clone()),
+            None => certificate,
+        };
         self.current.store(Some(Arc::new(certificate)));
+        drop(told);
         *self.error_slot() = None;
         self.issued.send_modify(|count| *count += 1);
+    }
+
+    /// Gives the certificate at hand other roots; true when one of those before is not among
+    /// them. The caller holds the lock of [`Trust`].
+    pub(super) fn retrust(&self, bundle: &TrustBundle) -> bool {
+        let Some(current) = self.current.load_full() else {
+            return false;
+        };
+        if current.trust() == bundle {
+            return false;
+        }
+        let fewer = !bundle.includes(current.trust());
+        self.current
+            .store(Some(Arc::new(current.trusting(bundle.clone()))));
+        fewer
     }
 
     fn fail(&self, error: &IdentityError) {
         *self.error_slot() = Some(error.to_string());
     }
 
-    fn error_slot(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn error_slot(&self) -> MutexGuard<'_, Option<String>> {
         self.last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

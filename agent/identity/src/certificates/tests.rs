@@ -138,7 +138,7 @@ async fn a_dead_service_is_asked_ever_less_often() {
 }
 
 #[tokio::test]
-async fn renewed_at_half_life_and_kept_while_renewal_fails() {
+async fn f_19_renewed_at_half_life_and_kept_while_renewal_fails() {
     let ca = Arc::new(Ca::new(Duration::ZERO));
     // Certificates count whole seconds: this one lives for 3 to 4.
     let ttl = Duration::from_secs(4);
@@ -217,7 +217,7 @@ async fn status_names_the_certificate_and_never_the_key() {
             .unwrap()
             .contains("BEGIN CERTIFICATE")
     );
-    assert_eq!(row.roots_pem.as_deref(), Some(ca.authority.roots_pem()));
+    assert_eq!(row.roots_pem.as_deref(), Some(ca.authority.bundle().pem()));
     assert!(!format!("{certificate:?} {row:?}").contains("PRIVATE"));
 }
 
@@ -291,4 +291,48 @@ async fn what_does_not_fit_is_not_taken_over() {
         assert_eq!(after.take_over([wrong]), 0);
     }
     assert!(after.status().is_empty());
+}
+
+#[tokio::test]
+async fn f_25_roots_that_are_told_replace_those_of_the_service_at_once() {
+    let ca = Arc::new(Ca::new(Duration::ZERO));
+    let cache = certificates(&ca, HOUR);
+    let web = identity("web");
+    let before = cache.get(&web).await.unwrap();
+    let own = ca.authority.bundle();
+    assert_eq!(before.trust(), &own);
+    assert_eq!(cache.trusted(), None);
+
+    let next = Authority::in_memory("cluster.local", SystemTime::now()).unwrap();
+    let both = own.with(next.bundle().roots());
+    let mut withdrawals = cache.withdrawals();
+    cache.trust(&both);
+    assert!(!withdrawals.has_changed().unwrap(), "roots came, none went");
+    let after = cache.cached(&web).unwrap();
+    assert_eq!(after.trust(), &both);
+    assert!(
+        after.generation() > before.generation(),
+        "pools must see it"
+    );
+    assert_eq!(
+        after.serial(),
+        before.serial(),
+        "the certificate is the same"
+    );
+    // The same again changes nothing, and what is obtained later trusts the same.
+    cache.trust(&both);
+    assert_eq!(cache.cached(&web).unwrap().generation(), after.generation());
+    let db = cache.get(&identity("db")).await.unwrap();
+    assert_eq!(db.trust(), &both);
+    assert_eq!(cache.trusted(), Some(both));
+    // So does what a predecessor hands over.
+    let other = certificates(&ca, HOUR);
+    other.get(&identity("api")).await.unwrap();
+    assert_eq!(cache.take_over(other.hand_over()), 1);
+    let api = cache.cached(&identity("api")).unwrap();
+    assert_eq!(Some(api.trust()), cache.trusted().as_ref());
+    cache.trust(&next.bundle());
+    assert!(withdrawals.has_changed().unwrap());
+    withdrawals.mark_unchanged();
+    assert!(!cache.withdrawals().has_changed().unwrap());
 }
