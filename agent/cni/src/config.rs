@@ -25,6 +25,10 @@ pub struct Config {
     /// Namespaces whose pods stay outside the mesh on this node.
     #[serde(default)]
     pub exclude_namespaces: Vec<String>,
+    /// Absolute path of the agent's list of meshed namespaces; without it every pod waits for an
+    /// agent that does not answer.
+    #[serde(default)]
+    pub meshed_namespaces: Option<String>,
     /// What the plugin before this one made.
     #[serde(default)]
     prev_result: Option<Value>,
@@ -51,6 +55,13 @@ impl Config {
             let socket = &config.agent_socket;
             return Err(wrong(format!(
                 "agentSocket is `{socket}`, not an absolute path"
+            )));
+        }
+        if let Some(list) = &config.meshed_namespaces
+            && !list.starts_with('/')
+        {
+            return Err(wrong(format!(
+                "meshedNamespaces is `{list}`, not an absolute path"
             )));
         }
         Ok(config)

@@ -3,18 +3,23 @@
 //!
 //! CNI specification 0.3.1 to 1.1.0. The plugin makes no network of its own: it stands after one
 //! that does, and passes that plugin's result through unchanged once the agent has captured the
-//! pod. It fails closed: while the agent cannot be asked, a pod does not start.
+//! pod. It fails closed: while the agent cannot be asked, a pod does not start - unless the agent's
+//! list on disk says that its namespace has nothing to do with the mesh.
 
 mod agent;
 mod arguments;
 mod config;
+mod meshed;
 mod outcome;
+
+use std::path::Path;
 
 use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
 
 pub use agent::{CallFailed, TIMEOUT, ask};
 pub use arguments::{Arguments, Command};
 pub use config::{Config, DEFAULT_SOCKET};
+pub use meshed::{MESHED_FILE, Meshed, read_meshed, write_meshed};
 pub use outcome::{Code, Failure, Outcome};
 
 /// CNI versions this plugin speaks, oldest first.
@@ -33,18 +38,75 @@ pub enum Question {
 
 /// Carries out one invocation.
 ///
-/// `variable` reads the environment, `stdin` is the network configuration, and `call` puts a
-/// question to the agent behind the given socket path ([`ask`] outside tests).
+/// `variable` reads the environment, `stdin` is the network configuration, `call` puts a question
+/// to the agent behind the given socket path ([`ask`] outside tests), and `meshed` reads the
+/// agent's list ([`read_meshed`] outside tests).
 pub fn run(
     variable: impl Fn(&str) -> Option<String>,
     stdin: &[u8],
     call: impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+    meshed: impl Fn(&Path) -> Meshed,
 ) -> Outcome {
     let version = config::version(stdin);
-    let answer = answer(variable, stdin, call);
-    match answer {
-        Ok(answer) => Outcome::success(answer),
+    let mut node = Node {
+        call,
+        meshed,
+        note: None,
+    };
+    match answer(variable, stdin, &mut node) {
+        Ok(answer) => Outcome::success(answer, node.note),
         Err(failure) => Outcome::failure(version.as_deref(), &failure),
+    }
+}
+
+/// What the plugin finds on its node.
+struct Node<Call, List> {
+    call: Call,
+    meshed: List,
+    /// A line for the runtime's log.
+    note: Option<String>,
+}
+
+impl<Call, List> Node<Call, List>
+where
+    Call: FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+    List: Fn(&Path) -> Meshed,
+{
+    fn ask(&mut self, config: &Config, question: &Question) -> Result<CniReply, CallFailed> {
+        (self.call)(&config.agent_socket, question)
+    }
+
+    /// Asks about a pod of a namespace that is perhaps in the mesh.
+    fn expect_done(&mut self, config: &Config, verb: CniVerb, pod: PodInfo) -> Result<(), Failure> {
+        let namespace = pod.namespace.clone();
+        match self.ask(config, &question(verb, pod)) {
+            Ok(CniReply { error: None }) => Ok(()),
+            Ok(CniReply { error: Some(said) }) => Err(Failure::refused(said)),
+            Err(failed @ CallFailed::Answer(_)) => Err(failed.into()),
+            Err(failed) => self.without_agent(config, &namespace, failed),
+        }
+    }
+
+    /// An agent that does not answer holds up the pods of namespaces in the mesh and no others.
+    fn without_agent(
+        &mut self,
+        config: &Config,
+        namespace: &str,
+        failed: CallFailed,
+    ) -> Result<(), Failure> {
+        let Some(list) = &config.meshed_namespaces else {
+            return Err(failed.into());
+        };
+        match (self.meshed)(Path::new(list)) {
+            Meshed::Listed(meshed) if !meshed.contains(namespace) => {
+                self.note = Some(format!(
+                    "{failed}; namespace {namespace} is not in the mesh, so its pod starts without"
+                ));
+                Ok(())
+            }
+            Meshed::Listed(_) | Meshed::Absent => Err(failed.into()),
+            Meshed::Unreadable(why) => Err(Failure::unlisted(&failed, list, &why)),
+        }
     }
 }
 
@@ -52,7 +114,10 @@ pub fn run(
 fn answer(
     variable: impl Fn(&str) -> Option<String>,
     stdin: &[u8],
-    mut call: impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+    node: &mut Node<
+        impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+        impl Fn(&Path) -> Meshed,
+    >,
 ) -> Result<Option<String>, Failure> {
     let command = Command::read(&variable)?;
     if command == Command::Version {
@@ -65,40 +130,25 @@ fn answer(
         return Ok(None);
     }
     if command == Command::Status {
-        let asked = call(&config.agent_socket, &Question::Alive);
+        // A runtime that is told no starts no pod at all, the agent's own included.
+        if config.meshed_namespaces.is_some() {
+            return Ok(None);
+        }
+        let asked = node.ask(&config, &Question::Alive);
         return asked.map(|_| None).map_err(Failure::unavailable);
     }
     let arguments = Arguments::read(command, &variable)?;
-    match command {
-        Command::Add => add(&config, &arguments, &mut call).map(Some),
-        Command::Check => check(&config, &arguments, &mut call).map(|()| None),
-        _ => delete(&config, &arguments, &mut call).map(|()| None),
+    if command == Command::Del {
+        return delete(&config, &arguments, node).map(|()| None);
     }
-}
-
-fn add(
-    config: &Config,
-    arguments: &Arguments,
-    call: &mut impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
-) -> Result<String, Failure> {
-    let result = config.previous_result()?;
-    if !is_left_out(config, arguments) {
+    let is_add = command == Command::Add;
+    let result = is_add.then(|| config.previous_result()).transpose()?;
+    if !is_left_out(&config, &arguments) {
+        let verb = if is_add { CniVerb::Add } else { CniVerb::Check };
         let pod = arguments.pod(config.addresses()?);
-        expect_done(call(&config.agent_socket, &question(CniVerb::Add, pod)))?;
+        node.expect_done(&config, verb, pod)?;
     }
     Ok(result)
-}
-
-fn check(
-    config: &Config,
-    arguments: &Arguments,
-    call: &mut impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
-) -> Result<(), Failure> {
-    if is_left_out(config, arguments) {
-        return Ok(());
-    }
-    let pod = arguments.pod(config.addresses()?);
-    expect_done(call(&config.agent_socket, &question(CniVerb::Check, pod)))
 }
 
 /// Removal is asked for whatever the configuration says now: the pod may have been enrolled under
@@ -106,11 +156,14 @@ fn check(
 fn delete(
     config: &Config,
     arguments: &Arguments,
-    call: &mut impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+    node: &mut Node<
+        impl FnMut(&str, &Question) -> Result<CniReply, CallFailed>,
+        impl Fn(&Path) -> Meshed,
+    >,
 ) -> Result<(), Failure> {
     // The runtime may call with half of what it had at ADD; the container id is enough.
     let pod = arguments.pod(config.addresses().unwrap_or_default());
-    match call(&config.agent_socket, &question(CniVerb::Del, pod)) {
+    match node.ask(config, &question(CniVerb::Del, pod)) {
         Ok(CniReply { error: Some(said) }) => Err(Failure::refused(said)),
         Ok(CniReply { error: None }) | Err(_) => Ok(()),
     }
@@ -123,14 +176,6 @@ fn is_left_out(config: &Config, arguments: &Arguments) -> bool {
 
 fn question(verb: CniVerb, pod: PodInfo) -> Question {
     Question::Pod(CniRequest { verb, pod })
-}
-
-fn expect_done(reply: Result<CniReply, CallFailed>) -> Result<(), Failure> {
-    match reply {
-        Ok(CniReply { error: None }) => Ok(()),
-        Ok(CniReply { error: Some(said) }) => Err(Failure::refused(said)),
-        Err(failed) => Err(Failure::from(failed)),
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use agent_cni::{MAX_CONFIG, TIMEOUT, ask, run};
+use agent_cni::{MAX_CONFIG, TIMEOUT, ask, read_meshed, run};
 
 fn main() -> ExitCode {
     let mut stdin = Vec::new();
@@ -17,9 +17,15 @@ fn main() -> ExitCode {
         eprintln!("culvert-cni: cannot read standard input: {error}");
     }
     let variable = |name: &str| std::env::var(name).ok();
-    let outcome = run(variable, &stdin, |socket, question| {
-        ask(socket, question, TIMEOUT)
-    });
+    let outcome = run(
+        variable,
+        &stdin,
+        |socket, question| ask(socket, question, TIMEOUT),
+        read_meshed,
+    );
+    if let Some(note) = &outcome.note {
+        eprintln!("culvert-cni: {note}");
+    }
     if let Err(error) = std::io::stdout()
         .lock()
         .write_all(outcome.stdout.as_bytes())

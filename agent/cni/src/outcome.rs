@@ -66,6 +66,15 @@ impl Failure {
         Self::new(Code::Refused, "the culvert agent refused the pod", said)
     }
 
+    /// Whether the pod's namespace is in the mesh cannot be known.
+    pub(crate) fn unlisted(failed: &CallFailed, list: &str, why: &str) -> Self {
+        Self::new(
+            Code::TryAgain,
+            "the culvert agent cannot be asked; try again later",
+            format!("{failed}; nor can its list {list} be read: {why}"),
+        )
+    }
+
     pub(crate) fn unavailable(failed: CallFailed) -> Self {
         Self::new(
             Code::Unavailable,
@@ -92,11 +101,13 @@ impl From<CallFailed> for Failure {
     }
 }
 
-/// Standard output and exit code of one invocation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one invocation prints, and its exit code.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Text for standard output; empty or one JSON document and a newline.
     pub stdout: String,
+    /// A line for standard error, which runtimes log.
+    pub note: Option<String>,
     /// 0 or 1.
     pub exit_code: u8,
 }
@@ -111,10 +122,11 @@ struct ErrorObject<'a> {
 }
 
 impl Outcome {
-    pub(crate) fn success(answer: Option<String>) -> Self {
+    pub(crate) fn success(answer: Option<String>, note: Option<String>) -> Self {
         let stdout = answer.map(|text| text + "\n").unwrap_or_default();
         Self {
             stdout,
+            note,
             exit_code: 0,
         }
     }
@@ -133,6 +145,7 @@ impl Outcome {
         let text = serde_json::to_string(&object).unwrap_or_default();
         Self {
             stdout: text + "\n",
+            note: None,
             exit_code: 1,
         }
     }

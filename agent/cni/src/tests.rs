@@ -36,6 +36,7 @@ fn configuration() -> Value {
         "name": "pods",
         "type": "culvert-cni",
         "agentSocket": "/run/test/cni.sock",
+        "meshedNamespaces": null,
         "prevResult": {
             "cniVersion": "1.0.0",
             "interfaces": [
@@ -67,11 +68,17 @@ fn invoke(
             .find(|(key, _)| *key == name)
             .map(|(_, value)| value.clone())
     };
-    let outcome = run(variable, stdin, |socket, question| {
+    let call = |socket: &str, question: &Question| {
         asked
             .borrow_mut()
             .push((socket.to_owned(), question.clone()));
         answer()
+    };
+    let outcome = run(variable, stdin, call, |list| match list.to_str() {
+        Some("/lists/shop") => Meshed::Listed(["shop".to_owned()].into()),
+        Some("/lists/web") => Meshed::Listed(["web".to_owned()].into()),
+        Some("/lists/broken") => Meshed::Unreadable("half a line".to_owned()),
+        _ => Meshed::Absent,
     });
     (asked.into_inner(), outcome)
 }
@@ -163,14 +170,7 @@ fn commands_are_as_old_as_the_specification_says() {
             config["cniVersion"] = (*version).into();
             let (_, outcome) = invoke(&environment(command), &bytes(&config), done);
             if place >= since {
-                assert_eq!(
-                    outcome,
-                    Outcome {
-                        stdout: String::new(),
-                        exit_code: 0
-                    },
-                    "{command}"
-                );
+                assert_eq!(outcome, Outcome::default(), "{command}");
             } else {
                 assert_fails(&outcome, 1);
             }
@@ -200,15 +200,45 @@ fn add_fails_closed_without_the_agent() {
 }
 
 #[test]
+fn without_the_agent_pods_outside_the_mesh_start() {
+    for (list, verdict) in [
+        ("web", None),
+        ("shop", Some("running on this node")),
+        ("broken", Some("half a line")),
+        ("absent", Some("running on this node")),
+    ] {
+        let mut config = configuration();
+        config["meshedNamespaces"] = format!("/lists/{list}").into();
+        for command in ["ADD", "CHECK"] {
+            let (asked, outcome) = invoke(&environment(command), &bytes(&config), gone);
+            assert_eq!(asked.len(), 1, "the agent comes first");
+            let Some(reason) = verdict else {
+                assert_eq!(outcome.exit_code, 0, "{list}");
+                assert!(outcome.note.unwrap().contains("shop is not in the mesh"));
+                assert_eq!(outcome.stdout.contains("10.1.0.5"), command == "ADD");
+                continue;
+            };
+            let error = assert_fails(&outcome, 11);
+            let details = error["details"].as_str().unwrap();
+            assert!(details.contains(reason), "{list}: {details}");
+            assert!(details.contains("agent"), "{details}");
+        }
+        // The list is for an agent that does not answer, not for one that says no.
+        assert_fails(
+            &invoke(&environment("ADD"), &bytes(&config), refused).1,
+            100,
+        );
+        // Told otherwise, the runtime would start no pod of the node.
+        config["cniVersion"] = "1.1.0".into();
+        let (asked, outcome) = invoke(&environment("STATUS"), &bytes(&config), gone);
+        assert_eq!((asked.len(), outcome), (0, Outcome::default()));
+    }
+}
+
+#[test]
 fn del_succeeds_when_the_agent_is_gone_and_needs_little() {
     let (_, outcome) = invoke(&environment("DEL"), &bytes(&configuration()), gone);
-    assert_eq!(
-        outcome,
-        Outcome {
-            stdout: String::new(),
-            exit_code: 0
-        }
-    );
+    assert_eq!(outcome, Outcome::default());
 
     let mut bare = with(environment("DEL"), "CNI_ARGS", "");
     bare.retain(|(name, _)| *name != "CNI_NETNS");
@@ -235,13 +265,7 @@ fn del_succeeds_when_the_agent_is_gone_and_needs_little() {
 fn check_asks_the_agent() {
     let config = bytes(&configuration());
     let (asked, outcome) = invoke(&environment("CHECK"), &config, done);
-    assert_eq!(
-        outcome,
-        Outcome {
-            stdout: String::new(),
-            exit_code: 0
-        }
-    );
+    assert_eq!(outcome, Outcome::default());
     assert!(matches!(&asked[0].1, Question::Pod(request) if request.verb == CniVerb::Check));
     assert_fails(&invoke(&environment("CHECK"), &config, refused).1, 100);
     assert_fails(&invoke(&environment("CHECK"), &config, gone).1, 11);
@@ -283,13 +307,7 @@ fn version_and_status_answer_without_a_pod() {
 
     let only = [("CNI_COMMAND", "STATUS".to_owned())];
     let (asked, outcome) = invoke(&only, br#"{"cniVersion":"1.1.0"}"#, done);
-    assert_eq!(
-        outcome,
-        Outcome {
-            stdout: String::new(),
-            exit_code: 0
-        }
-    );
+    assert_eq!(outcome, Outcome::default());
     assert_eq!(asked, [(DEFAULT_SOCKET.to_owned(), Question::Alive)]);
     assert_fails(&invoke(&only, br#"{"cniVersion":"1.1.0"}"#, gone).1, 50);
 }
@@ -356,6 +374,7 @@ fn input_that_is_no_configuration_is_refused() {
 fn a_wrong_configuration_is_refused() {
     let wrong = [
         ("/agentSocket", json!("cni.sock")),
+        ("/meshedNamespaces", json!("list")),
         ("/prevResult", Value::Null),
         ("/prevResult", json!([])),
         ("/prevResult", json!({"cniVersion": "1.0.0"})),

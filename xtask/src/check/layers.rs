@@ -12,10 +12,11 @@ const LAYERS: [&[&str]; 6] = [
         "agent-xds",
         "agent-datapath",
         "agent-telemetry",
+        "agent-cni",
     ],
     &["agent-hbone", "agent-state"],
     &["agent-proxy", "agent-gateway", "agent-control"],
-    &["agent-app", "agent-cni", "ebpf-programs"],
+    &["agent-app", "ebpf-programs"],
     &["tests", "tests-fuzz", "xtask", "proto-codegen"],
 ];
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 
-use agent_cni::{CallFailed, Outcome, Question};
+use agent_cni::{CallFailed, Meshed, Outcome, Question};
 use agent_model::{CniReply, CniVerb};
 use serde_json::Value;
 
@@ -41,6 +41,7 @@ pub(super) const WORDS: &[&str] = &[
     "{}",
     "[]",
     "\"excludeNamespaces\":[\"shop\"]",
+    "\"meshedNamespaces\":\"/list\"",
 ];
 
 /// `NAME=VALUE` lines, an empty line, standard input.
@@ -98,17 +99,23 @@ fn invoke(
     answer: impl Fn() -> Result<CniReply, CallFailed>,
 ) -> (Vec<Question>, Outcome) {
     let asked = RefCell::new(Vec::new());
-    let outcome = agent_cni::run(variable, stdin, |socket, question| {
+    let call = |socket: &str, question: &Question| {
         assert!(socket.starts_with('/'));
         asked.borrow_mut().push(question.clone());
         answer()
+    };
+    let outcome = agent_cni::run(variable, stdin, call, |list| {
+        assert!(list.is_absolute());
+        Meshed::Absent
     });
     (asked.into_inner(), outcome)
 }
 
 /// What every runtime relies on.
 fn check(outcome: &Outcome) {
-    let Outcome { stdout, exit_code } = outcome;
+    let Outcome {
+        stdout, exit_code, ..
+    } = outcome;
     if stdout.is_empty() {
         assert_eq!(*exit_code, 0, "a failure says why");
         return;
