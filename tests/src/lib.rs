@@ -4,6 +4,7 @@
 //! server in another, look at what the agents say. See `tests/README.md` for the test ids.
 
 pub mod agent;
+pub mod apiserver;
 pub mod apps;
 pub mod capture;
 pub mod cgroup;

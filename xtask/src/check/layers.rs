@@ -27,8 +27,8 @@ const KEPT: [(&str, &[&str]); 8] = [
     ("aya-ebpf", &["ebpf-programs"]),
     ("aya-log-ebpf", &["ebpf-programs"]),
     ("h2", &["agent-hbone"]),
-    ("kube", &["agent-control"]),
-    ("k8s-openapi", &["agent-control"]),
+    ("kube", &["agent-control", "tests"]),
+    ("k8s-openapi", &["agent-control", "tests"]),
     ("anyhow", &["agent-app", "xtask", "tests", "proto-codegen"]),
 ];
 
