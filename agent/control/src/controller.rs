@@ -13,7 +13,7 @@ use agent_net::drain;
 use agent_xds::{Discovery, Published};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -22,7 +22,8 @@ use crate::admission::{Admission, NodeTokens, Reviews, TokenReviews};
 use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
-use crate::collection::Collection;
+use crate::collection::{Collection, Placement};
+use crate::nodes::{self, Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::serve::{self, Services};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
@@ -106,6 +107,8 @@ pub struct Control {
     /// The whole state, where it is known already.
     first: Option<Batch>,
     max_ttl: Duration,
+    /// Where pods are annotated; `None` in folder mode.
+    annotated: Option<ClusterPods>,
 }
 
 /// Where batches come from.
@@ -176,6 +179,7 @@ impl Control {
                 SourceChoice::Folder(_) => Endpoints::Derived,
                 SourceChoice::Kubernetes(_) => Endpoints::Given,
             },
+            waits_for_capture: matches!(config.source, SourceChoice::Kubernetes(_)),
         });
         let (snapshot, published) = Snapshot::new();
         let listening = TcpListener::bind(config.listen).await;
@@ -194,6 +198,7 @@ impl Control {
             published,
             first,
             max_ttl: config.cert_ttl,
+            annotated: client.map(ClusterPods),
         })
     }
 
@@ -206,6 +211,18 @@ impl Control {
     /// when the whole state is known, which [`Status::is_serving`] tells.
     pub async fn serve_with(self, mut drain: drain::Watcher, show: impl FnOnce(Status)) {
         let counters = Arc::new(Counters::default());
+        let attached = AttachedNodes::default();
+        let (placement, placed) = watch::channel(Placement::default());
+        let bundle = Arc::new(nodes::trust_bundle(self.authority.roots_pem()));
+        // The sender stays: whoever changes the roots tells the nodes by it.
+        let (_trust, trust) = watch::channel(bundle);
+        let node_service = NodeService {
+            authenticate: Arc::clone(&self.admission),
+            placement: placed.clone(),
+            trust,
+            attached: attached.clone(),
+            drain: drain.clone(),
+        };
         let discovery = Discovery::new(
             Arc::clone(&self.admission),
             Arc::new(self.published),
@@ -217,6 +234,7 @@ impl Control {
             discovery.nodes(),
             Arc::clone(&counters),
             self.source.progress(),
+            attached.clone(),
         );
         let certificates = CertificateService {
             authority: self.authority,
@@ -231,8 +249,14 @@ impl Control {
             snapshot: self.snapshot,
             status: status.clone(),
             problems: Vec::new(),
+            placement,
+            attached: attached.clone(),
         };
         show(status.clone());
+        let annotating = self.annotated.map(|pods| {
+            let annotator = Annotator::new(pods, placed, attached);
+            tokio::spawn(annotator.run(drain.clone()))
+        });
         let (sender, mut batches) = mpsc::channel(1);
         let watching = tokio::spawn(self.source.run(sender, drain.clone()));
         let first = match self.first {
@@ -252,14 +276,18 @@ impl Control {
         let services = Services {
             discovery: discovery.into_service(),
             certificates: certificates.into_service(),
+            nodes: node_service.into_service(),
         };
         if let Ok(address) = self.listener.local_addr() {
             info!(%address, "control plane serves");
         }
         status.serves();
         serve::serve(self.listener, self.tls, services, drain).await;
-        // Both end with the drain by themselves.
+        // All end with the drain by themselves.
         let _ = tokio::join!(watching, following);
+        if let Some(annotating) = annotating {
+            let _ = annotating.await;
+        }
     }
 
     /// Serves until the drain begins.
@@ -274,18 +302,24 @@ struct Changes {
     snapshot: Snapshot,
     status: Status,
     problems: Vec<Problem>,
+    placement: watch::Sender<Placement>,
+    attached: AttachedNodes,
 }
 
 impl Changes {
     async fn follow(mut self, mut batches: mpsc::Receiver<Batch>, mut drain: drain::Watcher) {
+        let mut reports = self.attached.changes();
         loop {
             let first = tokio::select! {
                 () = drain.signalled() => return,
-                batch = batches.recv() => batch,
+                batch = batches.recv() => match batch {
+                    Some(batch) => Some(batch),
+                    None => return,
+                },
+                Ok(()) = reports.changed() => None,
             };
-            let Some(first) = first else { return };
             sleep(DEBOUNCE).await;
-            let mut gathered = vec![first];
+            let mut gathered: Vec<Batch> = first.into_iter().collect();
             while let Ok(batch) = batches.try_recv() {
                 gathered.push(batch);
             }
@@ -306,10 +340,16 @@ impl Changes {
                 collection.apply(event);
             }
         }
+        for (node, reports) in self.attached.take_reports() {
+            collection.report(&node, &reports);
+        }
         let changed = collection.settle();
         // Certificates first: a node that sees a new pod asks for its certificate at once.
         let is_published = self.snapshot.update(&collection, &changed);
         let notes = collection.notes();
+        if let Some(placement) = collection.new_placement() {
+            self.placement.send_replace(placement);
+        }
         drop(collection);
         debug!(
             events,

@@ -3,7 +3,8 @@
 //! The way of a change: [`source`] (one event type, nobody after it knows where an object came
 //! from) -> [`collection`] (holds objects, redoes what a change touches) -> [`translate`] (pure,
 //! one file per kind) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
-//! `agent-xds`. [`ca`] signs certificates for pods of the node that asks; [`status`] says what is
+//! `agent-xds`. [`ca`] signs certificates for pods of the node that asks; [`nodes`] tells
+//! agents which pods to enrol and takes their word on it; [`status`] says what is
 //! wrong.
 
 mod admission;
@@ -13,6 +14,7 @@ mod collection;
 mod controller;
 mod error;
 mod manifests;
+mod nodes;
 mod serve;
 mod snapshot;
 mod source;

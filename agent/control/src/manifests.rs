@@ -30,6 +30,7 @@ impl Manifests {
             cluster_id: Config::DEFAULT_CLUSTER_ID.into(),
             root_namespace: Config::DEFAULT_ROOT_NAMESPACE.into(),
             endpoints: Endpoints::Derived,
+            waits_for_capture: false,
         });
         let (snapshot, published) = Snapshot::new();
         Self {

@@ -1,4 +1,4 @@
-//! One TLS listener for discovery and certificates.
+//! One TLS listener for discovery, certificates and the node service.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use proto::node::node_service_server::NodeServiceServer;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use tonic::codegen::Service as _;
 use tracing::{debug, warn};
 
 use crate::ca::CertificateService;
+use crate::nodes::NodeService;
 
 /// Connections at once, those in the handshake included.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -45,10 +47,11 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Connections get this long to end after the drain began.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The two services of the listener.
+/// The services of the listener.
 pub(crate) struct Services<A, S> {
     pub(crate) discovery: AggregatedDiscoveryServiceServer<Discovery<A, S>>,
     pub(crate) certificates: IstioCertificateServiceServer<CertificateService<A>>,
+    pub(crate) nodes: NodeServiceServer<NodeService<A>>,
 }
 
 impl<A, S> Clone for Services<A, S> {
@@ -56,6 +59,7 @@ impl<A, S> Clone for Services<A, S> {
         Self {
             discovery: self.discovery.clone(),
             certificates: self.certificates.clone(),
+            nodes: self.nodes.clone(),
         }
     }
 }
@@ -69,6 +73,8 @@ impl<A: Authenticate, S: Source> Services<A, S> {
         let path = request.uri().path();
         if path.starts_with("/envoy.service.discovery.v3.AggregatedDiscoveryService/") {
             self.discovery.call(request).await
+        } else if path.starts_with("/culvert.node.v1.NodeService/") {
+            self.nodes.call(request).await
         } else {
             self.certificates.call(request).await
         }

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::admission::Admission;
 use crate::ca::Counters;
 use crate::collection::Collection;
+use crate::nodes::AttachedNodes;
 use crate::source::{Problem, kube};
 use crate::translate::{Note, Severity};
 
@@ -32,6 +33,7 @@ struct Inner {
     counters: Arc<Counters>,
     progress: Progress,
     serving: watch::Sender<bool>,
+    attached: AttachedNodes,
     reported: Mutex<Reported>,
 }
 
@@ -67,6 +69,7 @@ impl Status {
         nodes: ConnectedNodes,
         counters: Arc<Counters>,
         progress: Progress,
+        attached: AttachedNodes,
     ) -> Self {
         Self(Arc::new(Inner {
             collection,
@@ -75,6 +78,7 @@ impl Status {
             counters,
             progress,
             serving: watch::Sender::new(false),
+            attached,
             reported: Mutex::default(),
         }))
     }
@@ -99,8 +103,8 @@ impl Status {
     /// Everything, for `culvert status`: `source` (a folder, or how the watches of the cluster
     /// are doing), `serving`, `problems` (objects that are not in force, each with its field and,
     /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
-    /// (connected), `certificates` (issued, refused). Lists are bounded; `...LeftOut` counts the
-    /// rest.
+    /// (connected, with the agents attached and what they say of their pods), `certificates`
+    /// (issued, refused). Lists are bounded; `...LeftOut` counts the rest.
     pub fn json(&self) -> Value {
         let inner = &self.0;
         let reported = inner
@@ -116,6 +120,8 @@ impl Status {
             .iter()
             .map(|(kind, count)| (format!("{kind:?}"), json!(count)));
         let nodes = inner.nodes.list();
+        let listed_nodes = nodes.iter().take(MAX_LISTED);
+        let listed_nodes = listed_nodes.map(|status| node(status, &inner.attached));
         let problems: Vec<&Problem> = reported.problems.iter().take(MAX_LISTED).collect();
         let notes: Vec<&Note> = reported.notes.iter().take(MAX_LISTED).collect();
         json!({
@@ -127,7 +133,7 @@ impl Status {
             "notesLeftOut": reported.notes.len() - notes.len(),
             "objects": objects.collect::<serde_json::Map<_, _>>(),
             "nodeTokens": inner.admission.problem(),
-            "nodes": nodes.iter().take(MAX_LISTED).map(node).collect::<Vec<_>>(),
+            "nodes": listed_nodes.collect::<Vec<_>>(),
             "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
             "certificates": {
                 "issued": inner.counters.issued.load(Ordering::Relaxed),
@@ -169,8 +175,11 @@ impl Status {
     }
 }
 
-fn node(node: &NodeStatus) -> Value {
+fn node(node: &NodeStatus, attached: &AttachedNodes) -> Value {
+    let (agents, pods) = attached.status_of(&node.node);
     json!({
+        "agents": agents,
+        "pods": pods,
         "node": &*node.node,
         "since": node.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         "sent": node.sent,

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_identity::{CaClient, GrpcCaClient, GrpcCaConfig, PendingKey};
-use agent_model::{Authorization, Identity, Workload};
+use agent_model::{Authorization, Identity, NodeWishes, PodProgress, PodReport, Wanted, Workload};
 use agent_net::drain::{self, Drain};
+use agent_xds::attach::{AttachConfig, AttachStatus, Attached, NodeReport};
 use agent_xds::{Apply, ClientConfig, ClientStatus, NodeFacts, Rejection, Update};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -317,6 +318,118 @@ async fn a_change_reaches_the_nodes_and_policies_never_lag() {
     assert_eq!(status["problems"].as_array().unwrap().len(), 0);
     assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
     assert_eq!(status["objects"]["Pod"], 2);
+    world.stop().await;
+}
+
+/// For anything that happens in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An agent attached to the node service.
+struct Attachment {
+    attached: Attached,
+    reports: watch::Sender<NodeReport>,
+    _drain: Drain,
+}
+
+impl World {
+    fn attach(&self, token: &str) -> Attachment {
+        let attached = Attached {
+            wishes: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
+            status: watch::Sender::new(AttachStatus::default()),
+        };
+        let config = AttachConfig {
+            server: ClientConfig {
+                address: self.url(),
+                root_cert: self.root(),
+                token_file: self.folder.join(token),
+                node: NodeFacts::new(token, "Kubernetes", ""),
+            },
+            version: "1.2.3".to_owned(),
+            instance: "first".to_owned(),
+        };
+        let (reports, watched) = watch::channel(NodeReport::default());
+        let (drain, watcher) = drain::channel();
+        let run = agent_xds::attach::run(config, watched, attached.clone(), watcher);
+        tokio::spawn(run);
+        Attachment {
+            attached,
+            reports,
+            _drain: drain,
+        }
+    }
+}
+
+impl Attachment {
+    async fn wishes(&self, what: &str, condition: impl Fn(&NodeWishes) -> bool) -> NodeWishes {
+        let mut wishes = self.attached.wishes.subscribe();
+        let met = wishes.wait_for(|wishes| wishes.as_deref().is_some_and(&condition));
+        let met = timeout(PATIENCE, met).await;
+        let met = met.unwrap_or_else(|_| panic!("never: {what}"));
+        NodeWishes::clone(met.unwrap().as_ref().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn an_attached_agent_is_told_of_its_pods_and_believed_about_them() {
+    let world = World::start(SHOP).await;
+    let (agent, _discovery) = (world.attach("n1"), world.node("n1"));
+    let wishes = agent.wishes("pods", |_| true).await;
+    assert_eq!(wishes.pods.len(), 1, "those of the other node are not told");
+    let web = &wishes.pods[0];
+    assert_eq!((&*web.name, web.wanted), ("web", Wanted::Enrol));
+    assert!(wishes.meshed_namespaces.contains("shop"));
+    assert!(agent.attached.status.borrow().current);
+    let mut trust = agent.attached.trust.subscribe();
+    let bundle = timeout(PATIENCE, trust.wait_for(Option::is_some)).await;
+    let bundle = Arc::clone(bundle.unwrap().unwrap().as_ref().unwrap());
+    assert_eq!(bundle.pem, fs::read_to_string(world.root()).unwrap());
+
+    agent.reports.send_replace(NodeReport {
+        pods: vec![PodReport {
+            uid: String::new(),
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            state: PodProgress::Failed,
+            detail: "no such process".to_owned(),
+        }],
+        trust_bundle_hash: bundle.sha256.clone(),
+    });
+    let start = Instant::now();
+    loop {
+        let status = world.status.json();
+        let node = &status["nodes"][0];
+        if node["pods"]["counts"]["failed"] == 1 && node["agents"][0]["version"] == "1.2.3" {
+            assert_eq!(node["agents"][0]["trustBundle"], *bundle.sha256);
+            assert_eq!(node["pods"]["notVerified"][0]["detail"], "no such process");
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{status}");
+        sleep(Duration::from_millis(10)).await;
+    }
+
+    // F-12, this end of it: the last label counts, however often it changed.
+    for _ in 0..20 {
+        world.write(&SHOP.replace("enabled", "disabled"));
+        world.write(SHOP);
+    }
+    world.write(&SHOP.replace("enabled", "disabled"));
+    let left = |wishes: &NodeWishes| wishes.pods[0].wanted == Wanted::Leave;
+    let wishes = agent.wishes("un-labelled", left).await;
+    assert_eq!(wishes.pods[0].reason, "namespace-label");
+    assert!(wishes.meshed_namespaces.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_attaches_without_a_token() {
+    let world = World::start(SHOP).await;
+    let stranger = world.attach("nobody");
+    let mut status = stranger.attached.status.subscribe();
+    let refused = timeout(PATIENCE, status.wait_for(|status| status.failures > 1)).await;
+    let error = refused.unwrap().unwrap().last_error.clone().unwrap();
+    assert!(error.contains("token"), "{error}");
+    assert!(stranger.attached.wishes.borrow().is_none());
     world.stop().await;
 }
 

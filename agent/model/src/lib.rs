@@ -14,7 +14,9 @@ mod workload;
 pub use authorization::{
     Action, Authorization, Clause, Match, PolicyKey, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
-pub use enrolment::{CniReply, CniRequest, CniVerb, PodInfo};
+pub use enrolment::{
+    CniReply, CniRequest, CniVerb, NodeWishes, PodInfo, PodProgress, PodReport, Wanted, WantedPod,
+};
 pub use identity::{Identity, InvalidIdentity};
 pub use mesh::{MeshConfig, OutboundOnAgentDown, SameNode};
 pub use reason::{Fault, Reason};

@@ -4,6 +4,7 @@
 //! shells ([`client::run`], [`server::Discovery`]); protobuf ends here, everything outside speaks
 //! `agent_model`. A resource that cannot be read is refused by name and spoils nothing else.
 
+pub mod attach;
 pub mod client;
 mod convert;
 mod error;

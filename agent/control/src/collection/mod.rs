@@ -2,20 +2,24 @@
 //! its own objects, the nodes and the root namespace, so a change redoes the namespaces it
 //! touches and no others. Pure: events in, translation out.
 
+mod placement;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use placement::{Placement, PodsOfNode};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
-use agent_model::{Authorization, Identity};
+use agent_model::{Authorization, Identity, PodProgress, PodReport};
 
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
 use crate::translate::{
-    self, ByName, Mesh, Note, Objects, Scope, Severity, Translated, peer_authentication, workload,
+    self, ByName, Captured, Mesh, Note, Objects, Scope, Severity, Translated, enrolment,
+    peer_authentication, workload,
 };
 
 /// Names the network of a cluster, on the root namespace.
@@ -31,12 +35,24 @@ pub(crate) struct Collection {
     objects: BTreeMap<Arc<str>, Objects>,
     translated: BTreeMap<Arc<str>, Translated>,
     node_identities: NodeIdentities,
+    placement: Placement,
+    is_placement_new: bool,
+    captured: Captured,
     dirty: BTreeSet<Arc<str>>,
     all_dirty: bool,
 }
 
 /// Identities of the pods scheduled on each node, by namespace for cheap replacement.
 type NodeIdentities = BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Identity>>>;
+
+/// What a namespace becomes: for all nodes, the identities on each node, the pods of each node,
+/// and whether it is meshed.
+type Redone = (
+    Translated,
+    Vec<(Arc<str>, Identity)>,
+    Vec<(Arc<str>, enrolment::NodePod)>,
+    bool,
+);
 
 impl Collection {
     pub(crate) fn new(mesh: Mesh) -> Self {
@@ -48,6 +64,9 @@ impl Collection {
             objects: BTreeMap::new(),
             translated: BTreeMap::new(),
             node_identities: NodeIdentities::new(),
+            placement: Placement::default(),
+            is_placement_new: false,
+            captured: Captured::default(),
             dirty: BTreeSet::new(),
             all_dirty: false,
         }
@@ -74,8 +93,10 @@ impl Collection {
         }
         let mut changed = Vec::new();
         for namespace in todo {
-            let (translated, identities) = self.translate(&namespace);
+            self.forget_captured(&namespace);
+            let (translated, identities, pods, is_meshed) = self.translate(&namespace);
             self.replace_identities(&namespace, identities);
+            self.is_placement_new |= self.placement.replace(&namespace, pods, is_meshed);
             if self.translated.get(&namespace) == Some(&translated) {
                 continue;
             }
@@ -100,6 +121,59 @@ impl Collection {
     #[cfg(test)]
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
         self.translated.keys().map(|namespace| &**namespace)
+    }
+
+    /// The pods of each node, when [`Self::settle`] changed them since the last call.
+    pub(crate) fn new_placement(&mut self) -> Option<Placement> {
+        mem::take(&mut self.is_placement_new).then(|| self.placement.clone())
+    }
+
+    /// Takes a node's word on its pods; [`Self::settle`] makes it count. A pod counts as captured
+    /// from then on until its node says otherwise: that a node's stream ended changes nothing.
+    pub(crate) fn report(&mut self, node: &str, reports: &[PodReport]) {
+        let is_captured = |report: &&PodReport| {
+            matches!(report.state, PodProgress::Enrolled | PodProgress::Verified)
+        };
+        let captured: BTreeMap<(&str, &str), &PodReport> = reports
+            .iter()
+            .filter(is_captured)
+            .map(|report| ((&*report.namespace, &*report.name), report))
+            .collect();
+        // A node has a say on the pods that are bound to it, and on no others.
+        for (namespace, pods) in &*self.placement.of_node(node) {
+            let known = self.captured.0.entry(Arc::clone(namespace)).or_default();
+            let mut differs = false;
+            for of_node in &**pods {
+                let metadata = &of_node.pod.metadata;
+                let report = captured.get(&(&**namespace, metadata.name.as_str()));
+                let report = report.filter(|report| {
+                    report.uid.is_empty() || metadata.uid.is_empty() || report.uid == metadata.uid
+                });
+                differs |= match report {
+                    Some(_) => {
+                        let uid: Arc<str> = metadata.uid.as_str().into();
+                        let before = known.insert(metadata.name.as_str().into(), Arc::clone(&uid));
+                        before != Some(uid)
+                    }
+                    None => known.remove(metadata.name.as_str()).is_some(),
+                };
+            }
+            if differs && self.mesh.waits_for_capture {
+                self.dirty.insert(Arc::clone(namespace));
+            }
+        }
+    }
+
+    /// Forgets that pods were captured that are no more.
+    fn forget_captured(&mut self, namespace: &str) {
+        let Some(known) = self.captured.0.get_mut(namespace) else {
+            return;
+        };
+        let pods = self.objects.get(namespace).map(|objects| &objects.pods);
+        known.retain(|name, _| pods.is_some_and(|pods| pods.contains_key(name)));
+        if known.is_empty() {
+            self.captured.0.remove(namespace);
+        }
     }
 
     /// Policies of no namespace in particular.
@@ -225,7 +299,7 @@ impl Collection {
         self.all_dirty |= **namespace == *self.mesh.root_namespace;
     }
 
-    fn translate(&self, namespace: &str) -> (Translated, Vec<(Arc<str>, Identity)>) {
+    fn translate(&self, namespace: &Arc<str>) -> Redone {
         let nothing = Objects::default();
         let root_namespace = self.namespaces.get(&self.mesh.root_namespace);
         let network = root_namespace.and_then(|root| root.metadata.labels.get(NETWORK_LABEL));
@@ -240,12 +314,18 @@ impl Collection {
                 .get(&self.mesh.root_namespace)
                 .unwrap_or(&nothing),
             network: network.map_or("", String::as_str),
+            captured: &self.captured,
         };
         let identities = scope.objects.pods.values().filter_map(|pod| {
             let identity = workload::node_identity(&scope, pod)?;
             Some((pod.spec.node_name.as_str().into(), identity))
         });
-        (translate::namespace(&scope), identities.collect())
+        (
+            translate::namespace(&scope),
+            identities.collect(),
+            enrolment::of_nodes(&scope, namespace),
+            enrolment::is_meshed(&scope),
+        )
     }
 
     fn replace_identities(&mut self, namespace: &Arc<str>, identities: Vec<(Arc<str>, Identity)>) {

@@ -23,6 +23,9 @@ const MAX_ELEMENTS: usize = 10_000;
 /// Kubernetes bounds all annotations together to 256 KiB; those read here are far shorter.
 const MAX_VALUE: usize = 4096;
 
+/// An injected sidecar leaves this on its pod.
+pub(crate) const SIDECAR: &str = "sidecar.istio.io/status";
+
 /// What is wrong with which field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldError {
@@ -246,6 +249,10 @@ fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError
     if !kind.is_cluster_scoped() {
         check_name("metadata.namespace", &metadata.namespace, MAX_LABEL)?;
     }
+    if let Some(status) = metadata.annotations.get_mut(SIDECAR) {
+        // Long, and only its presence counts.
+        status.clear();
+    }
     metadata
         .annotations
         .retain(|key, value| is_read(key) && value.len() <= MAX_VALUE);
@@ -255,7 +262,11 @@ fn settle_metadata(kind: Kind, metadata: &mut Metadata) -> Result<(), FieldError
 fn is_read(annotation: &str) -> bool {
     matches!(
         annotation,
-        "istio.io/dry-run" | "networking.istio.io/traffic-distribution"
+        "istio.io/dry-run"
+            | "networking.istio.io/traffic-distribution"
+            | "culvert.dev/status"
+            | "ambient.istio.io/redirection"
+            | SIDECAR
     )
 }
 

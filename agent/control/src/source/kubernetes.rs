@@ -19,6 +19,9 @@ pub(crate) struct Metadata {
     pub(crate) name: String,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) namespace: String,
+    /// Absent in manifests written by hand.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) uid: String,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) labels: Labels,
     #[serde(default, deserialize_with = "nullable")]

@@ -2,6 +2,7 @@
 //! [`Scope`], what is made goes out as values.
 
 pub(crate) mod authorization;
+pub(crate) mod enrolment;
 pub(crate) mod membership;
 pub(crate) mod peer_authentication;
 pub(crate) mod service;
@@ -27,6 +28,8 @@ pub(crate) struct Mesh {
     pub(crate) root_namespace: Arc<str>,
     /// Who says which pods serve a service.
     pub(crate) endpoints: Endpoints,
+    /// Peers tunnel to a pod only once it is known to be captured; see `workload`.
+    pub(crate) waits_for_capture: bool,
 }
 
 /// Who says which pods serve a service.
@@ -36,6 +39,19 @@ pub(crate) enum Endpoints {
     Given,
     /// Its selector, where nobody has written an EndpointSlice for it.
     Derived,
+}
+
+/// The pods that nodes have said to be captured, by namespace and name, with their UIDs.
+#[derive(Debug, Default)]
+pub(crate) struct Captured(pub(crate) BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>);
+
+impl Captured {
+    /// True when this very pod is.
+    pub(crate) fn is_captured(&self, namespace: &str, pod: &Pod) -> bool {
+        let of_namespace = self.0.get(namespace);
+        let uid = of_namespace.and_then(|pods| pods.get(pod.metadata.name.as_str()));
+        uid.is_some_and(|uid| uid.is_empty() || **uid == *pod.metadata.uid)
+    }
 }
 
 /// Objects of one kind and namespace, by name.
@@ -53,6 +69,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) root: &'a Objects,
     /// The network all pods are in, `""` by default.
     pub(crate) network: &'a str,
+    pub(crate) captured: &'a Captured,
 }
 
 impl Scope<'_> {
@@ -126,17 +143,17 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     let policies = authorization::translate(scope, &mut out);
     let memberships = membership::find(scope, &mut out.notes);
     for pod in scope.objects.pods.values() {
-        let Some(mut workload) = workload::translate(scope, pod, &mut out.notes) else {
+        let labels = &pod.metadata.labels;
+        let modes = peer_modes.keys_for(labels);
+        let Some(mut workload) = workload::translate(scope, pod, modes.is_some(), &mut out.notes)
+        else {
             continue;
         };
         if let Some(services) = memberships.of_pods.get(&workload.name) {
             workload.services = services.clone();
         }
-        let labels = &pod.metadata.labels;
         workload.authorization_policies = policies.selecting(labels);
-        workload
-            .authorization_policies
-            .extend(peer_modes.keys_for(labels));
+        workload.authorization_policies.extend(modes);
         out.workloads.push(workload);
     }
     out.workloads.extend(memberships.extra);

@@ -1,22 +1,28 @@
 //! Pod -> Workload.
 
 use agent_model::{
-    Health, Identity, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType,
+    Health, Identity, Locality, NetworkMode, TunnelProtocol, Wanted, Workload, WorkloadType,
 };
 
+use super::enrolment::{self, DATAPLANE_MODE, MESH, Why, opted};
 use super::{Note, Scope, Severity};
 use crate::source::kubernetes::{Labels, Metadata, Pod};
 use crate::source::{Kind, ObjectRef};
 
-/// The label that enrols, on a namespace or a pod: `enabled` or `disabled`.
-const MESH: &str = "culvert.dev/mesh";
-/// Its alias: `ambient` or `none`.
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Istio's mark of a captured pod; what sets it is the node's word on the pod's status.
+pub(crate) const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// A pod that speaks HBONE by itself names its protocols here.
 const TUNNEL: &str = "networking.istio.io/tunnel";
 
 /// The workload of a pod; `None` while it has no address or when it is over.
-pub(crate) fn translate(scope: &Scope<'_>, pod: &Pod, notes: &mut Vec<Note>) -> Option<Workload> {
+///
+/// `is_strict`: plaintext to the pod is refused.
+pub(crate) fn translate(
+    scope: &Scope<'_>,
+    pod: &Pod,
+    is_strict: bool,
+    notes: &mut Vec<Note>,
+) -> Option<Workload> {
     let metadata = &pod.metadata;
     let reference = ObjectRef::new(Kind::Pod, scope.name, &metadata.name);
     let addresses = pod.addresses();
@@ -29,12 +35,10 @@ pub(crate) fn translate(scope: &Scope<'_>, pod: &Pod, notes: &mut Vec<Note>) -> 
         .get(TUNNEL)
         .is_some_and(|protocols| protocols.contains("http"));
     let has_identity = check_identity(scope, pod, &reference, notes);
-    let speaks_hbone =
-        mode == NetworkMode::Standard && has_identity && (is_native || is_meshed(scope, pod));
-    if mode == NetworkMode::HostNetwork
-        && is_meshed(scope, pod)
-        && opted(&metadata.labels) == Some(true)
-    {
+    let decision = enrolment::decide(scope, pod);
+    let is_meshed = decision.wanted == Wanted::Enrol && is_captured(scope, pod, is_strict);
+    let speaks_hbone = mode == NetworkMode::Standard && has_identity && (is_native || is_meshed);
+    if decision.reason == Why::HostNetwork && opted(&metadata.labels) == Some(true) {
         notes.push(Note {
             object: reference,
             severity: Severity::Warning,
@@ -76,32 +80,11 @@ pub(crate) fn translate(scope: &Scope<'_>, pod: &Pod, notes: &mut Vec<Note>) -> 
 /// The identity a node may obtain a certificate for because this pod is scheduled on it: that of
 /// a pod that takes part in the mesh and is not over.
 pub(crate) fn node_identity(scope: &Scope<'_>, pod: &Pod) -> Option<Identity> {
-    let takes_part = !pod.is_terminal() && !pod.spec.host_network && is_meshed(scope, pod);
+    let takes_part = enrolment::decide(scope, pod).wanted == Wanted::Enrol;
     if !takes_part || pod.spec.node_name.is_empty() {
         return None;
     }
     Identity::new(&scope.mesh.trust_domain, scope.name, pod.service_account()).ok()
-}
-
-/// Opted in by label: the pod's own word first, then its namespace's.
-fn is_meshed(scope: &Scope<'_>, pod: &Pod) -> bool {
-    opted(&pod.metadata.labels)
-        .or_else(|| opted(scope.namespace_labels()))
-        .unwrap_or(false)
-}
-
-/// What the labels of one object say; ours before the alias.
-fn opted(labels: &Labels) -> Option<bool> {
-    let ours = match labels.get(MESH).map(String::as_str) {
-        Some("enabled") => Some(true),
-        Some("disabled") => Some(false),
-        _ => None,
-    };
-    ours.or_else(|| match labels.get(DATAPLANE_MODE).map(String::as_str) {
-        Some("ambient") => Some(true),
-        Some("none") => Some(false),
-        _ => None,
-    })
 }
 
 /// Says where a label has a value that means nothing: its author believes something is protected.
@@ -136,6 +119,18 @@ pub(crate) fn opt_in_notes(scope: &Scope<'_>, notes: &mut Vec<Note>) {
             }
         }
     }
+}
+
+/// Whether peers shall tunnel to a pod of the mesh. In a folder everything is as it shall be; in
+/// a cluster a pod may run long before its label, and until it is captured nobody would answer:
+/// then its node's word or Istio's mark counts. A pod that refuses plaintext is no such exception:
+/// peers that were told to send plaintext would be heard.
+fn is_captured(scope: &Scope<'_>, pod: &Pod, is_strict: bool) -> bool {
+    if !scope.mesh.waits_for_capture || is_strict {
+        return true;
+    }
+    let mark = pod.metadata.annotations.get(REDIRECTION);
+    mark.is_some_and(|mark| mark == "enabled") || scope.captured.is_captured(scope.name, pod)
 }
 
 fn check_identity(scope: &Scope<'_>, pod: &Pod, object: &ObjectRef, notes: &mut Vec<Note>) -> bool {

@@ -10,4 +10,5 @@ mod tests;
 pub use node::NodeFacts;
 pub use session::ClientSession;
 pub use shell::{ClientConfig, run};
+pub(crate) use shell::{authorize, connect};
 pub use status::{ClientStatus, Received, UNKNOWN_TYPE};

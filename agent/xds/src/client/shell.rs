@@ -13,7 +13,7 @@ use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
@@ -130,9 +130,7 @@ async fn open(
         requests.send(request).await.map_err(|_| Error::Closed)?;
     }
     let mut request = Request::new(ReceiverStream::new(queue));
-    let metadata = request.metadata_mut();
-    metadata.insert("authorization", bearer(&config.token_file)?);
-    metadata.insert("clusterid", ascii("cluster id", &config.node.cluster_id)?);
+    authorize(config, request.metadata_mut())?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let response = client
@@ -142,7 +140,15 @@ async fn open(
     Ok((requests, response.into_inner()))
 }
 
-async fn connect(config: &ClientConfig) -> Result<Channel, Error> {
+/// Says who calls.
+pub(crate) fn authorize(config: &ClientConfig, metadata: &mut MetadataMap) -> Result<(), Error> {
+    metadata.insert("authorization", bearer(&config.token_file)?);
+    metadata.insert("clusterid", ascii("cluster id", &config.node.cluster_id)?);
+    Ok(())
+}
+
+/// A connection; roots are read anew.
+pub(crate) async fn connect(config: &ClientConfig) -> Result<Channel, Error> {
     let roots = read(&config.root_cert)?;
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(roots))

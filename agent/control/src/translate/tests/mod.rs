@@ -20,6 +20,7 @@ pub(crate) fn mesh() -> Mesh {
         cluster_id: "c1".into(),
         root_namespace: "culvert-system".into(),
         endpoints: Endpoints::Derived,
+        waits_for_capture: false,
     }
 }
 
