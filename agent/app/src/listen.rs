@@ -1,23 +1,18 @@
 //! The listeners an operator's tools talk to, on one thread of their own.
 
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use agent_net::private::PrivateListener;
 use agent_telemetry::Metrics;
 use anyhow::Context;
 use http::StatusCode;
 use http::header::ACCEPT;
 use http::request::Parts;
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::sys::stat::{self, Mode};
 use tokio::sync::oneshot;
 
 use crate::http::{Answer, Route, serve};
@@ -30,7 +25,7 @@ const BLOCKING_THREADS: usize = 4;
 #[derive(Default)]
 pub(crate) struct Listeners {
     tcp: Vec<(TcpListener, Arc<[Route]>)>,
-    unix: Vec<(AdminSocket, Arc<[Route]>)>,
+    unix: Vec<(PrivateListener, Arc<[Route]>)>,
 }
 
 impl Listeners {
@@ -46,8 +41,8 @@ impl Listeners {
     /// Binds the unix socket `path`, readable and writable by its owner only, for `routes`. The
     /// folder is made when it is missing; a socket left by an earlier process is replaced.
     pub(crate) fn unix(mut self, path: &Path, routes: &[Route]) -> anyhow::Result<Self> {
-        let socket =
-            AdminSocket::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+        let socket = PrivateListener::bind(path)
+            .with_context(|| format!("listening on {}", path.display()))?;
         self.unix.push((socket, routes.into()));
         Ok(self)
     }
@@ -132,67 +127,6 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         }
         other => other,
     }
-}
-
-/// A unix listener whose file has mode 0600 from its first moment.
-struct AdminSocket {
-    listener: UnixListener,
-    file: SocketFile,
-}
-
-impl AdminSocket {
-    fn bind(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        // Bound under another name and renamed: there is always a socket at `path`, and an
-        // earlier process does not remove ours when it ends.
-        let draft = draft_name(path);
-        match fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = socket::socket(
-            AddressFamily::Unix,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )?;
-        // Linux gives the file the mode of the socket it is bound from.
-        stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        socket::bind(socket.as_raw_fd(), &UnixAddr::new(&draft)?)?;
-        socket::listen(&socket, Backlog::new(64)?)?;
-        let inode = fs::symlink_metadata(&draft)?.ino();
-        fs::rename(&draft, path)?;
-        Ok(Self {
-            listener: UnixListener::from(socket),
-            file: SocketFile {
-                path: path.to_owned(),
-                inode,
-            },
-        })
-    }
-}
-
-/// Removes the socket's file, unless another process has put its own there.
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode);
-        if ours {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn draft_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    name.into()
 }
 
 /// `/metrics`, also under the ambient data plane's other name for it.

@@ -11,9 +11,10 @@ mod view;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_datapath::{Datapath, DatapathError, PodSink, serve_enrolment};
+use agent_datapath::{Datapath, DatapathError, PodSink, pauses, serve_enrolment};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
+use agent_net::private::PrivateListener;
 use agent_proxy::{Mesh, Workers};
 use agent_telemetry::{Limits, Metrics};
 use agent_xds::{ClientConfig, ClientStatus, NodeFacts};
@@ -146,10 +147,14 @@ impl Agent {
             draining.clone(),
         ));
 
+        let socket = PrivateListener::bind(&config.cni_socket)
+            .with_context(|| format!("listening on {}", config.cni_socket.display()))?;
+        let (_, pauses) = pauses();
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),
             Arc::<Workers>::clone(&workers) as Arc<dyn PodSink>,
-            config.cni_socket.clone(),
+            socket,
+            pauses,
             draining.clone(),
         );
         let enrolment = follow::enrolment(

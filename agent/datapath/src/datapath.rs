@@ -18,6 +18,7 @@ use crate::bpffs::{self, Pins};
 use crate::error::DatapathError;
 use crate::hooks;
 use crate::object::{Object, POD_PROGRAM};
+use crate::owner::Ownership;
 use crate::pods::Pods;
 use crate::records::Records;
 use crate::steering;
@@ -57,6 +58,7 @@ pub struct Datapath {
     pub(crate) object: Object,
     pub(crate) tables: Tables,
     pub(crate) records: Records,
+    pub(crate) ownership: Ownership,
     /// Namespaces that are never enrolled: the host's and the agent's.
     pub(crate) forbidden: [NetnsCookie; 2],
     pub(crate) pods: Mutex<Pods>,
@@ -94,8 +96,8 @@ pub struct Counters {
 
 impl Datapath {
     /// Loads the programs, takes over or makes the maps, attaches the hooks or swaps their
-    /// programs. On failure the kernel is as it was; a refused program's error carries the end of
-    /// the verifier's log.
+    /// programs. From here on an agent that was there before changes nothing any more. On failure
+    /// the kernel is as it was; a refused program's error carries the end of the verifier's log.
     pub fn load(config: &Config) -> Result<Self, DatapathError> {
         let object = Object::read(&config.object, config.debug)?;
         let host = open_netns(&config.host_netns)?.cookie();
@@ -105,8 +107,10 @@ impl Datapath {
         let records = Records::new(&config.state_dir)?;
         let pins = Pins::new(&config.bpffs);
         pins.prepare()?;
+        let (ownership, claimed) = Ownership::claim(&pins)?;
         let installed = install(config, &object, &pins, host);
         if installed.is_err() {
+            ownership.take_back(&claimed);
             pins.tidy();
         }
         let (tables, trace) = installed?;
@@ -116,12 +120,40 @@ impl Datapath {
             object,
             tables,
             records,
+            ownership,
             forbidden: [host, own],
             pods: Mutex::default(),
             is_list_read: AtomicBool::new(false),
             changes: Mutex::default(),
             trace: Mutex::new(trace),
         })
+    }
+
+    /// Changes nothing any more, whether a successor comes or not. Reads go on.
+    pub fn cede(&self) {
+        self.ownership.cede();
+    }
+
+    /// Takes the kernel side back after [`Self::cede`]: whoever has it now changes nothing any
+    /// more.
+    pub fn reclaim(&self) -> Result<(), DatapathError> {
+        self.ownership.renew().map(drop)
+    }
+
+    /// True while this agent may change the kernel side.
+    pub fn is_owner(&self) -> bool {
+        self.must_own().is_ok()
+    }
+
+    /// How many agents have owned the kernel side since its pins were made, up to this one; 0 when
+    /// this one ceded it.
+    pub fn generation(&self) -> u64 {
+        self.ownership.generation()
+    }
+
+    /// Fails when another agent owns the kernel side. To be asked before every change of it.
+    pub(crate) fn must_own(&self) -> Result<(), DatapathError> {
+        self.ownership.check()
     }
 
     /// Takes everything away: hooks, pods' links, pins, and the mount when it is ours. Pods stay
@@ -166,6 +198,7 @@ impl Datapath {
     /// The net below the rule that a hand-over ends with its connection: takes back what is older
     /// than five minutes. Part of [`Self::upkeep`]. Also notices a kubepods cgroup that came after the start.
     pub fn sweep(&self) -> Result<(), DatapathError> {
+        self.must_own()?;
         let failed = DatapathError::kernel("sweep the maps");
         self.refresh_settings()
             .and_then(|()| self.sweep_before(boot_time().saturating_sub(STALE)))

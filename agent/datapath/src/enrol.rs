@@ -37,6 +37,7 @@ impl Datapath {
     /// returns `None`, its listeners having gone to whom it was given before.
     pub fn enrol(&self, pod: PodInfo) -> Result<Option<EnrolledPod>, DatapathError> {
         let _changes = lock(&self.changes);
+        self.must_own()?;
         complete(&pod)?;
         let netns = open_netns(Path::new(&pod.netns))?;
         if self.forbidden.contains(&netns.cookie()) {
@@ -62,6 +63,7 @@ impl Datapath {
     /// gone. The caller closes the listeners. Idempotent: `None` when it was not enrolled.
     pub fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
         let _changes = lock(&self.changes);
+        self.must_own()?;
         let Some(cookie) = lock(&self.pods).get(container_id).map(|entry| entry.cookie) else {
             return Ok(None);
         };
@@ -105,6 +107,7 @@ impl Datapath {
     /// list cannot be read; nothing is opened up then.
     pub fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError> {
         let _changes = lock(&self.changes);
+        self.must_own()?;
         for record in self.records.read()? {
             let cookie = NetnsCookie(record.netns);
             let lives = Netns::open(Path::new(&record.pod.netns))
@@ -174,15 +177,7 @@ impl Datapath {
         }
         self.persist_with(&enrolled)?;
         failpoint::reached("listed")?;
-        self.publish(&enrolled, &own)
-            .map_err(DatapathError::kernel("write the maps"))?;
-        failpoint::reached("published")?;
-        let program = self.object.load_pod(cookie.0, &self.pins)?;
-        steering::attach(program.as_fd(), &enrolled.netns, &self.pins.pod(cookie.0))?;
-        failpoint::reached("steered")?;
-        self.open_capture(&enrolled)
-            .map_err(DatapathError::kernel("write the maps"))?;
-        failpoint::reached("capturing")?;
+        self.steer(&enrolled, &own)?;
         verify::steering(&self.pins, cookie, &steered)?;
         verify::capture(self, &enrolled, &steered.own)?;
         if !was_captured {
@@ -197,6 +192,58 @@ impl Datapath {
         lock(&self.pods).insert(enrolled.info.container_id.clone(), entry);
         undo.armed = false;
         Ok(enrolled)
+    }
+
+    /// Takes a pod over from a predecessor, with the listeners that it already has: its program
+    /// becomes this agent's, its connections notice nothing. Fails when it is not what it should
+    /// be, or is enrolled already; it stays captured and is for [`Self::enrol`] then.
+    pub fn adopt(&self, pod: EnrolledPod) -> Result<EnrolledPod, DatapathError> {
+        let _changes = lock(&self.changes);
+        self.must_own()?;
+        complete(&pod.info)?;
+        let cookie = pod.netns.cookie();
+        let wrong = |what: &str| DatapathError::HandOver {
+            container: pod.info.container_id.clone(),
+            what: what.to_owned(),
+        };
+        if self.forbidden.contains(&cookie) {
+            return Err(DatapathError::NotAPod(pod.info.netns.into()));
+        }
+        if standing(&lock(&self.pods), &pod.info, cookie)? == Standing::Enrolled {
+            return Err(wrong("it is enrolled already"));
+        }
+        if !self.pins.pod(cookie.0).exists() {
+            return Err(wrong("its connections are not steered"));
+        }
+        let steered = steered(&pod)?;
+        verify::steering(&self.pins, cookie, &steered)?;
+        let own = own_addresses(&pod.netns)?;
+        self.steer(&pod, &own)?;
+        verify::node(self, cookie)?;
+        verify::steering(&self.pins, cookie, &steered)?;
+        let entry = Entry {
+            info: pod.info.clone(),
+            cookie,
+            state: State::Enrolled(steered),
+        };
+        lock(&self.pods).insert(pod.info.container_id.clone(), entry);
+        Ok(pod)
+    }
+
+    /// Has the kernel bring the pod's connections to its listeners, in place of those before.
+    fn steer(&self, pod: &EnrolledPod, own: &[IpAddr]) -> Result<(), DatapathError> {
+        let cookie = pod.netns.cookie();
+        self.must_own()?;
+        self.publish(pod, own)
+            .map_err(DatapathError::kernel("write the maps"))?;
+        failpoint::reached("published")?;
+        let program = self.object.load_pod(cookie.0, &self.pins)?;
+        self.must_own()?;
+        steering::attach(program.as_fd(), &pod.netns, &self.pins.pod(cookie.0))?;
+        failpoint::reached("steered")?;
+        self.open_capture(pod)
+            .map_err(DatapathError::kernel("write the maps"))?;
+        failpoint::reached("capturing")
     }
 
     /// Writes what the pod's program looks up, before it runs.
@@ -253,6 +300,7 @@ impl Datapath {
 
     /// Removes everything of a pod. Goes on after a failure and returns the first.
     pub(crate) fn erase(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
+        self.must_own()?;
         let link = steering::detach(&self.pins.pod(cookie.0));
         let link = link.and(failpoint::reached("unsteered"));
         let maps = self
@@ -296,12 +344,14 @@ impl Datapath {
     }
 
     fn persist(&self) -> Result<(), DatapathError> {
+        self.must_own()?;
         self.records.write(self.records())
     }
 
     /// Writes the list with a pod that is about to be enrolled: the kernel must not hold anything
     /// of a pod that the next agent would not know.
     fn persist_with(&self, pod: &EnrolledPod) -> Result<(), DatapathError> {
+        self.must_own()?;
         let mut records = self.records();
         let coming = Records::record(&pod.info, pod.netns.cookie());
         if !records.contains(&coming) {

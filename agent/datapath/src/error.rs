@@ -74,9 +74,20 @@ pub enum DatapathError {
     /// The pins of the maps are gone: new programs would not share the maps this agent works with.
     #[error("the pins of the maps are gone; restart the agent")]
     Unpinned,
-    /// Another process serves the enrolment socket.
-    #[error("{}: another process serves this socket", .0.display())]
-    SocketInUse(PathBuf),
+    /// Another agent has taken the kernel side over; this one changes nothing any more.
+    #[error("another agent owns this node's kernel side (generation {generation})")]
+    Superseded {
+        /// The number of the latest claim.
+        generation: u64,
+    },
+    /// What a predecessor handed over is not the pod it should be.
+    #[error("{container} is not as it was handed over: {what}")]
+    HandOver {
+        /// Which pod.
+        container: String,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 impl DatapathError {

@@ -22,6 +22,8 @@ pub mod failpoint;
 mod hooks;
 mod object;
 mod older;
+mod owner;
+mod pause;
 mod pods;
 mod records;
 mod serve;
@@ -34,5 +36,6 @@ mod verify;
 
 pub use datapath::{Config, Counters, Datapath};
 pub use error::DatapathError;
+pub use pause::{Pause, PauseRequests, Pauses, pauses};
 pub use pods::{EnrolledPod, OlderConnection, OlderDirection, PodSink, PodStatus};
 pub use serve::serve_enrolment;

@@ -27,6 +27,20 @@ pub struct EnrolledPod {
     pub older: Vec<OlderConnection>,
 }
 
+impl EnrolledPod {
+    /// The same pod with descriptors of its own, for whoever serves it after or beside this one.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            info: self.info.clone(),
+            netns: Arc::clone(&self.netns),
+            outbound: self.outbound.try_clone()?,
+            inbound: self.inbound.try_clone()?,
+            hbone: self.hbone.try_clone()?,
+            older: self.older.clone(),
+        })
+    }
+}
+
 /// A connection that was there before its pod was enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OlderConnection {

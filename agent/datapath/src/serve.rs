@@ -2,23 +2,19 @@
 //! It also enrols the pods of the agent's own list again, and does the kernel side's upkeep.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
-use agent_net::{NetnsCookie, drain::Watcher};
-use socket2::{Domain, SockAddr, Socket, Type};
+use agent_net::{NetnsCookie, drain::Watcher, private::PrivateListener};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::pause::{PauseRequests, Verdict};
 use crate::{Datapath, DatapathError, EnrolledPod, PodSink};
 
 /// Longest request, in bytes.
@@ -27,6 +23,9 @@ const LINE_LIMIT: u64 = 64 << 10;
 const CONCURRENCY: usize = 32;
 /// Time a client may take to send its request, and to take its answer.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
+/// Time the requests under way have to end before a pause.
+const PAUSE_WAIT: Duration = Duration::from_secs(10);
+const SOCKET: &str = "use the enrolment socket";
 /// Time between two rounds of upkeep, and between two tries for a pod that waits.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -34,15 +33,17 @@ const UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// First every pod of the agent's own list is enrolled again; one that cannot be stays closed and
 /// is tried again every few seconds. The socket has mode 0600. An `Add` is answered when the pod
-/// is captured, verified and taken by `sink`; a `Del` when `sink` has let go of it. Fails when the
-/// list cannot be read or another process serves the socket.
+/// is captured, verified and taken by `sink`; a `Del` when `sink` has let go of it. Whoever asks by
+/// `pauses` gets the socket and decides whether this goes on. Fails when the list cannot be read, or
+/// when another agent has taken the node over without asking.
 pub async fn serve_enrolment(
     datapath: Arc<Datapath>,
     sink: Arc<dyn PodSink>,
-    socket: PathBuf,
+    socket: PrivateListener,
+    pauses: PauseRequests,
     drain: Watcher,
 ) -> Result<(), DatapathError> {
-    serve(datapath, sink, socket, drain).await
+    serve(datapath, sink, socket, pauses, drain).await
 }
 
 /// What enrolment asks of the kernel side; an interface so that the server is tested without.
@@ -55,6 +56,8 @@ trait Enroller: Send + Sync + 'static {
     fn unserved(&self, container_id: &str, error: String);
     fn upkeep(&self) -> Result<(), DatapathError>;
     fn gone(&self) -> Vec<String>;
+    /// Why this agent has no more business here, if so.
+    fn superseded(&self) -> Option<DatapathError>;
 }
 
 impl Enroller for Datapath {
@@ -89,28 +92,53 @@ impl Enroller for Datapath {
     fn gone(&self) -> Vec<String> {
         self.gone()
     }
+
+    fn superseded(&self) -> Option<DatapathError> {
+        let error = self.must_own().err()?;
+        matches!(error, DatapathError::Superseded { .. }).then_some(error)
+    }
 }
 
 async fn serve<E: Enroller>(
     enroller: Arc<E>,
     sink: Arc<dyn PodSink>,
-    path: PathBuf,
+    socket: PrivateListener,
+    mut pauses: PauseRequests,
     mut drain: Watcher,
 ) -> Result<(), DatapathError> {
-    let listener = bind(&path).await?;
     let desk = Arc::new(Desk {
         enroller,
         sink,
         turn: Mutex::new(()),
     });
     desk.enrol_again().await?;
+    let shared = socket.share().map_err(DatapathError::kernel(SOCKET))?;
+    let PrivateListener { listener, file } = socket;
+    let listener = UnixListener::from_std(listener).map_err(DatapathError::kernel(SOCKET))?;
     let slots = Arc::new(Semaphore::new(CONCURRENCY));
     let mut requests = JoinSet::new();
-    let upkeep = tokio::spawn(keep_up(Arc::clone(&desk)));
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn(keep_up(Arc::clone(&desk)));
     loop {
         tokio::select! {
             () = drain.signalled() => break,
             Some(_) = requests.join_next() => {}
+            Some(lost) = upkeep.join_next() => {
+                // The socket is the other agent's by now, or will be.
+                return Err(lost.unwrap_or_else(|error| DatapathError::kernel("upkeep")(error.into())));
+            }
+            request = pauses.next() => {
+                // Those under way come first; those that come now wait in the backlog.
+                let idle = async { while requests.join_next().await.is_some() {} };
+                if timeout(PAUSE_WAIT, idle).await.is_err() {
+                    continue;
+                }
+                let _turn = desk.turn.lock().await;
+                if request.pause(&shared).await == Verdict::HandedOver {
+                    file.leave();
+                    return Ok(());
+                }
+            }
             accepted = accept(&listener, &slots) => {
                 let (stream, slot) = accepted;
                 let desk = Arc::clone(&desk);
@@ -121,22 +149,22 @@ async fn serve<E: Enroller>(
             }
         }
     }
-    upkeep.abort();
-    drop(listener);
-    let _ = fs::remove_file(&path);
+    upkeep.abort_all();
+    drop((listener, shared, file));
     while requests.join_next().await.is_some() {}
     Ok(())
 }
 
-async fn keep_up<E: Enroller>(desk: Arc<Desk<E>>) {
+/// Ends only when another agent has taken the node over.
+async fn keep_up<E: Enroller>(desk: Arc<Desk<E>>) -> DatapathError {
     let mut ticks = interval(UPKEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let mut missed = BTreeSet::new();
     loop {
         ticks.tick().await;
-        if let Err(error) = desk.blocking(|e| e.upkeep()).await {
-            tracing::warn!(error, "upkeep");
+        if let Some(superseded) = desk.keep_up().await {
+            return superseded;
         }
         missed = desk.give_up_gone(&missed).await;
         desk.try_waiting(desk.enroller.waiting()).await;
@@ -162,30 +190,6 @@ async fn accept(
             }
         }
     }
-}
-
-/// Binds the socket, with its mode set before anyone can connect. A file that a dead agent left is
-/// replaced.
-async fn bind(path: &Path) -> Result<UnixListener, DatapathError> {
-    if StdStream::connect(path).is_ok() {
-        return Err(DatapathError::SocketInUse(path.to_owned()));
-    }
-    let open = || -> io::Result<UnixListener> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.bind(&SockAddr::unix(path)?)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        socket.set_nonblocking(true)?;
-        socket.listen(128)?;
-        UnixListener::from_std(socket.into())
-    };
-    open().map_err(DatapathError::file(path))
 }
 
 /// Where requests are worked off, one at a time: an `Add` and a `Del` of one pod that overlap must
@@ -253,6 +257,15 @@ impl<E: Enroller> Desk<E> {
             self.let_go(cookie).await;
         }
         Ok(())
+    }
+
+    /// One round of upkeep; says when this agent has no more business here.
+    async fn keep_up(&self) -> Option<DatapathError> {
+        let _turn = self.turn.lock().await;
+        if let Err(error) = self.blocking(|e| e.upkeep()).await {
+            tracing::warn!(error, "upkeep");
+        }
+        self.enroller.superseded()
     }
 
     /// Gives up the pods whose namespace was gone in the round before and still is: the runtime

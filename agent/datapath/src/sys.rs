@@ -54,6 +54,7 @@ pub(crate) struct LinkInfo {
 
 #[derive(Clone, Copy)]
 enum Command {
+    MapCreate = 0,
     MapLookup = 1,
     MapUpdate = 2,
     MapDelete = 3,
@@ -126,6 +127,27 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
         flags: 0,
     };
     bpf(Command::Pin, &mut attr).map(drop)
+}
+
+#[repr(C)]
+struct MapCreateAttr {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// Makes a map.
+pub(crate) fn create_map(shape: &MapShape) -> io::Result<OwnedFd> {
+    let mut attr = MapCreateAttr {
+        kind: shape.kind,
+        key: shape.key,
+        value: shape.value,
+        entries: shape.entries,
+        flags: shape.flags,
+    };
+    bpf(Command::MapCreate, &mut attr).map(owned)
 }
 
 #[repr(C)]

@@ -18,6 +18,7 @@ impl Datapath {
     /// that went away is removed. Every part is tried; the first failure is returned.
     pub fn upkeep(&self) -> Result<(), DatapathError> {
         let _changes = lock(&self.changes);
+        self.must_own()?;
         let hooks = self.repair_hooks();
         let pods = self.repair_pods();
         let swept = self.sweep();
@@ -52,6 +53,7 @@ impl Datapath {
             .debug
             .then(|| Trace::start(&mut loaded.ebpf))
             .transpose()?;
+        self.must_own()?;
         hooks::attach_all(&programs, &self.config.cgroup_root, &self.pins)?;
         *lock(&self.trace) = trace;
         Ok(())
@@ -84,6 +86,7 @@ impl Datapath {
             "somebody took the pod's sk_lookup link away: attaching it again"
         );
         let program = self.object.load_pod(entry.cookie.0, &self.pins)?;
+        self.must_own()?;
         steering::attach(program.as_fd(), &netns, &pin)
     }
 

@@ -14,6 +14,7 @@ pub mod flow;
 mod kernel;
 pub mod netns;
 pub mod passing;
+pub mod private;
 pub mod sockdiag;
 pub mod socket;
 pub mod tasks;

@@ -1,4 +1,5 @@
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -6,6 +7,7 @@ use agent_net::drain::{self, Drain};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::pause::{Pauses, pauses};
 
 /// Answers as told, and notes what it is asked.
 #[derive(Default)]
@@ -16,6 +18,8 @@ struct Fake {
     cookie: Option<NetnsCookie>,
     /// Containers whose namespace is gone.
     gone: StdMutex<Vec<String>>,
+    /// Number of the claim that ended this one's, 0 for none.
+    superseded_by: Arc<AtomicU32>,
 }
 
 impl Fake {
@@ -64,6 +68,13 @@ impl Enroller for Fake {
     fn gone(&self) -> Vec<String> {
         self.gone.lock().unwrap().clone()
     }
+
+    fn superseded(&self) -> Option<DatapathError> {
+        let generation = self.superseded_by.load(Ordering::SeqCst);
+        (generation > 0).then_some(DatapathError::Superseded {
+            generation: generation.into(),
+        })
+    }
 }
 
 struct NoteRemovals(Arc<StdMutex<Vec<String>>>);
@@ -82,6 +93,7 @@ struct Server {
     path: PathBuf,
     asked: Arc<StdMutex<Vec<String>>>,
     drain: Drain,
+    pauses: Pauses,
     task: JoinHandle<Result<(), DatapathError>>,
 }
 
@@ -93,14 +105,14 @@ async fn server(fake: Fake) -> Server {
     let asked = Arc::clone(&fake.asked);
     let (drain, watcher) = drain::channel();
     let sink = Arc::new(NoteRemovals(Arc::clone(&asked)));
-    let task = tokio::spawn(serve(Arc::new(fake), sink, path.clone(), watcher));
-    while StdStream::connect(&path).is_err() {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let socket = PrivateListener::bind(&path).unwrap();
+    let (pauses, requests) = pauses();
+    let task = tokio::spawn(serve(Arc::new(fake), sink, socket, requests, watcher));
     Server {
         path,
         asked,
         drain,
+        pauses,
         task,
     }
 }
@@ -216,20 +228,67 @@ async fn what_is_not_a_request_is_refused_and_the_next_served() {
 }
 
 #[tokio::test]
-async fn the_socket_is_roots_and_nobody_elses() {
+async fn requests_wait_while_enrolment_pauses() {
     let server = server(Fake::default()).await;
-    assert_eq!(fs::metadata(&server.path).unwrap().mode() & 0o777, 0o600);
-    let error = bind(&server.path).await.unwrap_err();
-    assert!(matches!(error, DatapathError::SocketInUse(_)), "{error}");
-    server.end().await;
+    let pause = server.pauses.pause().await.unwrap();
+    let asked = Arc::clone(&server.asked);
+    let (reply, ()) = tokio::join!(server.ask(CniVerb::Add, pod("a")), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(asked.lock().unwrap().is_empty());
+        drop(pause);
+    });
+    assert_eq!(reply, None);
+    assert_eq!(server.end().await, ["enrol a"]);
+}
+
+/// A request that comes while one agent follows another is served once, by the other.
+#[tokio::test]
+async fn who_waits_during_a_hand_over_is_served_by_the_successor() {
+    let first = server(Fake::default()).await;
+    let pause = first.pauses.pause().await.unwrap();
+    let waits = first.ask(CniVerb::Add, pod("a"));
+    let handed = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let shared = pause.socket.try_clone().unwrap();
+        let socket = PrivateListener::inherit(shared, &first.path).unwrap();
+        pause.handed_over();
+        let asked = Arc::new(StdMutex::new(Vec::new()));
+        let sink = Arc::new(NoteRemovals(Arc::clone(&asked)));
+        let fake = Fake {
+            asked: Arc::clone(&asked),
+            ..Fake::default()
+        };
+        let (drain, watcher) = drain::channel();
+        let (_pauses, requests) = pauses();
+        let task = tokio::spawn(serve(Arc::new(fake), sink, socket, requests, watcher));
+        (asked, drain, task)
+    };
+    let (reply, (asked, drain, task)) = tokio::join!(waits, handed);
+    assert_eq!(reply, None);
+    assert_eq!(*asked.lock().unwrap(), ["enrol a"]);
+    assert!(first.asked.lock().unwrap().is_empty());
+    // The socket's file is not the first one's to remove.
+    first.task.await.unwrap().unwrap();
+    assert!(first.path.exists());
+    assert!(drain.drain(Duration::from_secs(5)).await);
+    task.await.unwrap().unwrap();
+    assert!(!first.path.exists());
 }
 
 #[tokio::test]
-async fn a_socket_that_a_dead_agent_left_is_replaced() {
-    let directory = std::env::temp_dir().join(format!("culvert-dead-{}", std::process::id()));
-    let path = directory.join("enrol.sock");
-    fs::create_dir_all(&directory).unwrap();
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert!(bind(&path).await.is_ok());
-    fs::remove_dir_all(directory).unwrap();
+async fn an_agent_that_was_superseded_ends_enrolment() {
+    let fake = Fake::default();
+    let superseded = Arc::clone(&fake.superseded_by);
+    let desk = Desk {
+        sink: Arc::new(NoteRemovals(Arc::default())),
+        enroller: Arc::new(fake),
+        turn: Mutex::new(()),
+    };
+    assert!(desk.keep_up().await.is_none());
+    superseded.store(2, Ordering::SeqCst);
+    let end = desk.keep_up().await.unwrap();
+    assert!(
+        matches!(end, DatapathError::Superseded { generation: 2 }),
+        "{end}"
+    );
 }

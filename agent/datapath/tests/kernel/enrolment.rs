@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_datapath::{DatapathError, EnrolledPod, PodSink, serve_enrolment};
+use agent_datapath::{DatapathError, EnrolledPod, PodSink, pauses, serve_enrolment};
 use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
-use agent_net::NetnsCookie;
+use agent_net::{NetnsCookie, private::PrivateListener};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -194,15 +194,15 @@ async fn the_plugin_enrols_and_gives_up_pods_over_the_socket() {
     let sink = Arc::new(Sink::default());
     let (drain, watcher) = agent_net::drain::channel();
     let path = lab.file("enrol.sock");
+    let socket = PrivateListener::bind(&path).unwrap();
+    let (_pauses, requests) = pauses();
     let server = tokio::spawn(serve_enrolment(
         Arc::clone(&datapath),
         Arc::clone(&sink) as Arc<dyn PodSink>,
-        path.clone(),
+        socket,
+        requests,
         watcher,
     ));
-    while !path.exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600

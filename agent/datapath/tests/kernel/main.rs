@@ -8,6 +8,7 @@
 
 mod debug;
 mod enrolment;
+mod handover;
 mod inbound;
 mod lab;
 mod lifetime;
