@@ -74,6 +74,16 @@ impl Request {
     }
 
     fn json(&self) -> Result<Value, Failure> {
+        if ["protobuf", "cbor"]
+            .iter()
+            .any(|form| self.content_type.contains(form))
+        {
+            return Err(Failure::new(
+                415,
+                "UnsupportedMediaType",
+                format!("the fixture reads JSON, not {}", self.content_type),
+            ));
+        }
         serde_json::from_slice(&self.body)
             .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))
     }

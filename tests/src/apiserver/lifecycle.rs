@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -16,6 +17,8 @@ use super::writes::{Write, is_gone};
 /// Cluster addresses of Services that name none.
 const SERVICE_NETWORK: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 0);
 const SERVICE_ADDRESSES: u32 = 1 << 16;
+/// Time until a deleted namespace begins to lose its content: controllers take theirs, too.
+const NAMESPACE_WAIT: Duration = Duration::from_millis(500);
 /// Grace of a pod that names none, seconds.
 const POD_GRACE: i64 = 30;
 
@@ -123,7 +126,8 @@ impl World {
             self.store.put(&kind.resource(), key.clone(), new)
         };
         if kind.is("", "namespaces") {
-            self.empty_namespace(&key.1);
+            self.terminating
+                .push((Instant::now() + NAMESPACE_WAIT, key.1.clone()));
         }
         Ok(Deleted::Pending(pending))
     }
@@ -154,7 +158,18 @@ impl World {
         self.kinds.undefine(group, plural);
     }
 
-    fn empty_namespace(&mut self, namespace: &str) {
+    /// What the controller of namespaces does from time to time.
+    pub(super) fn empty_namespaces(&mut self, now: Instant) {
+        let (due, later) = self.terminating.drain(..).partition(|(at, _)| *at <= now);
+        self.terminating = later;
+        let due: Vec<(Instant, String)> = due;
+        for (_, namespace) in due {
+            self.empty_namespace(&namespace);
+        }
+    }
+
+    /// Deletes everything in a namespace, and the namespace when nothing waits for something.
+    pub(super) fn empty_namespace(&mut self, namespace: &str) {
         let kinds: Vec<Arc<Kind>> = self.kinds.all().to_vec();
         for kind in kinds.iter().filter(|kind| kind.namespaced) {
             for key in self.store.keys(&kind.resource(), Some(namespace)) {

@@ -70,6 +70,7 @@ pub(super) fn remove(world: &mut World, manifest: &Value) -> Result<bool, Failur
     let there = world.store.get(&kind.resource(), &key).is_some();
     if kind.is("", "namespaces") && there {
         world.delete(&kind, &key, &json!({}))?;
+        world.empty_namespace(&key.1);
     } else {
         world.drop_object(&kind, &key);
     }

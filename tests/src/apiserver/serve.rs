@@ -33,6 +33,8 @@ use super::watching;
 const LARGEST: usize = 8 << 20;
 /// Pieces of a watch on their way to the socket.
 const PIECES: usize = 16;
+/// Time between two looks of the controllers.
+const CONTROLLERS: Duration = Duration::from_millis(50);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -45,6 +47,7 @@ pub(super) async fn serve(
 ) -> Result<()> {
     let address = first.local_addr().context("the listening address")?;
     let mut listener = Some(TcpListener::from_std(first).context("the listening socket")?);
+    let _controllers = AbortOnDrop(tokio::spawn(controllers(Arc::clone(&shared))));
     let mut up = shared.signals.up.subscribe();
     let mut stop = shared.signals.stop.subscribe();
     loop {
@@ -66,6 +69,23 @@ pub(super) async fn serve(
             _ = up.wait_for(|up| *up) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
+    }
+}
+
+/// What happens by itself, whether the server is up or not.
+async fn controllers(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(CONTROLLERS).await;
+        shared.world().empty_namespaces(std::time::Instant::now());
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

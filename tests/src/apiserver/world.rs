@@ -1,7 +1,7 @@
 //! The state behind the server: kinds, objects, tokens, and a clock that tests can advance.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::failure::Failure;
 use super::kinds::{Kind, Kinds};
@@ -16,6 +16,8 @@ pub(super) struct World {
     pub(super) tokens: Tokens,
     /// How far the clock is ahead.
     pub(super) ahead: Duration,
+    /// Namespaces that are being deleted, and when their content goes.
+    pub(super) terminating: Vec<(Instant, String)>,
     /// Watches from an expired version are refused with status 410.
     pub(super) gone_as_status: bool,
     /// PEM of the certificate authority of the server.
@@ -29,6 +31,7 @@ impl World {
             store: Store::new(history),
             tokens: Tokens::new(admin),
             ahead: Duration::ZERO,
+            terminating: Vec::new(),
             gone_as_status: false,
             root,
         }

@@ -80,6 +80,7 @@ impl World {
             remove(&mut body, "status");
         }
         self.complete(kind, &key, &mut body)?;
+        normalise(kind, &mut body);
         self.record(kind, &json!({}), &mut body, write);
         if write.dry_run {
             return Ok(Arc::new(body));
@@ -143,6 +144,7 @@ impl World {
         if !write.raw {
             keep_other_part(kind, old, &mut new, write.subresource);
         }
+        normalise(kind, &mut new);
         self.record(kind, old, &mut new, write);
         if is_same(old, &new) {
             return Ok(Arc::clone(old));
@@ -319,6 +321,33 @@ fn keep_other_part(kind: &Kind, old: &Value, new: &mut Value, subresource: &str)
         new["metadata"] = metadata;
     } else if let Some(managed) = managed {
         new["metadata"]["managedFields"] = managed;
+    }
+}
+
+/// Typed fields that say nothing are not there: null everywhere in built-in resources and in
+/// metadata, empty maps and lists in metadata.
+fn normalise(kind: &Kind, object: &mut Value) {
+    if kind.custom.is_none() {
+        drop_nulls(object);
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|_, value| match value {
+            Value::Null => false,
+            Value::Object(fields) => !fields.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, inside| !inside.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 

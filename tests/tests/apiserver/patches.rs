@@ -31,8 +31,14 @@ async fn a_merge_patch_sets_and_removes() {
     let params = PatchParams::default();
     let patch = merge(json!({"data": {"a": null, "c": "3"}}));
     let stored = maps.patch("one", &params, &patch).await.unwrap();
-    let data: Vec<_> = stored.data.unwrap().into_keys().collect();
+    let data: Vec<_> = stored.data.as_ref().unwrap().keys().collect();
     assert_eq!(data, ["b", "c"]);
+    let empty = merge(json!({"metadata": {"annotations": {}, "labels": null}}));
+    let same = maps.patch("one", &params, &empty).await.unwrap();
+    assert_eq!(
+        same.metadata.resource_version,
+        stored.metadata.resource_version
+    );
     let old = merge(json!({"metadata": {"resourceVersion": "1"}, "data": {"d": "4"}}));
     assert_eq!(
         code(maps.patch("one", &params, &old).await),

@@ -1,5 +1,7 @@
 //! Creating, replacing, deleting.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
@@ -8,6 +10,20 @@ use serde_json::json;
 use tests::apiserver::ApiServer;
 
 use crate::{client, code, dynamic, object, pod};
+
+async fn until_gone<K>(api: &Api<K>, name: &str)
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let gone = async {
+        while api.get_opt(name).await.unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone)
+        .await
+        .expect("gone soon");
+}
 
 fn config_map(name: &str) -> ConfigMap {
     serde_json::from_value(json!({"metadata": {"name": name}, "data": {"a": "1"}})).unwrap()
@@ -235,13 +251,13 @@ async fn a_namespace_goes_with_its_content() {
         .unwrap();
     let late = maps.create(&params, &config_map("late")).await;
     assert_eq!(code(late), (403, "Forbidden".to_owned()));
-    assert_eq!(maps.get_opt("one").await.unwrap(), None);
+    until_gone(&maps, "one").await;
 
     let pods: Api<Pod> = Api::namespaced(client, "shop");
     pods.delete("web", &DeleteParams::default().grace_period(0))
         .await
         .unwrap();
-    assert_eq!(namespaces.get_opt("shop").await.unwrap(), None);
+    until_gone(&namespaces, "shop").await;
 }
 
 #[tokio::test]
