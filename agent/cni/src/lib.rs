@@ -9,6 +9,7 @@
 mod agent;
 mod arguments;
 mod config;
+pub mod install;
 mod meshed;
 mod outcome;
 
