@@ -4,11 +4,6 @@
 //! What is not here: `kubectl create THING` and `kubectl create token`. They speak protobuf,
 //! which the fixture does not.
 
-#![expect(
-    clippy::panic,
-    reason = "a test program: what ends it is a failed test"
-)]
-
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
