@@ -1,6 +1,6 @@
 //! Builds: the eBPF object, the static CNI plugin, culvert and the programs of package `tests`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -74,18 +74,71 @@ fn rustflags() -> String {
 /// `culvert-cni`, linked statically: a container runtime starts it from the host's file system,
 /// whatever libc that has.
 pub(crate) fn cni(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
+    let built = cni_of(workspace, steps, Profile::Dev)?;
+    place(&built, &workspace.program("culvert-cni"))
+}
+
+/// How hard the compiler tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// What tests run.
+    Dev,
+    /// What images carry; takes minutes.
+    Release,
+}
+
+impl Profile {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => &[],
+            Self::Release => &["--release"],
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The programs of an image: where culvert, culvert-cni and the eBPF object were built.
+pub(crate) fn shipped(
+    workspace: &Workspace,
+    steps: &mut Steps,
+    profile: Profile,
+) -> Result<[PathBuf; 3]> {
+    ebpf(workspace, steps)?;
+    let cni = cni_of(workspace, steps, profile)?;
+    match profile {
+        Profile::Dev => programs(workspace, steps)?,
+        Profile::Release => steps.step("build: culvert (release)", || {
+            let mut build = cargo(workspace.root());
+            succeed(build.args(["build", "--release", "--package", "agent-app"]))
+        })?,
+    }
+    let culvert = workspace.target().join(profile.folder()).join("culvert");
+    Ok([culvert, cni, workspace.target().join("bpf").join(OBJECT)])
+}
+
+fn cni_of(workspace: &Workspace, steps: &mut Steps, profile: Profile) -> Result<PathBuf> {
     steps.step("build: culvert-cni (static)", || {
         let host = host_target(workspace)?;
         let folder = workspace.target().join("cni");
         let mut build = cargo(workspace.root());
         build.args(["build", "--package", "agent-cni", "--bin", "culvert-cni"]);
+        build.args(profile.arguments());
         // Naming the target keeps the flags away from build scripts and procedural macros.
         build.args(["--target", &host]);
         build.env("CARGO_TARGET_DIR", &folder);
         build.env("RUSTFLAGS", "-C target-feature=+crt-static");
         build.env_remove("CARGO_ENCODED_RUSTFLAGS");
         succeed(&mut build)?;
-        let built = folder.join(&host).join("debug/culvert-cni");
+        let built = folder
+            .join(&host)
+            .join(profile.folder())
+            .join("culvert-cni");
         let program = std::fs::read(&built).context("cannot read the culvert-cni just built")?;
         if !is_static(&program)? {
             bail!(
@@ -93,7 +146,7 @@ pub(crate) fn cni(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
                 built.display()
             );
         }
-        place(&built, &workspace.program("culvert-cni"))
+        Ok(built)
     })
 }
 

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod chroot;
 mod clean;
+mod image;
 mod program;
 mod setup;
 mod steps;
@@ -38,6 +39,9 @@ cargo xtask <command>
   check                     format, clippy, layers, lints, import circles, licences
   build                     culvert, culvert-cni, the eBPF object and the test programs
   build-ebpf                only the eBPF object
+  image [--profile dev] [--output DIR] [--try] [--root DIR]
+                            the image as an OCI layout, without a container engine; --try
+                            runs every role in a chroot; --root writes only its file system
   codegen                   regenerate proto/src/gen from the .proto files, and the resource
                             definitions in deploy/kubernetes from the types that read them
   clean [--all]             remove what killed runs left; --all also ends running labs
@@ -64,6 +68,7 @@ fn run(arguments: &[String], steps: &mut Steps) -> Result<ExitCode> {
         "setup" => setup::run(&workspace, steps, rest)?,
         "build" => build::everything(&workspace, steps)?,
         "build-ebpf" => build::ebpf(&workspace, steps)?,
+        "image" => image::run(&workspace, steps, rest)?,
         "codegen" => build::codegen(&workspace, steps)?,
         "check" => check::run(&workspace, steps)?,
         "fresh" => {

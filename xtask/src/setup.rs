@@ -58,7 +58,13 @@ pub(crate) fn run(workspace: &Workspace, steps: &mut Steps, arguments: &[String]
 pub(crate) fn install(workspace: &Workspace, steps: &mut Steps, long: bool) -> Result<()> {
     rustup_components(workspace, steps)?;
     packages(steps, &first_packages(long)?)?;
+    compiler(workspace, steps)
+}
+
+/// Installs only what it takes to build, not what it takes to test.
+pub(crate) fn compiler(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
     if Toolchain::choose()? == Toolchain::Debian {
+        packages(steps, &COMPILER.map(str::to_owned))?;
         let llvm = toolchain::debian_llvm_major()?;
         packages(steps, &llvm_packages(llvm))?;
         if !toolchain::linker_is_current(workspace, llvm) {

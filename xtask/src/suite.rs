@@ -10,7 +10,7 @@ use crate::program::{cargo, is_root, output, program};
 use crate::steps::Steps;
 use crate::toolchain::on_path;
 use crate::workspace::Workspace;
-use crate::{build, chroot, clean, setup};
+use crate::{build, chroot, clean, image, setup};
 
 /// Says that tests which need root or eBPF may be left out, and counted as skipped.
 const SKIP: &str = "CULVERT_SKIP_KERNEL_TESTS";
@@ -110,6 +110,10 @@ pub(crate) fn test(
         steps.step(title, || end_to_end(workspace, &request))
     };
     note(kernel, &mut counts, &mut failures);
+    if request.filter.is_none() {
+        let image = image_trial(workspace, steps, skip);
+        note(image, &mut counts, &mut failures);
+    }
     if request.long {
         let title = format!("test: fuzz targets, {FUZZ_SECONDS} s each");
         let fuzz = steps.step(&title, || fuzz(workspace));
@@ -210,6 +214,25 @@ fn crash_tests(workspace: &Workspace, request: &Request, skip: bool) -> Result<C
     let mut tests = cargo_test(workspace);
     tests.args(CRASH_TARGET).args(request.filter.as_deref());
     counted(&mut tests, "the crash tests", cargo_counts)
+}
+
+/// Every role of the image, in a chroot.
+fn image_trial(workspace: &Workspace, steps: &mut Steps, skip: bool) -> Result<Counts> {
+    if skip {
+        println!("skipped ({SKIP}=1): {}", image::TRIAL);
+        return Ok(Counts {
+            skipped: 1,
+            ..Counts::default()
+        });
+    }
+    let layout = image::make_for_tests(workspace, steps)?;
+    steps.step(&format!("test: {}", image::TRIAL), || {
+        image::trial(workspace, &layout)
+    })?;
+    Ok(Counts {
+        passed: 1,
+        ..Counts::default()
+    })
 }
 
 fn cargo_test(workspace: &Workspace) -> Command {
