@@ -213,7 +213,7 @@ impl Control {
         let counters = Arc::new(Counters::default());
         let attached = AttachedNodes::default();
         let (placement, placed) = watch::channel(Placement::default());
-        let bundle = Arc::new(nodes::trust_bundle(self.authority.roots_pem()));
+        let bundle = Arc::new(nodes::trust_bundle(self.authority.bundle().pem()));
         // The sender stays: whoever changes the roots tells the nodes by it.
         let (_trust, trust) = watch::channel(bundle);
         let node_service = NodeService {
