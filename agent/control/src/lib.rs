@@ -13,6 +13,7 @@ mod cluster;
 mod collection;
 mod controller;
 mod error;
+mod lease;
 mod manifests;
 mod nodes;
 mod serve;
