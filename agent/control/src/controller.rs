@@ -14,7 +14,7 @@ use agent_xds::{Discovery, Published};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use crate::ControlError;
@@ -23,7 +23,9 @@ use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
+use crate::lease::Candidate;
 use crate::nodes::{self, Annotator, AttachedNodes, ClusterPods, NodeService};
+use crate::pace::Pace;
 use crate::serve::{self, Services};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
@@ -32,8 +34,6 @@ use crate::source::{Batch, Problem};
 use crate::status::{Progress, Status};
 use crate::translate::{Endpoints, Mesh};
 
-/// Changes that follow each other this closely are translated together.
-const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
 const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
 
@@ -104,6 +104,8 @@ pub struct Control {
     collection: Arc<RwLock<Collection>>,
     snapshot: Snapshot,
     published: Published,
+    /// Where there is a cluster to write to.
+    candidate: Option<(Candidate, watch::Receiver<bool>)>,
     /// The whole state, where it is known already.
     first: Option<Batch>,
     max_ttl: Duration,
@@ -171,6 +173,9 @@ impl Control {
             }
         };
         let admission = open_admission(&config, client.as_ref())?;
+        let candidate = client
+            .clone()
+            .map(|client| Candidate::new(client, &config.root_namespace));
         let collection = Collection::new(Mesh {
             trust_domain: config.trust_domain.into(),
             cluster_id: config.cluster_id.into(),
@@ -196,6 +201,7 @@ impl Control {
             collection: Arc::new(RwLock::new(collection)),
             snapshot,
             published,
+            candidate,
             first,
             max_ttl: config.cert_ttl,
             annotated: client.map(ClusterPods),
@@ -228,6 +234,7 @@ impl Control {
             Arc::new(self.published),
             drain.clone(),
         );
+        let (candidate, leads) = self.candidate.unzip();
         let status = Status::new(
             Arc::clone(&self.collection),
             Arc::clone(&self.admission),
@@ -235,6 +242,7 @@ impl Control {
             Arc::clone(&counters),
             self.source.progress(),
             attached.clone(),
+            leads,
         );
         let certificates = CertificateService {
             authority: self.authority,
@@ -273,6 +281,8 @@ impl Control {
         };
         changes.take(vec![first]);
         let following = tokio::spawn(changes.follow(batches, drain.clone()));
+        // Who does not know the mesh has nothing to write.
+        let standing = candidate.map(|candidate| tokio::spawn(candidate.run(drain.clone())));
         let services = Services {
             discovery: discovery.into_service(),
             certificates: certificates.into_service(),
@@ -287,6 +297,9 @@ impl Control {
         let _ = tokio::join!(watching, following);
         if let Some(annotating) = annotating {
             let _ = annotating.await;
+        }
+        if let Some(standing) = standing {
+            let _ = standing.await;
         }
     }
 
@@ -309,6 +322,7 @@ struct Changes {
 impl Changes {
     async fn follow(mut self, mut batches: mpsc::Receiver<Batch>, mut drain: drain::Watcher) {
         let mut reports = self.attached.changes();
+        let mut pace = Pace::default();
         loop {
             let first = tokio::select! {
                 () = drain.signalled() => return,
@@ -318,12 +332,13 @@ impl Changes {
                 },
                 Ok(()) = reports.changed() => None,
             };
-            sleep(DEBOUNCE).await;
+            sleep_until(pace.gather_until(Instant::now())).await;
             let mut gathered: Vec<Batch> = first.into_iter().collect();
             while let Ok(batch) = batches.try_recv() {
                 gathered.push(batch);
             }
             self.take(gathered);
+            pace.done(Instant::now());
         }
     }
 

@@ -27,6 +27,7 @@ const ROUND: Duration = Duration::from_secs(3);
 const RELEASE: Duration = Duration::from_secs(2);
 
 /// A candidate for the lease.
+#[derive(Debug)]
 pub(crate) struct Candidate {
     leases: Api<Lease>,
     election: Election,

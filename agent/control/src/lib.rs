@@ -16,6 +16,7 @@ mod error;
 mod lease;
 mod manifests;
 mod nodes;
+mod pace;
 mod serve;
 mod snapshot;
 mod source;

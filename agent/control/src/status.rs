@@ -32,6 +32,8 @@ struct Inner {
     nodes: ConnectedNodes,
     counters: Arc<Counters>,
     progress: Progress,
+    /// Whether this replica writes; none where there is nothing to write to.
+    leads: Option<watch::Receiver<bool>>,
     serving: watch::Sender<bool>,
     attached: AttachedNodes,
     reported: Mutex<Reported>,
@@ -70,6 +72,7 @@ impl Status {
         counters: Arc<Counters>,
         progress: Progress,
         attached: AttachedNodes,
+        leads: Option<watch::Receiver<bool>>,
     ) -> Self {
         Self(Arc::new(Inner {
             collection,
@@ -77,6 +80,7 @@ impl Status {
             nodes,
             counters,
             progress,
+            leads,
             serving: watch::Sender::new(false),
             attached,
             reported: Mutex::default(),
@@ -132,6 +136,7 @@ impl Status {
             "notes": notes,
             "notesLeftOut": reported.notes.len() - notes.len(),
             "objects": objects.collect::<serde_json::Map<_, _>>(),
+            "leader": inner.leads.as_ref().map(|leads| *leads.borrow()),
             "nodeTokens": inner.admission.problem(),
             "nodes": listed_nodes.collect::<Vec<_>>(),
             "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
