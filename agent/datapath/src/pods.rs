@@ -64,6 +64,11 @@ pub trait PodSink: Send + Sync {
     /// Starts to serve a pod. When this fails the pod is un-enrolled.
     fn add(&self, pod: EnrolledPod) -> io::Result<()>;
 
+    /// Accepts nothing more for a pod that leaves the mesh and lives on: takes what waits at its
+    /// listeners and closes them. Connections it has go on until they end or [`Self::remove`] is
+    /// called. Idempotent.
+    fn leave(&self, pod: NetnsCookie);
+
     /// Stops to serve a pod and closes every socket and descriptor that belongs to it. Idempotent.
     fn remove(&self, pod: NetnsCookie);
 }

@@ -42,6 +42,14 @@ impl Drain {
     }
 }
 
+impl Drain {
+    /// Waits until every watcher is dropped, without a signal. Safe to drop before.
+    pub async fn finished(&mut self) {
+        // Nothing is ever sent: this ends when the last sender is gone.
+        self.finished.recv().await;
+    }
+}
+
 impl Watcher {
     /// Completes when the drain begins (or its owner is gone). Safe to drop before.
     pub async fn signalled(&mut self) {

@@ -9,6 +9,7 @@ use agent_net::drain::Watcher;
 use agent_net::socket::{canonical, set_leg_options};
 use agent_net::tasks::spawn_local;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::local::LocalPod;
 
@@ -28,11 +29,19 @@ pub(crate) fn refuse(stream: TcpStream) {
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Accepts until the pod is removed or the agent drains; each connection becomes a task.
+/// Connections that were captured a moment before their pod left arrive within this time of each
+/// other.
+const LAST_ARRIVALS: Duration = Duration::from_millis(100);
+/// All of them have by then.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// Accepts until the pod is removed or the agent drains; each connection becomes a task. When the
+/// pod leaves the mesh, as `leaving` says, those that wait are still taken.
 pub(crate) async fn run<F>(
     pod: LocalPod,
     listener: TcpListener,
     mut draining: Watcher,
+    mut leaving: Watcher,
     purpose: &'static str,
     handle: fn(LocalPod, Accepted) -> F,
 ) where
@@ -44,6 +53,7 @@ pub(crate) async fn run<F>(
             biased;
             _ = pod.ended() => return,
             () = draining.signalled() => return,
+            () = leaving.signalled() => break,
             accepted = listener.accept() => accepted.and_then(describe),
         };
         match accepted {
@@ -60,6 +70,26 @@ pub(crate) async fn run<F>(
             }
         }
     }
+    last_call(&pod, listener, handle).await;
+}
+
+/// Takes the connections that wait, and those that are on their way.
+async fn last_call<F>(pod: &LocalPod, listener: TcpListener, handle: fn(LocalPod, Accepted) -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let take = async {
+        while let Ok(accepted) = timeout(LAST_ARRIVALS, listener.accept()).await {
+            match accepted.and_then(describe) {
+                Ok(accepted) => {
+                    spawn_local(handle(pod.clone(), accepted));
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LAST_CALL, take).await;
 }
 
 fn describe((stream, peer): (TcpStream, SocketAddr)) -> io::Result<Accepted> {

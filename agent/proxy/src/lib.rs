@@ -9,6 +9,7 @@ mod connections;
 mod endpoints;
 mod forward;
 mod inbound;
+mod left;
 mod local;
 mod mesh;
 mod older;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::connections::Connections;
 use crate::endpoints::ActiveEndpoints;
+use crate::left::Left;
 use crate::pod::Pod;
 
 /// What the kernel side gives to the proxy.
@@ -61,4 +62,8 @@ pub(crate) struct Worker {
     pub(crate) draining: Watcher,
     /// The pods it serves; dropping or draining the second half ends a pod's tasks.
     pub(crate) pods: RefCell<BTreeMap<NetnsCookie, (Arc<Pod>, Drain)>>,
+    /// Ends the accept loops of a pod, and nothing else of it.
+    pub(crate) accepting: RefCell<BTreeMap<NetnsCookie, Drain>>,
+    /// Pods that left the mesh alive, for as long as they have connections from before.
+    pub(crate) left: RefCell<Vec<Left>>,
 }

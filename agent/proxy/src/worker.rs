@@ -13,7 +13,7 @@ use std::time::Duration;
 use agent_datapath::{EnrolledPod, PodSink};
 use agent_hbone::{Pool, PoolStats, Settings};
 use agent_net::NetnsCookie;
-use agent_net::drain::{self, Drain};
+use agent_net::drain::{self, Drain, Watcher};
 use agent_net::tasks::spawn_local;
 use tokio::net::TcpListener;
 use tokio::runtime::RuntimeMetrics;
@@ -70,6 +70,10 @@ enum Command {
     Add {
         pod: Arc<Pod>,
         listeners: Listeners,
+    },
+    Leave {
+        pod: NetnsCookie,
+        done: std_mpsc::SyncSender<()>,
     },
     Remove {
         pod: NetnsCookie,
@@ -235,7 +239,18 @@ impl PodSink for Workers {
         Ok(())
     }
 
+    fn leave(&self, pod: NetnsCookie) {
+        self.end(pod, |done| Command::Leave { pod, done });
+    }
+
     fn remove(&self, pod: NetnsCookie) {
+        self.end(pod, |done| Command::Remove { pod, done });
+    }
+}
+
+impl Workers {
+    /// Has every worker do something to a pod that is served no longer, and waits for it.
+    fn end(&self, pod: NetnsCookie, command: impl Fn(std_mpsc::SyncSender<()>) -> Command) {
         let served = self
             .pods
             .lock()
@@ -244,13 +259,9 @@ impl PodSink for Workers {
         if served.is_some() {
             self.turnover[REMOVED].fetch_add(1, Ordering::Relaxed);
         }
-        let (done, removed) = std_mpsc::sync_channel(self.threads.len());
+        let (done, ended) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
-            let command = Command::Remove {
-                pod,
-                done: done.clone(),
-            };
-            if thread.commands.try_send(command).is_err() {
+            if thread.commands.try_send(command(done.clone())).is_err() {
                 tracing::error!(
                     ?pod,
                     "a worker is gone or overwhelmed; the pod stays with it"
@@ -259,7 +270,7 @@ impl PodSink for Workers {
         }
         drop(done);
         for _ in &self.threads {
-            if removed.recv_timeout(REMOVAL_DEADLINE).is_err() {
+            if ended.recv_timeout(REMOVAL_DEADLINE).is_err() {
                 tracing::error!(?pod, "a worker did not close the pod's sockets in time");
             }
         }
@@ -296,6 +307,8 @@ impl Worker {
             active: ActiveEndpoints::default(),
             draining,
             pods: RefCell::default(),
+            accepting: RefCell::default(),
+            left: RefCell::default(),
         });
         let changes = worker.mesh.state.changed();
         spawn_local(recheck_on_change(Rc::downgrade(&worker), changes));
@@ -316,6 +329,13 @@ impl Worker {
                 let _ = reply.send(self.tunnels.stats());
             }
             Command::Add { pod, listeners } => self.add(pod, listeners),
+            Command::Leave { pod, done } => {
+                let leave = Rc::clone(self).leave(pod);
+                spawn_local(async move {
+                    leave.await;
+                    let _ = done.send(());
+                });
+            }
             Command::Remove { pod, done } => {
                 let removal = Rc::clone(self).remove(pod);
                 spawn_local(async move {
@@ -330,19 +350,27 @@ impl Worker {
 
     fn add(self: &Rc<Self>, pod: Arc<Pod>, listeners: Listeners) {
         let (drain, removal) = drain::channel();
+        let (accepting, leaving) = drain::channel();
+        self.accepting.borrow_mut().insert(pod.cookie(), accepting);
         self.pods
             .borrow_mut()
             .insert(pod.cookie(), (Arc::clone(&pod), drain));
         let local = LocalPod::new(Rc::clone(self), pod, removal);
-        self.accept(&local, listeners.outbound, "outbound", outbound::handle);
-        self.accept(&local, listeners.inbound, "inbound", passthrough::handle);
-        self.accept(&local, listeners.hbone, "hbone", inbound::handle);
+        let Listeners {
+            outbound,
+            inbound,
+            hbone,
+        } = listeners;
+        self.accept(&local, outbound, &leaving, "outbound", outbound::handle);
+        self.accept(&local, inbound, &leaving, "inbound", passthrough::handle);
+        self.accept(&local, hbone, &leaving, "hbone", inbound::handle);
     }
 
     fn accept<F>(
         &self,
         pod: &LocalPod,
         listener: StdListener,
+        leaving: &Watcher,
         purpose: &'static str,
         handle: fn(LocalPod, accept::Accepted) -> F,
     ) where
@@ -355,6 +383,7 @@ impl Worker {
                     pod.clone(),
                     listener,
                     draining,
+                    leaving.clone(),
                     purpose,
                     handle,
                 ));
@@ -365,9 +394,27 @@ impl Worker {
         }
     }
 
+    /// Takes the last connections of a pod and closes its listeners; those it has live on.
+    async fn leave(self: Rc<Self>, pod: NetnsCookie) {
+        let accepting = self.accepting.borrow_mut().remove(&pod);
+        let served = self.pods.borrow_mut().remove(&pod);
+        let (Some((pod, drain)), Some(accepting)) = (served, accepting) else {
+            return;
+        };
+        self.keep_left(Arc::clone(&pod), drain, REMOVAL_DEADLINE);
+        if !accepting.drain(REMOVAL_DEADLINE).await {
+            tracing::error!(pod = %pod.info().name, "listeners of a pod that left linger");
+        }
+    }
+
     /// Ends every task of the pod and with them every socket this worker has in its namespace.
     async fn remove(self: Rc<Self>, pod: NetnsCookie) {
+        for left in self.take_left(pod) {
+            left.end().await;
+        }
+        self.accepting.borrow_mut().remove(&pod);
         let Some((pod, drain)) = self.pods.borrow_mut().remove(&pod) else {
+            self.tunnels.drop_source(pod);
             return;
         };
         self.tunnels.drop_source(pod.cookie());
@@ -387,12 +434,13 @@ impl Worker {
     fn recheck(&self, patience: bool) -> bool {
         let snapshot = self.mesh.state.load();
         let network = &*self.mesh.config.network;
-        let pods = self.pods.borrow();
+        let (pods, left) = (self.pods.borrow(), self.left.borrow());
         self.connections
             .recheck(&snapshot, network, patience, |local| {
-                let (pod, _) = pods
-                    .values()
-                    .find(|(pod, _)| pod.info().ips.contains(&local))?;
+                let served = pods.values().map(|(pod, _)| pod);
+                let pod = served
+                    .chain(left.iter().map(|left| &left.pod))
+                    .find(|pod| pod.info().ips.contains(&local))?;
                 pod.workload_in(&snapshot, network)
             })
     }
@@ -431,12 +479,20 @@ impl Worker {
     /// to their peers when they are not.
     async fn cut(self: Rc<Self>) {
         let pods = self.pods.take();
+        let left = self.left.take();
         let cuts: Vec<_> = pods
             .into_values()
             .map(|(_, drain)| spawn_local(drain.drain(CUT_DEADLINE)))
             .collect();
+        let left: Vec<_> = left
+            .into_iter()
+            .map(|left| spawn_local(left.end()))
+            .collect();
         for cut in cuts {
             let _ = cut.await;
+        }
+        for end in left {
+            let _ = timeout(CUT_DEADLINE, end).await;
         }
         let flushed = async {
             while self.tunnels.stats().tunnels > 0 {

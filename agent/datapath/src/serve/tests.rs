@@ -84,6 +84,10 @@ impl PodSink for NoteRemovals {
         Ok(())
     }
 
+    fn leave(&self, pod: NetnsCookie) {
+        self.0.lock().unwrap().push(format!("leave {}", pod.0));
+    }
+
     fn remove(&self, pod: NetnsCookie) {
         self.0.lock().unwrap().push(format!("remove {}", pod.0));
     }

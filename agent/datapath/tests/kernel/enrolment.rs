@@ -247,6 +247,10 @@ impl PodSink for Sink {
         Ok(())
     }
 
+    fn leave(&self, pod: NetnsCookie) {
+        self.remove(pod);
+    }
+
     fn remove(&self, pod: NetnsCookie) {
         self.0
             .lock()
