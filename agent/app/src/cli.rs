@@ -139,6 +139,24 @@ pub(crate) struct NodeFlags {
         default_value = "/run/culvert/cni.sock"
     )]
     pub(crate) cni_socket: PathBuf,
+    /// The container runtime's folder of plugins: culvert-cni is installed there. With
+    /// --cni-conf-dir; without both nothing is installed.
+    #[arg(long, env = "CULVERT_CNI_BIN_DIR", value_name = "DIR")]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
+    /// The container runtime's folder of network configurations: culvert-cni is put at the end of
+    /// the chain in use, and put there again when somebody writes another.
+    #[arg(long, env = "CULVERT_CNI_CONF_DIR", value_name = "DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Namespaces, separated by commas, whose pods are never in the mesh and never wait for this
+    /// agent: its own above all, or it could not start.
+    #[arg(
+        long,
+        env = "CULVERT_CNI_EXCLUDE_NAMESPACES",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "culvert-system"
+    )]
+    pub(crate) cni_exclude_namespaces: Vec<String>,
     /// Unix socket of `culvert status`, `why` and `config-dump`.
     #[arg(long, env = "CULVERT_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub(crate) admin_socket: PathBuf,

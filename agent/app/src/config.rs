@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_cni::install::Installation;
 use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice, TokenReviews};
 use agent_model::Identity;
 use agent_telemetry::LogFormat;
@@ -15,6 +16,8 @@ use crate::cli::{CommonFlags, ControlFlags, NodeFlags};
 const INSTALLED_OBJECT: &str = "/usr/lib/culvert/culvert.bpf.o";
 /// Name of the eBPF object beside the program.
 const OBJECT_NAME: &str = "culvert.bpf.o";
+/// Name of the CNI plugin beside the program.
+const PLUGIN_NAME: &str = "culvert-cni";
 /// Data-path threads at most; more than any node has use for.
 const MAX_WORKERS: usize = 256;
 /// Shortest certificate lifetime that leaves time to renew.
@@ -54,10 +57,19 @@ pub(crate) struct LogConfig {
 /// What `culvert node` does.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// `--release`: leave the kernel as if Culvert had never run.
-    Release(KernelConfig),
+    /// `--release`: leave the node as if Culvert had never run.
+    Release(Box<ReleaseConfig>),
     /// Run the agent.
     Run(Box<NodeConfig>),
+}
+
+/// What `culvert node --release` takes away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReleaseConfig {
+    /// Kernel side.
+    pub(crate) kernel: KernelConfig,
+    /// Where the CNI plugin is installed, when it is.
+    pub(crate) installation: Option<Installation>,
 }
 
 /// Settings of the kernel side.
@@ -96,6 +108,8 @@ pub(crate) struct NodeConfig {
     pub(crate) token_file: PathBuf,
     /// Socket of the CNI plugin.
     pub(crate) cni_socket: PathBuf,
+    /// Where the CNI plugin is to be installed, when it is.
+    pub(crate) installation: Option<Installation>,
     /// Socket of the operator's verbs.
     pub(crate) admin_socket: PathBuf,
     /// Metrics listener.
@@ -160,8 +174,19 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         state_dir: flags.state_dir,
         debug: flags.datapath_debug,
     };
+    let installation = installation(
+        flags.cni_bin_dir,
+        flags.cni_conf_dir,
+        flags.cni_exclude_namespaces,
+        &flags.cni_socket,
+        &kernel.state_dir,
+    )?;
     if flags.release {
-        return Ok(Node::Release(kernel));
+        let config = ReleaseConfig {
+            kernel,
+            installation,
+        };
+        return Ok(Node::Release(Box::new(config)));
     }
     let xds_address = https("xds-address", required("xds-address", flags.xds_address)?)?;
     let ca_address = match flags.ca_address {
@@ -177,6 +202,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         root_cert: required("root-cert", flags.root_cert)?,
         token_file: required("token-file", flags.token_file)?,
         cni_socket: flags.cni_socket,
+        installation,
         admin_socket: flags.admin_socket,
         metrics_listen: flags.metrics_listen,
         ready_listen: flags.ready_listen,
@@ -187,6 +213,39 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         drain_deadline: flags.common.drain_deadline,
     };
     Ok(Node::Run(Box::new(config)))
+}
+
+/// Both folders or none of them.
+fn installation(
+    bin_dir: Option<PathBuf>,
+    conf_dir: Option<PathBuf>,
+    exclude_namespaces: Vec<String>,
+    agent_socket: &Path,
+    state_dir: &Path,
+) -> Result<Option<Installation>, ConfigError> {
+    if bin_dir.is_none() && conf_dir.is_none() {
+        return Ok(None);
+    }
+    for (flag, path) in [("cni-socket", agent_socket), ("state-dir", state_dir)] {
+        if !path.is_absolute() {
+            return Err(ConfigError::Invalid {
+                flag,
+                value: path.display().to_string(),
+                problem: "the CNI plugin needs an absolute path",
+            });
+        }
+    }
+    Ok(Some(Installation {
+        program: beside_this_program(PLUGIN_NAME).unwrap_or_else(|| PLUGIN_NAME.into()),
+        bin_dir: required("cni-bin-dir", bin_dir)?,
+        conf_dir: required("cni-conf-dir", conf_dir)?,
+        agent_socket: agent_socket.to_owned(),
+        meshed_namespaces: state_dir.join(agent_cni::MESHED_FILE),
+        exclude_namespaces: exclude_namespaces
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .collect(),
+    }))
 }
 
 /// Validates the flags of `culvert control`.
@@ -357,11 +416,14 @@ fn workers(value: Option<NonZeroUsize>) -> Result<usize, ConfigError> {
 
 /// The object beside this program, where a build leaves it, else the installed one.
 fn default_object() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|program| Some(program.parent()?.join(OBJECT_NAME)))
-        .filter(|path| path.exists());
-    beside.unwrap_or_else(|| Path::new(INSTALLED_OBJECT).to_owned())
+    beside_this_program(OBJECT_NAME)
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| Path::new(INSTALLED_OBJECT).to_owned())
+}
+
+fn beside_this_program(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    Some(program.parent()?.join(name))
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 fn run(verb: cli::Verb) -> anyhow::Result<()> {
     match verb {
         cli::Verb::Node(flags) => match config::node(*flags)? {
-            config::Node::Release(kernel) => node::release(&kernel),
+            config::Node::Release(config) => node::release(&config),
             config::Node::Run(config) => node::run(*config),
         },
         cli::Verb::Control(flags) => control::run(config::control(*flags)?),

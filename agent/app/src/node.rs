@@ -5,6 +5,7 @@
 //! the admin thread.
 
 mod follow;
+mod installer;
 mod samples;
 mod view;
 
@@ -24,10 +25,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::config::{KernelConfig, NodeConfig};
+use crate::config::{KernelConfig, NodeConfig, ReleaseConfig};
 use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
 use crate::readiness::Readiness;
 use crate::shutdown::Signals;
+use installer::Installer;
 use view::NodeView;
 
 /// Version of the program.
@@ -41,11 +43,22 @@ const HANDSHAKES_PER_POD: usize = 64;
 /// Time the control runtime's tasks have to end after the data path has drained.
 const CONTROL_DRAIN: Duration = Duration::from_secs(2);
 
-/// Detaches everything and removes the pins: pods stay connected, un-meshed.
-pub(crate) fn release(config: &KernelConfig) -> anyhow::Result<()> {
-    Datapath::release(&config.into()).context("cannot release the kernel side")?;
-    println!("released: no pod of this node is captured any more");
-    Ok(())
+/// Detaches everything and removes the pins: pods stay connected, un-meshed. Then takes the CNI
+/// plugin out of the runtime's chain, where it was installed; an agent that still runs does not put
+/// it back, its hooks being gone. The program goes last, when no chain names it any more.
+pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
+    let released =
+        Datapath::release(&(&config.kernel).into()).context("cannot release the kernel side");
+    if released.is_ok() {
+        println!("released: no pod of this node is captured any more");
+    }
+    if let Some(installation) = &config.installation {
+        for file in installation.remove_entry()? {
+            println!("released: {} no longer names culvert-cni", file.display());
+        }
+        installation.remove_program()?;
+    }
+    released
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -92,6 +105,7 @@ struct Agent {
     workers: Arc<Workers>,
     /// Ends before the drain only by an error.
     enrolment: JoinHandle<Result<(), DatapathError>>,
+    _installer: Option<Installer>,
     _listeners: Serving,
 }
 
@@ -174,6 +188,7 @@ impl Agent {
             sync.clone(),
             runtime,
         );
+        let installer = installer(config, &datapath)?;
         let view = Arc::new(NodeView {
             started,
             node: config.node_name.clone(),
@@ -187,6 +202,7 @@ impl Agent {
             workers: Arc::clone(&workers),
             metrics: Arc::clone(&metrics),
             dropped_lines,
+            installation: installer.as_ref().map(Installer::problem),
         });
         let admin = admin::routes(view, Arc::clone(&metrics));
         let listeners = Listeners::default()
@@ -197,9 +213,21 @@ impl Agent {
         Ok(Self {
             workers,
             enrolment,
+            _installer: installer,
             _listeners: listeners,
         })
     }
+}
+
+/// Installs the CNI plugin where that is asked for, from now on that somebody answers it. An agent
+/// whose hooks were taken away by `--release` does not.
+fn installer(config: &NodeConfig, datapath: &Arc<Datapath>) -> anyhow::Result<Option<Installer>> {
+    let Some(installation) = config.installation.clone() else {
+        return Ok(None);
+    };
+    let datapath = Arc::clone(datapath);
+    let installer = Installer::start(installation, move || datapath.attached());
+    Ok(Some(installer.context("starting the installer")?))
 }
 
 fn xds_config(config: &NodeConfig) -> ClientConfig {

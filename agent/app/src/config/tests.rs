@@ -82,10 +82,45 @@ fn a_missing_setting_is_named_in_all_its_forms() {
 
 #[test]
 fn release_needs_only_the_kernel_settings() {
-    let Node::Release(kernel) = node_of(&["--release", "--bpffs", "/b"], &[]).unwrap() else {
+    let release = node_of(&["--release", "--bpffs", "/b"], &[]).unwrap();
+    let Node::Release(config) = release else {
         panic!("not a release");
     };
-    assert_eq!(kernel.bpffs, Path::new("/b"));
+    assert_eq!(config.kernel.bpffs, Path::new("/b"));
+    assert_eq!(config.installation, None);
+}
+
+#[test]
+fn the_plugin_is_installed_with_both_folders_or_not_at_all() {
+    const BOTH: [&str; 4] = ["--cni-bin-dir", "/bin-dir", "--cni-conf-dir", "/conf-dir"];
+    assert_eq!(running(&[]).unwrap().installation, None);
+    let installation = running(&BOTH).unwrap().installation.unwrap();
+    assert_eq!(installation.bin_dir, Path::new("/bin-dir"));
+    assert_eq!(installation.conf_dir, Path::new("/conf-dir"));
+    assert_eq!(installation.program.file_name().unwrap(), "culvert-cni");
+    assert_eq!(
+        installation.agent_socket,
+        Path::new("/run/culvert/cni.sock")
+    );
+    assert_eq!(
+        installation.meshed_namespaces,
+        Path::new("/var/lib/culvert/meshed-namespaces.json")
+    );
+    assert_eq!(installation.exclude_namespaces, ["culvert-system"]);
+    for missing in [&BOTH[..2], &BOTH[2..]] {
+        let error = running(missing).unwrap_err().to_string();
+        assert!(error.contains("is required"), "{error}");
+    }
+    let relative = [&BOTH[..], &["--cni-socket", "cni.sock"]].concat();
+    let error = running(&relative).unwrap_err().to_string();
+    assert!(error.contains("absolute"), "{error}");
+    // The same flags take it away again.
+    let release = node_of(&[&BOTH[..], &["--release"]].concat(), &[]).unwrap();
+    let found = match release {
+        Node::Release(config) => config.installation,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(found, Some(installation));
 }
 
 #[test]

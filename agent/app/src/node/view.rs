@@ -1,8 +1,8 @@
 //! The node's answers to its operator.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use agent_datapath::{Datapath, OlderConnection, OlderDirection, PodStatus};
@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 
 use super::VERSION;
+use super::installer::Problem;
 use crate::admin::{
     AdminView, CertificateView, Connections, ControlPlaneView, OlderView, PodView,
     RejectedResource, SCHEMA, Status, Tunnels, Why,
@@ -36,11 +37,11 @@ pub(super) struct NodeView {
     pub(super) workers: Arc<Workers>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) dropped_lines: Arc<AtomicU64>,
+    pub(super) installation: Option<Problem>,
 }
 
 impl AdminView for NodeView {
     fn status(&self) -> Status {
-        let attached = self.datapath.attached();
         Status {
             schema: SCHEMA,
             role: "node".to_owned(),
@@ -67,14 +68,7 @@ impl AdminView for NodeView {
             },
             tunnels: self.tunnels(),
             refusals: self.metrics.refusals(),
-            problems: (!attached)
-                .then(|| {
-                    "an eBPF hook of this node is not attached; it is attached again within \
-                     seconds, or the log says why not"
-                        .to_owned()
-                })
-                .into_iter()
-                .collect(),
+            problems: self.problems(),
             log_lines_dropped: self.dropped_lines.load(Ordering::Relaxed),
         }
     }
@@ -137,6 +131,20 @@ impl NodeView {
                 .collect(),
             error: pod.detail,
         }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let unattached = (!self.datapath.attached()).then(|| {
+            "an eBPF hook of this node is not attached; it is attached again within seconds, or \
+             the log says why not"
+                .to_owned()
+        });
+        let problem = self.installation.as_ref().and_then(|problem| {
+            let problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
+            let problem = problem.as_ref()?;
+            Some(format!("the CNI plugin is not installed: {problem}"))
+        });
+        unattached.into_iter().chain(problem).collect()
     }
 
     fn control_plane(&self) -> ControlPlaneView {
