@@ -8,6 +8,7 @@ mod accept;
 mod connections;
 mod endpoints;
 mod forward;
+pub mod handover;
 mod inbound;
 mod left;
 mod local;

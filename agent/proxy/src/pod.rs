@@ -1,11 +1,12 @@
 //! An enrolled pod, shared by the workers.
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::io;
+use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use agent_datapath::OlderConnection;
+use agent_datapath::{EnrolledPod, OlderConnection};
 use agent_model::{PodInfo, Workload};
 use agent_net::{Netns, NetnsCookie};
 use agent_state::Snapshot;
@@ -23,18 +24,56 @@ pub struct Pod {
     pub(crate) tunnels: Arc<AtomicU32>,
     /// Connections that were there before it was enrolled.
     pub(crate) older: Older,
+    /// Its listeners, for a successor of this agent; empty once the pod is let go of.
+    listeners: Mutex<Option<[TcpListener; 3]>>,
 }
 
 impl Pod {
-    /// A pod that enrolment has captured and verified, and the connections it had before.
-    pub fn new(info: PodInfo, netns: Arc<Netns>, older: Vec<OlderConnection>) -> Self {
+    /// A pod that enrolment has captured and verified.
+    pub fn new(enrolled: EnrolledPod) -> Self {
+        let EnrolledPod {
+            info,
+            netns,
+            outbound,
+            inbound,
+            hbone,
+            older,
+        } = enrolled;
         Self {
             info,
             netns,
             connections: Arc::default(),
             tunnels: Arc::default(),
             older: Older::new(older, Instant::now()),
+            listeners: Mutex::new(Some([outbound, inbound, hbone])),
         }
+    }
+
+    /// What a successor of this agent needs to serve the pod; `None` once it was let go of.
+    pub(crate) fn hand_over(&self) -> io::Result<Option<EnrolledPod>> {
+        let listeners = self.listeners();
+        let Some([outbound, inbound, hbone]) = &*listeners else {
+            return Ok(None);
+        };
+        Ok(Some(EnrolledPod {
+            info: self.info.clone(),
+            netns: Arc::clone(&self.netns),
+            outbound: outbound.try_clone()?,
+            inbound: inbound.try_clone()?,
+            hbone: hbone.try_clone()?,
+            older: self.older.left(),
+        }))
+    }
+
+    /// Closes its listeners, those aside that the workers accept from.
+    pub(crate) fn let_go(&self) {
+        self.listeners().take();
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Option<[TcpListener; 3]>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The key of the pod on this node.

@@ -173,11 +173,20 @@ impl Workers {
         sum
     }
 
+    /// What a successor needs to serve the pods that are served now. Its descriptors are its own.
+    pub fn hand_over(&self) -> io::Result<Vec<EnrolledPod>> {
+        let pods = self.pods();
+        pods.iter()
+            .filter_map(|pod| pod.hand_over().transpose())
+            .collect()
+    }
+
     /// Stops accepting, tells tunnel peers to go away, lets connections finish until `deadline`
     /// and then ends the rest: with what had arrived delivered and a clean end, or within a second
     /// with a reset where that is not possible. True when all finished before the deadline.
     /// Blocks; call it off the runtimes.
     pub fn stop(&self, deadline: Duration) -> bool {
+        self.pods().iter().for_each(|pod| pod.let_go());
         let (done, results) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
             let command = Command::Stop {
@@ -206,24 +215,21 @@ impl Workers {
 
 impl PodSink for Workers {
     fn add(&self, enrolled: EnrolledPod) -> io::Result<()> {
-        let EnrolledPod {
-            info,
-            netns,
-            outbound,
-            inbound,
-            hbone,
-            older,
-        } = enrolled;
-        let pod = Arc::new(Pod::new(info, netns, older));
+        let shares = self
+            .threads
+            .iter()
+            .map(|_| enrolled.share())
+            .collect::<io::Result<Vec<_>>>()?;
+        let pod = Arc::new(Pod::new(enrolled));
         self.pods
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(pod.cookie(), Arc::clone(&pod));
-        for thread in &self.threads {
+        for (thread, share) in self.threads.iter().zip(shares) {
             let listeners = Listeners {
-                outbound: outbound.try_clone()?,
-                inbound: inbound.try_clone()?,
-                hbone: hbone.try_clone()?,
+                outbound: share.outbound,
+                inbound: share.inbound,
+                hbone: share.hbone,
             };
             let command = Command::Add {
                 pod: Arc::clone(&pod),
@@ -256,7 +262,8 @@ impl Workers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&pod);
-        if served.is_some() {
+        if let Some(served) = served {
+            served.let_go();
             self.turnover[REMOVED].fetch_add(1, Ordering::Relaxed);
         }
         let (done, ended) = std_mpsc::sync_channel(self.threads.len());

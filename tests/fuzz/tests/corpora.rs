@@ -53,6 +53,6 @@ macro_rules! targets {
 }
 
 targets! {
-    connect baggage forwarded identity certificate pem csr xds sync manifest policy enrolment cni
+    connect baggage forwarded identity certificate pem csr xds sync manifest policy enrolment handover cni
     tokens http2
 }

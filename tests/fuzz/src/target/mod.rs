@@ -5,6 +5,7 @@ mod cni;
 mod connect;
 mod csr;
 mod enrolment;
+mod handover;
 mod headers;
 mod http2;
 mod identity;
@@ -100,6 +101,12 @@ pub const TARGETS: &[Target] = &[
         run: enrolment::run,
         mutations: 100_000,
         words: enrolment::WORDS,
+    },
+    Target {
+        name: "handover",
+        run: handover::run,
+        mutations: 20_000,
+        words: handover::WORDS,
     },
     Target {
         name: "cni",
