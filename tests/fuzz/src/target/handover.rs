@@ -110,7 +110,7 @@ fn giver(messages: &[Message]) {
                 return;
             }
             GiverShall::Refuse(_) | GiverShall::End => return,
-            other => panic!("{other:?} after {message:?}"),
+            other => unreachable!("{other:?} after {message:?}"),
         }
     }
 }
