@@ -17,6 +17,7 @@ use agent_model::{Authorization, Identity, PodProgress, PodReport};
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
+use crate::translate::service_entry::EntryHosts;
 use crate::translate::{
     self, ByName, Captured, Mesh, Note, Objects, Scope, Severity, Translated, enrolment,
     peer_authentication, workload,
@@ -32,6 +33,7 @@ pub(crate) struct Collection {
     namespaces: ByName<Namespace>,
     nodes: ByName<Node>,
     mesh_config: Option<Arc<MeshConfigObject>>,
+    entry_hosts: EntryHosts,
     objects: BTreeMap<Arc<str>, Objects>,
     translated: BTreeMap<Arc<str>, Translated>,
     node_identities: NodeIdentities,
@@ -61,6 +63,7 @@ impl Collection {
             namespaces: ByName::new(),
             nodes: ByName::new(),
             mesh_config: None,
+            entry_hosts: EntryHosts::default(),
             objects: BTreeMap::new(),
             translated: BTreeMap::new(),
             node_identities: NodeIdentities::new(),
@@ -213,6 +216,8 @@ impl Collection {
                     objects.authorization_policies.len(),
                 ),
                 (Kind::PeerAuthentication, objects.peer_authentications.len()),
+                (Kind::ServiceEntry, objects.service_entries.len()),
+                (Kind::WorkloadEntry, objects.workload_entries.len()),
             ];
             for (kind, count) in of_kind {
                 *counts.entry(kind).or_default() += count;
@@ -287,6 +292,21 @@ impl Collection {
                     as_peer_authentication,
                 );
             }
+            Kind::ServiceEntry => {
+                let old = objects.service_entries.get(name).cloned();
+                set(&mut objects.service_entries, name, object, as_service_entry);
+                let new = objects.service_entries.get(name).map(|new| &**new);
+                let touched = self.entry_hosts.put(reference, old.as_deref(), new);
+                self.dirty.extend(touched);
+            }
+            Kind::WorkloadEntry => {
+                set(
+                    &mut objects.workload_entries,
+                    name,
+                    object,
+                    as_workload_entry,
+                );
+            }
             Kind::Namespace | Kind::Node | Kind::MeshConfig => {}
         }
         if objects.is_empty() {
@@ -315,6 +335,7 @@ impl Collection {
                 .unwrap_or(&nothing),
             network: network.map_or("", String::as_str),
             captured: &self.captured,
+            entry_hosts: &self.entry_hosts,
         };
         let identities = scope.objects.pods.values().filter_map(|pod| {
             let identity = workload::node_identity(&scope, pod)?;
@@ -379,4 +400,6 @@ picks! {
     as_service_account: ServiceAccount -> crate::source::kubernetes::ServiceAccount;
     as_authorization: AuthorizationPolicy -> crate::source::istio::AuthorizationPolicy;
     as_peer_authentication: PeerAuthentication -> crate::source::istio::PeerAuthentication;
+    as_service_entry: ServiceEntry -> crate::source::istio::ServiceEntry;
+    as_workload_entry: WorkloadEntry -> crate::source::istio::WorkloadEntry;
 }

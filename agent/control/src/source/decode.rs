@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::istio::{
-    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, check_authorization,
-    check_mesh_config, check_peer_authentication,
+    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
+    check_authorization, check_mesh_config, check_peer_authentication, check_service_entry,
+    check_workload_entry,
 };
 use super::kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
 use super::{Kind, Object, ObjectRef};
@@ -72,6 +73,8 @@ pub(crate) fn decode(value: Value) -> Result<Decoded, FieldError> {
             Object::PeerAuthentication(typed(kind, value, check_peer_authentication)?)
         }
         Kind::MeshConfig => Object::MeshConfig(typed(kind, value, check_mesh_config)?),
+        Kind::ServiceEntry => Object::ServiceEntry(typed(kind, value, check_service_entry)?),
+        Kind::WorkloadEntry => Object::WorkloadEntry(typed(kind, value, check_workload_entry)?),
     }))
 }
 
@@ -96,6 +99,7 @@ pub(crate) fn reference(value: &Value) -> Option<ObjectRef> {
 /// an error rather than ignored: its author believes it is in force.
 fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    const NETWORKING: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
     let (kind, versions): (Kind, &[&str]) = match (group, kind) {
         ("", "Namespace") => (Kind::Namespace, &["v1"]),
         ("", "Node") => (Kind::Node, &["v1"]),
@@ -109,6 +113,8 @@ fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError>
         ("security.istio.io", "PeerAuthentication") => {
             (Kind::PeerAuthentication, &["v1", "v1beta1"])
         }
+        ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &NETWORKING),
+        ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &NETWORKING),
         ("culvert.dev", "MeshConfig") => (Kind::MeshConfig, &["v1alpha1"]),
         _ => return Ok(None),
     };
@@ -162,7 +168,9 @@ fn check_texts(kind: Kind, value: &Value) -> Result<(), FieldError> {
             MAX_NAME,
         ),
         Kind::EndpointSlice => (&[&["endpoints"]], MAX_NAME),
-        Kind::AuthorizationPolicy => (&[&["spec"]], MAX_POLICY_TEXT),
+        Kind::AuthorizationPolicy | Kind::ServiceEntry | Kind::WorkloadEntry => {
+            (&[&["spec"]], MAX_POLICY_TEXT)
+        }
         _ => (&[], MAX_NAME),
     };
     let of_metadata: [&[&str]; 2] = [&["metadata", "labels"], &["metadata", "ownerReferences"]];
@@ -235,7 +243,9 @@ has_metadata!(
     EndpointSlice,
     AuthorizationPolicy,
     PeerAuthentication,
-    MeshConfigObject
+    MeshConfigObject,
+    ServiceEntry,
+    WorkloadEntry
 );
 
 /// Checks the names, gives the namespace its default, drops annotations nobody reads.
@@ -267,6 +277,7 @@ fn is_read(annotation: &str) -> bool {
             | "culvert.dev/status"
             | "ambient.istio.io/redirection"
             | SIDECAR
+            | "istio.io/autoRegistrationGroup"
     )
 }
 

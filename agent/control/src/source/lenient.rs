@@ -135,3 +135,9 @@ pub(super) fn port<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> 
         ))),
     }
 }
+
+/// A port that may be left out, for which 0 is another way of saying so.
+pub(super) fn optional_port<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    let number = Option::<u16>::deserialize(from)?;
+    Ok(number.filter(|port| *port != 0))
+}

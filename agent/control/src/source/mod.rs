@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use istio::{AuthorizationPolicy, MeshConfigObject, PeerAuthentication};
+use istio::{
+    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
+};
 use kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
 
 /// The kinds Culvert reads.
@@ -28,6 +30,8 @@ pub(crate) enum Kind {
     AuthorizationPolicy,
     PeerAuthentication,
     MeshConfig,
+    ServiceEntry,
+    WorkloadEntry,
 }
 
 impl Kind {
@@ -83,6 +87,8 @@ pub(crate) enum Object {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     PeerAuthentication(Arc<PeerAuthentication>),
     MeshConfig(Arc<MeshConfigObject>),
+    ServiceEntry(Arc<ServiceEntry>),
+    WorkloadEntry(Arc<WorkloadEntry>),
 }
 
 impl Object {
@@ -97,6 +103,8 @@ impl Object {
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
             Self::MeshConfig(_) => Kind::MeshConfig,
+            Self::ServiceEntry(_) => Kind::ServiceEntry,
+            Self::WorkloadEntry(_) => Kind::WorkloadEntry,
         }
     }
 
@@ -111,6 +119,8 @@ impl Object {
             Self::AuthorizationPolicy(object) => &object.metadata,
             Self::PeerAuthentication(object) => &object.metadata,
             Self::MeshConfig(object) => &object.metadata,
+            Self::ServiceEntry(object) => &object.metadata,
+            Self::WorkloadEntry(object) => &object.metadata,
         }
     }
 

@@ -7,11 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agent_model::{
-    Health, NetworkMode, ServiceMembership, ServicePort, TunnelProtocol, Workload, WorkloadType,
+    Health, NamespacedHostname, NetworkMode, ServiceMembership, ServicePort, TunnelProtocol,
+    Workload, WorkloadType,
 };
 
 use super::service::{key, tcp_ports};
+use super::service_entry::InForce;
 use super::{Endpoints, Note, Scope, Severity};
+use crate::source::istio::EntryEndpoint;
 use crate::source::kubernetes::{
     AddressType, Endpoint, EndpointSlice, Labels, Pod, Protocol, Service, TargetPort,
 };
@@ -23,12 +26,18 @@ use crate::source::{Kind, ObjectRef};
 pub(crate) struct Memberships {
     /// Services of each pod, by its name.
     pub(crate) of_pods: BTreeMap<Arc<str>, ServiceMembership>,
+    /// Services of each WorkloadEntry, by its name.
+    pub(crate) of_entries: BTreeMap<Arc<str>, ServiceMembership>,
     /// Endpoints that are no pods.
     pub(crate) extra: Vec<Workload>,
 }
 
 /// Finds them.
-pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
+pub(super) fn find(
+    scope: &Scope<'_>,
+    entries: &[InForce<'_>],
+    notes: &mut Vec<Note>,
+) -> Memberships {
     let mut finder = Finder {
         scope,
         pods_by_ip: pods_by_ip(scope),
@@ -53,6 +62,10 @@ pub(crate) fn find(scope: &Scope<'_>, notes: &mut Vec<Note>) -> Memberships {
             None if scope.mesh.endpoints == Endpoints::Derived => finder.selector(service),
             None => {}
         }
+        finder.workload_entries(service);
+    }
+    for entry in entries {
+        finder.entry(entry);
     }
     let mut found = finder.found;
     found.extra = finder.extra.into_values().collect();
@@ -86,6 +99,41 @@ impl<'a> Finder<'a, '_> {
             if wanted.all(|(key, value)| pod.metadata.labels.get(key) == Some(value)) {
                 let ports = selected_ports(service, pod);
                 self.join(pod, service, ports);
+            }
+        }
+    }
+
+    /// Nobody keeps slices for what runs outside of the cluster, so those are always selected.
+    fn workload_entries(&mut self, service: &Service) {
+        let selector: &Labels = &service.spec.selector;
+        if selector.is_empty() {
+            return;
+        }
+        for entry in self.scope.objects.workload_entries.values() {
+            let labels = entry.labels();
+            let mut wanted = selector.iter();
+            if wanted.all(|(key, value)| labels.get(key) == Some(value)) {
+                let ports = ports_outside(service, &entry.spec);
+                let key = key(self.scope.name, &service.metadata.name);
+                add(&mut self.found.of_entries, &entry.metadata.name, key, ports);
+            }
+        }
+    }
+
+    /// The pods and WorkloadEntries that a ServiceEntry selects.
+    fn entry(&mut self, found: &InForce<'_>) {
+        for pod in self.scope.objects.pods.values() {
+            if found.selects(&pod.metadata.labels) {
+                let key = found.key(self.scope);
+                let name = &pod.metadata.name;
+                add(&mut self.found.of_pods, name, key, found.ports());
+            }
+        }
+        for entry in self.scope.objects.workload_entries.values() {
+            if found.selects(&entry.labels()) {
+                let key = found.key(self.scope);
+                let ports = found.ports_at(&entry.spec);
+                add(&mut self.found.of_entries, &entry.metadata.name, key, ports);
             }
         }
     }
@@ -149,12 +197,7 @@ impl<'a> Finder<'a, '_> {
 
     fn join(&mut self, pod: &Pod, service: &Service, ports: Vec<ServicePort>) {
         let key = key(self.scope.name, &service.metadata.name);
-        let name = pod.metadata.name.as_str().into();
-        let services = self.found.of_pods.entry(name).or_default();
-        let listed = services.entry(key).or_default();
-        listed.extend(ports);
-        listed.sort_unstable();
-        listed.dedup();
+        add(&mut self.found.of_pods, &pod.metadata.name, key, ports);
     }
 
     fn note(&mut self, slice: &EndpointSlice, message: &str) {
@@ -164,6 +207,39 @@ impl<'a> Finder<'a, '_> {
             message: message.to_owned(),
         });
     }
+}
+
+fn add(
+    table: &mut BTreeMap<Arc<str>, ServiceMembership>,
+    name: &str,
+    service: NamespacedHostname,
+    ports: Vec<ServicePort>,
+) {
+    let services = table.entry(name.into()).or_default();
+    let listed = services.entry(service).or_default();
+    listed.extend(ports);
+    listed.sort_unstable();
+    listed.dedup();
+}
+
+/// The ports of a service as something outside of the cluster serves them.
+fn ports_outside(service: &Service, endpoint: &EntryEndpoint) -> Vec<ServicePort> {
+    let ports = tcp_ports(service).filter_map(|port| {
+        let target = match &port.target_port {
+            None => None,
+            Some(TargetPort::Number(number)) => Some(*number),
+            // Known to the endpoint by the name of the service's port, or of the target.
+            Some(TargetPort::Name(name)) => {
+                let own = endpoint.ports.get(&port.name);
+                Some(*own.or_else(|| endpoint.ports.get(name))?)
+            }
+        };
+        Some(ServicePort {
+            service_port: port.port,
+            target_port: endpoint.target(&port.name, target, port.port),
+        })
+    });
+    ports.collect()
 }
 
 fn pods_by_ip<'a>(scope: &Scope<'a>) -> BTreeMap<IpAddr, &'a Pod> {

@@ -6,17 +6,20 @@ pub(crate) mod enrolment;
 pub(crate) mod membership;
 pub(crate) mod peer_authentication;
 pub(crate) mod service;
+pub(crate) mod service_entry;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod workload;
+mod workload_entry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_model::{Authorization, Service, Workload};
+use service_entry::EntryHosts;
 
 use crate::source::ObjectRef;
-use crate::source::istio::{AuthorizationPolicy, PeerAuthentication};
+use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
 use crate::source::kubernetes::{self, EndpointSlice, Labels, Namespace, Node, Pod};
 
 /// What is the same for every object of the mesh.
@@ -70,6 +73,7 @@ pub(crate) struct Scope<'a> {
     /// The network all pods are in, `""` by default.
     pub(crate) network: &'a str,
     pub(crate) captured: &'a Captured,
+    pub(crate) entry_hosts: &'a EntryHosts,
 }
 
 impl Scope<'_> {
@@ -93,6 +97,8 @@ pub(crate) struct Objects {
     pub(crate) authorization_policies: ByName<AuthorizationPolicy>,
     pub(crate) peer_authentications: ByName<PeerAuthentication>,
     pub(crate) service_accounts: ByName<kubernetes::ServiceAccount>,
+    pub(crate) service_entries: ByName<ServiceEntry>,
+    pub(crate) workload_entries: ByName<WorkloadEntry>,
 }
 
 impl Objects {
@@ -103,6 +109,8 @@ impl Objects {
             && self.authorization_policies.is_empty()
             && self.peer_authentications.is_empty()
             && self.service_accounts.is_empty()
+            && self.service_entries.is_empty()
+            && self.workload_entries.is_empty()
     }
 }
 
@@ -141,7 +149,13 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     workload::opt_in_notes(scope, &mut out.notes);
     let peer_modes = peer_authentication::resolve(scope, &mut out);
     let policies = authorization::translate(scope, &mut out);
-    let memberships = membership::find(scope, &mut out.notes);
+    let entries = service_entry::in_force(scope, &mut out.notes);
+    let memberships = membership::find(scope, &entries, &mut out.notes);
+    let policies_of = |labels: &Labels| {
+        let mut keys = policies.selecting(labels);
+        keys.extend(peer_modes.keys_for(labels));
+        keys
+    };
     for pod in scope.objects.pods.values() {
         let labels = &pod.metadata.labels;
         let modes = peer_modes.keys_for(labels);
@@ -156,10 +170,22 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         workload.authorization_policies.extend(modes);
         out.workloads.push(workload);
     }
-    out.workloads.extend(memberships.extra);
+    for entry in scope.objects.workload_entries.values() {
+        let Some(mut workload) = workload_entry::translate(scope, entry, &mut out.notes) else {
+            continue;
+        };
+        if let Some(services) = memberships.of_entries.get(&workload.name) {
+            workload.services = services.clone();
+        }
+        workload.authorization_policies = policies_of(&entry.labels());
+        out.workloads.push(workload);
+    }
+    let endpoints = service_entry::endpoints(scope, &entries, &mut out.notes);
+    out.workloads
+        .extend(memberships.extra.into_iter().chain(endpoints));
     let services = scope.objects.services.values();
-    out.services = services
-        .filter_map(|service| service::translate(scope, service))
-        .collect();
+    let services = services.filter_map(|service| service::translate(scope, service));
+    let of_entries = entries.iter().map(|found| found.service(scope));
+    out.services = services.chain(of_entries).collect();
     out
 }

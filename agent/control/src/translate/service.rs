@@ -8,7 +8,9 @@ use agent_model::{
 };
 
 use super::Scope;
-use crate::source::kubernetes::{self, InternalTrafficPolicy, IpFamily, Protocol, TargetPort};
+use crate::source::kubernetes::{
+    self, InternalTrafficPolicy, IpFamily, Metadata, Protocol, TargetPort,
+};
 use crate::source::lenient::HostIp;
 
 /// Carries the preference where the field of the spec is not used.
@@ -84,7 +86,13 @@ fn load_balancing(scope: &Scope<'_>, service: &kubernetes::Service) -> LoadBalan
     let spec = &service.spec;
     let (mode, routing_preference) = match spec.internal_traffic_policy {
         InternalTrafficPolicy::Local => (LoadBalancingMode::Strict, vec![LocalityScope::Node]),
-        InternalTrafficPolicy::Cluster => preference(traffic_distribution(scope, service)),
+        InternalTrafficPolicy::Cluster => {
+            let distribution = match spec.traffic_distribution.as_str() {
+                "" => traffic_distribution(scope, &service.metadata),
+                of_spec => of_spec,
+            };
+            preference(distribution)
+        }
     };
     LoadBalancing {
         routing_preference,
@@ -97,20 +105,17 @@ fn load_balancing(scope: &Scope<'_>, service: &kubernetes::Service) -> LoadBalan
     }
 }
 
-/// The spec's word, else the service's annotation, else its namespace's.
-fn traffic_distribution<'a>(scope: &Scope<'a>, service: &'a kubernetes::Service) -> &'a str {
-    let spec = service.spec.traffic_distribution.as_str();
-    let own = service.metadata.annotations.get(TRAFFIC_DISTRIBUTION);
+/// What the annotations of an object say, else those of its namespace.
+pub(super) fn traffic_distribution<'a>(scope: &Scope<'a>, metadata: &'a Metadata) -> &'a str {
+    let own = metadata.annotations.get(TRAFFIC_DISTRIBUTION);
     let namespace = scope.namespace;
     let inherited =
         namespace.and_then(|namespace| namespace.metadata.annotations.get(TRAFFIC_DISTRIBUTION));
-    match (spec, own.or(inherited)) {
-        ("", Some(annotation)) => annotation,
-        (spec, _) => spec,
-    }
+    own.or(inherited).map_or("", String::as_str)
 }
 
-fn preference(distribution: &str) -> (LoadBalancingMode, Vec<LocalityScope>) {
+/// What a traffic distribution asks for.
+pub(super) fn preference(distribution: &str) -> (LoadBalancingMode, Vec<LocalityScope>) {
     use LocalityScope::{Network, Node, Region, Subzone, Zone};
     match distribution {
         "PreferClose" | "PreferSameZone" => {

@@ -30,10 +30,7 @@ pub(crate) fn translate(
         return None;
     }
     let mode = network_mode(pod);
-    let is_native = metadata
-        .labels
-        .get(TUNNEL)
-        .is_some_and(|protocols| protocols.contains("http"));
+    let is_native = speaks_for_itself(&metadata.labels);
     let has_identity = check_identity(scope, pod, &reference, notes);
     let decision = enrolment::decide(scope, pod);
     let is_meshed = decision.wanted == Wanted::Enrol && is_captured(scope, pod, is_strict);
@@ -133,6 +130,12 @@ fn is_captured(scope: &Scope<'_>, pod: &Pod, is_strict: bool) -> bool {
     mark.is_some_and(|mark| mark == "enabled") || scope.captured.is_captured(scope.name, pod)
 }
 
+/// It speaks HBONE without being captured.
+pub(super) fn speaks_for_itself(labels: &Labels) -> bool {
+    let protocols = labels.get(TUNNEL);
+    protocols.is_some_and(|protocols| protocols.contains("http"))
+}
+
 fn check_identity(scope: &Scope<'_>, pod: &Pod, object: &ObjectRef, notes: &mut Vec<Note>) -> bool {
     let account = pod.service_account();
     let identity = Identity::new(&scope.mesh.trust_domain, scope.name, account);
@@ -216,7 +219,7 @@ fn owner_name(metadata: &Metadata) -> String {
     }
 }
 
-fn canonical_name(labels: &Labels, owner: &str) -> String {
+pub(super) fn canonical_name(labels: &Labels, owner: &str) -> String {
     let keys = [
         "service.istio.io/canonical-name",
         "app.kubernetes.io/name",
@@ -225,7 +228,7 @@ fn canonical_name(labels: &Labels, owner: &str) -> String {
     first_label(labels, &keys).unwrap_or(owner).to_owned()
 }
 
-fn canonical_revision(labels: &Labels) -> String {
+pub(super) fn canonical_revision(labels: &Labels) -> String {
     let keys = [
         "service.istio.io/canonical-revision",
         "app.kubernetes.io/version",

@@ -1,10 +1,12 @@
 //! The policy kinds and MeshConfig. Unlike Kubernetes' own objects they are read strictly: a
-//! misspelt field of a policy is a hole, so it is an error.
+//! misspelt field of a policy is a hole, so it is an error. And the entries for what lies outside
+//! of the cluster.
 
 mod authorization;
 mod condition;
 mod mesh_config;
 mod peer_authentication;
+mod service_entry;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
@@ -22,6 +24,10 @@ pub(crate) use mesh_config::MeshConfigSpec;
 pub(in crate::source) use mesh_config::check_mesh_config;
 pub(in crate::source) use peer_authentication::check_peer_authentication;
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication};
+pub(crate) use service_entry::{
+    Address, EntryEndpoint, EntryPort, Resolution, ServiceEntry, WorkloadEntry,
+};
+pub(in crate::source) use service_entry::{check_service_entry, check_workload_entry};
 
 /// A selector by labels, all of which must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -8,6 +8,7 @@ use kube::core::{ApiResource, DynamicResourceScope};
 use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::bounded::Bounded;
 use crate::source::Object;
 use crate::source::ObjectRef;
 use crate::source::decode::{self, Decoded, FieldError};
@@ -17,7 +18,7 @@ use crate::source::decode::{self, Decoded, FieldError};
 pub(super) struct Item<const METADATA: bool> {
     /// Only what the watch itself needs.
     meta: ObjectMeta,
-    value: Value,
+    body: Bounded,
 }
 
 /// What an [`Item`] turned out to be.
@@ -31,7 +32,7 @@ impl<const METADATA: bool> Item<METADATA> {
     /// Reads it by the rules of every source; `None` for an object without a name. Items of a
     /// list do not say what they are, and those without a body say something else.
     pub(super) fn read(self, resource: &ApiResource) -> Option<Found> {
-        let mut value = self.value;
+        let Bounded { mut value, is_cut } = self.body;
         let fields = value.as_object_mut()?;
         let type_fields = [
             ("apiVersion", &resource.api_version),
@@ -41,6 +42,10 @@ impl<const METADATA: bool> Item<METADATA> {
             fields.insert(field.to_owned(), Value::String(text.clone()));
         }
         let reference = decode::reference(&value)?;
+        if is_cut {
+            let object = Err(FieldError::new("", "nested too deeply"));
+            return Some(Found { reference, object });
+        }
         let object = match decode::decode(value) {
             Ok(Decoded::Object(object)) => Ok(object),
             Ok(Decoded::Ignored(kind)) => Err(FieldError::new("kind", format!("not read: {kind}"))),
@@ -52,13 +57,9 @@ impl<const METADATA: bool> Item<METADATA> {
 
 impl<'de, const METADATA: bool> Deserialize<'de> for Item<METADATA> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut value = Value::deserialize(from)?;
-        // Often half of the object, and nothing here reads it.
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.remove("managedFields");
-        }
+        let body = Bounded::deserialize(from)?;
         let text = |field: &str| {
-            let text = value.get("metadata")?.get(field)?.as_str()?;
+            let text = body.value.get("metadata")?.get(field)?.as_str()?;
             Some(text.to_owned())
         };
         let meta = ObjectMeta {
@@ -67,7 +68,7 @@ impl<'de, const METADATA: bool> Deserialize<'de> for Item<METADATA> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        Ok(Self { meta, value })
+        Ok(Self { meta, body })
     }
 }
 

@@ -40,7 +40,7 @@ impl Watched {
 }
 
 /// Every kind that a cluster is asked for.
-pub(super) static WATCHED: [Watched; 9] = [
+pub(super) static WATCHED: [Watched; 11] = [
     metadata_only(Kind::Namespace, "namespaces", false),
     metadata_only(Kind::Node, "nodes", true),
     metadata_only(Kind::ServiceAccount, "serviceaccounts", true),
@@ -67,6 +67,18 @@ pub(super) static WATCHED: [Watched; 9] = [
         "culvert.dev",
         &["v1alpha1"],
         "meshconfigs",
+    ),
+    custom(
+        Kind::ServiceEntry,
+        "networking.istio.io",
+        &["v1", "v1beta1", "v1alpha3"],
+        "serviceentries",
+    ),
+    custom(
+        Kind::WorkloadEntry,
+        "networking.istio.io",
+        &["v1", "v1beta1", "v1alpha3"],
+        "workloadentries",
     ),
 ];
 

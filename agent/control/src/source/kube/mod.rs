@@ -4,6 +4,7 @@
 //! the first of them when every kind is complete. While the API server is away the last state
 //! stays.
 
+mod bounded;
 mod item;
 mod kinds;
 mod progress;

@@ -1,6 +1,7 @@
 //! Translation seen from outside: manifests in, model out.
 
 mod differential;
+mod entries;
 mod policies;
 mod workloads;
 

@@ -285,9 +285,12 @@ fn streamed(past: Vec<Value>, future: Option<mpsc::UnboundedReceiver<Value>>) ->
         let mut future = future?;
         Some((future.recv().await?, Some(future)))
     });
-    let lines = stream::iter(past)
-        .chain(future)
-        .map(|event| Ok(Frame::data(Bytes::from(format!("{event}\n")))));
+    let lines = stream::iter(past).chain(future).map(|event| {
+        // In this order, as every API server writes it.
+        let (kind, object) = (&event["type"], &event["object"]);
+        let line = format!("{{\"type\":{kind},\"object\":{object}}}\n");
+        Ok(Frame::data(Bytes::from(line)))
+    });
     Response::new(BodyExt::boxed(StreamBody::new(Box::pin(lines))))
 }
 

@@ -226,6 +226,24 @@ async fn a_bad_object_stands_in_nobodys_way() {
     );
 }
 
+/// With a definition that keeps unknown fields, anybody who may write a policy can write this.
+#[tokio::test(start_paused = true)]
+async fn an_object_of_any_depth_stands_in_nobodys_way() {
+    let mut deep = policy("deep", "80");
+    let nested = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    deep["spec"]["nested"] = nested;
+    let api = FakeApi::new();
+    api.put(policy("good", "80"));
+    api.put(deep.clone());
+    let mut running = Running::start(&api);
+    let first = running.batch().await;
+    assert_eq!(shown(&first), set(&["+good"]));
+    assert!(first.problems[0].message.contains("nested too deeply"));
+    api.put(deep);
+    api.put(policy("later", "80"));
+    assert_eq!(shown(&running.batch().await), set(&["+later"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn kinds_that_are_not_defined_are_looked_for() {
     let api = FakeApi::new();
