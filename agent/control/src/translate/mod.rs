@@ -151,11 +151,6 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     let policies = authorization::translate(scope, &mut out);
     let entries = service_entry::in_force(scope, &mut out.notes);
     let memberships = membership::find(scope, &entries, &mut out.notes);
-    let policies_of = |labels: &Labels| {
-        let mut keys = policies.selecting(labels);
-        keys.extend(peer_modes.keys_for(labels));
-        keys
-    };
     for pod in scope.objects.pods.values() {
         let labels = &pod.metadata.labels;
         let modes = peer_modes.keys_for(labels);
@@ -177,7 +172,10 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         if let Some(services) = memberships.of_entries.get(&workload.name) {
             workload.services = services.clone();
         }
-        workload.authorization_policies = policies_of(&entry.labels());
+        let labels = entry.labels();
+        workload.authorization_policies = policies.selecting(&labels);
+        let modes = peer_modes.keys_for(&labels);
+        workload.authorization_policies.extend(modes);
         out.workloads.push(workload);
     }
     let endpoints = service_entry::endpoints(scope, &entries, &mut out.notes);
