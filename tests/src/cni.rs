@@ -87,6 +87,39 @@ impl Chain {
         self
     }
 
+    /// The first plugin as a configuration of its own, as its maker would write it.
+    pub fn network(&self) -> Value {
+        self.plugins
+            .first()
+            .map_or(Value::Null, |plugin| configuration(plugin, None))
+    }
+
+    /// The chain that a runtime with these two folders would use: the first file by name, which
+    /// must be a list.
+    pub fn in_folders(&self, configurations: &Path, programs: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(configurations)? {
+            files.push(entry?.path());
+        }
+        files.sort();
+        let first = files.first().context("no configuration")?;
+        let list: Value = serde_json::from_slice(&std::fs::read(first)?)?;
+        let plugins = list["plugins"]
+            .as_array()
+            .with_context(|| format!("{} is no list: {list}", first.display()))?;
+        Ok(Self {
+            host: self.host.clone(),
+            search: vec![PathBuf::from(DEBIAN_PLUGINS), programs.to_owned()],
+            plugins: plugins.clone(),
+        })
+    }
+
+    /// Types of the plugins, in order.
+    pub fn types(&self) -> Vec<&str> {
+        let types = self.plugins.iter().map(|one| one["type"].as_str());
+        types.map(Option::unwrap_or_default).collect()
+    }
+
     /// ADD of every plugin. After the first one (which gives the addresses) `between` is called
     /// with them: the moment when a kubelet reports the pod's IPs. A failure undoes what was done.
     pub fn add(

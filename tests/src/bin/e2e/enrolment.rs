@@ -10,10 +10,10 @@ use serde_json::json;
 use tests::cni::CniError;
 use tests::server::{Behaviour, Server};
 use tests::traffic::must_serve;
-use tests::{Cluster, PodSpec};
+use tests::{Cluster, ClusterSpec, PodSpec, poll};
 
-use crate::scene::{MESHED, PORT, Scene, namespaces};
-use crate::{Case, shared};
+use crate::scene::{MESHED, OUTSIDE, PORT, Scene, namespaces};
+use crate::{Case, alone, shared};
 
 pub(crate) const CASES: &[Case] = &[
     shared(
@@ -31,9 +31,14 @@ pub(crate) const CASES: &[Case] = &[
     shared("cni: DEL is idempotent and leaves nothing", delete),
     shared("cni: VERSION and prevResult", versions),
     shared("cni: 20 pods come and go", churn),
+    alone(
+        "cni: installed, put back, passed by, and taken out again",
+        installed,
+    ),
 ];
 
 const TRY_AGAIN_LATER: u64 = 11;
+const LIMIT: Duration = Duration::from_secs(5);
 
 fn add_and_check(cluster: &Cluster) -> Result<()> {
     namespaces(cluster)?;
@@ -101,7 +106,7 @@ fn no_agent(cluster: &Cluster) -> Result<()> {
     gone.delete().context("DEL without an agent")?;
     agent.start_ready()?;
     // The agent notices that the pod is no more.
-    tests::poll::until("the deleted pod forgotten", Duration::from_secs(5), || {
+    poll::until("the deleted pod forgotten", Duration::from_secs(5), || {
         let pods = agent.status()?["pods"].to_string();
         ensure!(!pods.contains("\"gone\""), "still listed: {pods}");
         Ok(())
@@ -156,6 +161,71 @@ fn versions(cluster: &Cluster) -> Result<()> {
     let error = refused(elsewhere.call_last("ADD", pod.sandbox(), &pod.ips()))?;
     ensure!(error.code == TRY_AGAIN_LATER, "{error}");
     Ok(())
+}
+
+/// An agent with the runtime's folders looks after its plugin there.
+fn installed() -> Result<()> {
+    let cluster = Cluster::start(&ClusterSpec::new("installed"))?;
+    namespaces(&cluster)?;
+    let node = cluster.node(1)?;
+    let agent = node.agent()?;
+    let pod = cluster.pod(&PodSpec::new(MESHED, "one"))?;
+    let [bin, conf] = ["cni-bin", "cni-conf"].map(|name| node.directory().join(name));
+    fs::create_dir_all(&bin)?;
+    fs::create_dir_all(&conf)?;
+    let lone = conf.join("10-pods.conf");
+    fs::write(&lone, node.chain().network().to_string())?;
+    let list = agent
+        .settings()
+        .directory
+        .join("state/meshed-namespaces.json");
+    fs::write(
+        &list,
+        json!({"schema": 1, "namespaces": [MESHED]}).to_string(),
+    )?;
+    agent.stop()?;
+    agent.change(|settings| {
+        let flags = [("--cni-bin-dir", &bin), ("--cni-conf-dir", &conf)];
+        for (flag, folder) in flags {
+            settings.extra.push(format!("{flag}={}", folder.display()));
+        }
+    });
+    agent.start_ready()?;
+    let chain = || node.chain().in_folders(&conf, &bin);
+    let is_chained = || -> Result<()> {
+        let chain = chain()?;
+        ensure!(
+            chain.types() == ["bridge", "culvert-cni"],
+            "{:?}",
+            chain.types()
+        );
+        Ok(())
+    };
+    poll::until("the plugin installed", LIMIT, is_chained)?;
+    ensure!(!lone.exists(), "the lone plugin still comes first");
+    chain()?.call_last("ADD", pod.sandbox(), &pod.ips())?;
+    // The network's maker writes its configuration again.
+    fs::write(&lone, node.chain().network().to_string())?;
+    poll::until("the plugin put back", LIMIT, || {
+        ensure!(!lone.exists(), "the lone plugin comes first again");
+        is_chained()
+    })?;
+    agent.stop()?;
+    let error = refused(chain()?.call_last("ADD", pod.sandbox(), &pod.ips()))?;
+    ensure!(error.code == TRY_AGAIN_LATER, "{error}");
+    let mut stranger = pod.sandbox().clone();
+    OUTSIDE.clone_into(&mut stranger.namespace);
+    chain()?
+        .call_last("ADD", &stranger, &pod.ips())
+        .context("a pod outside the mesh waits for the agent")?;
+    agent.start_ready()?;
+    // An agent that still runs does not put it back.
+    agent.release()?;
+    ensure!(chain()?.types() == ["bridge"], "{:?}", chain()?.types());
+    ensure!(fs::read_dir(&bin)?.next().is_none(), "the program is left");
+    std::thread::sleep(LIMIT / 2);
+    ensure!(chain()?.types() == ["bridge"], "{:?}", chain()?.types());
+    agent.stop()
 }
 
 fn churn(cluster: &Cluster) -> Result<()> {
