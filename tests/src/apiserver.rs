@@ -3,10 +3,10 @@
 //! **This is a fixture.** It follows the documented behaviour of the API (1.33) where Culvert and
 //! its tests depend on it: discovery, every verb, paging, watches with bookmarks and streaming
 //! lists, expired versions, conflicts, all four kinds of patches, status subresources, finalizers,
-//! graceful deletion of pods, the life of a namespace, CustomResourceDefinitions, TokenRequest and
-//! TokenReview. It does not validate objects, runs no admission (no webhooks), authorises every
+//! graceful deletion of pods, the life of a namespace, EndpointSlices, CustomResourceDefinitions,
+//! TokenRequest and TokenReview. It does not validate objects, runs no admission (no webhooks), authorises every
 //! caller that it knows, collects no garbage by owner, and has no kubelet, scheduler nor
-//! controllers: tests speak for those with [`ApiServer::put`].
+//! other controllers: tests speak for those with [`ApiServer::put`].
 //!
 //! It runs in a thread of its own, so that scripts without a runtime can use it, in the network
 //! namespace it is given.
@@ -30,6 +30,7 @@ mod reads;
 mod selector;
 mod serve;
 mod shared;
+mod slices;
 mod store;
 mod tokens;
 mod view;
@@ -79,6 +80,8 @@ pub struct Options {
     pub history: usize,
     /// Time between the bookmarks of a watch.
     pub bookmark_every: Duration,
+    /// EndpointSlices follow Services and Pods, as their controller in a cluster sees to it.
+    pub endpoint_slices: bool,
 }
 
 impl Default for Options {
@@ -90,6 +93,7 @@ impl Default for Options {
             custom_resources: true,
             history: HISTORY,
             bookmark_every: BOOKMARKS,
+            endpoint_slices: false,
         }
     }
 }
@@ -126,7 +130,11 @@ impl ApiServer {
             token.clone(),
         );
         furnish(&mut world, options.custom_resources).map_err(|failure| refused(&failure))?;
-        let shared = Arc::new(Shared::new(world, options.bookmark_every));
+        let shared = Arc::new(Shared::new(
+            world,
+            options.bookmark_every,
+            options.endpoint_slices,
+        ));
         let thread = spawn(
             Arc::clone(&shared),
             listener,
@@ -207,6 +215,11 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Puts the objects of `new` and removes those that only `old` names.
+    pub fn replace(&self, old: &str, new: &str) -> Result<()> {
+        load::replace(&mut self.shared.world(), old, new).map_err(|failure| refused(&failure))
+    }
+
     /// An object as stored, without `kind` and `apiVersion`. The resource is `plural.group`, the
     /// namespace empty for cluster-scoped objects.
     pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
@@ -280,7 +293,22 @@ impl ApiServer {
 
     /// Watches that are running.
     pub fn watches(&self) -> usize {
-        *self.shared.signals.watches.borrow()
+        self.shared.signals.watches.borrow().len()
+    }
+
+    /// Waits until every running watch has told what is true now; controllers have done theirs.
+    pub fn wait_told(&self, limit: Duration) -> Result<()> {
+        // Two looks of the controllers.
+        std::thread::sleep(serve::CONTROLLERS * 2);
+        let version = self.version();
+        poll::until("watches caught up", limit, || {
+            let running = self.shared.signals.watches.borrow();
+            ensure!(
+                running.values().all(|position| *position >= version),
+                "version {version} is not told: {running:?}"
+            );
+            Ok(())
+        })
     }
 
     /// Answers some of the coming requests with an error.
@@ -317,6 +345,11 @@ impl ApiServer {
         self.switch(true)
     }
 
+    /// Ends the server for good; the same as dropping it.
+    pub fn stop(&self) {
+        self.shared.signals.stop.send_replace(true);
+    }
+
     fn switch(&self, up: bool) -> Result<()> {
         self.shared.signals.up.send_replace(up);
         poll::until("switching the API server", SWITCH, || {
@@ -328,7 +361,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.shared.signals.stop.send_replace(true);
+        self.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the server's thread has been printed.
             let _panicked = thread.join();

@@ -61,7 +61,33 @@ pub(super) fn put(world: &mut World, manifest: Value) -> Result<Object, Failure>
             None => super::object::remove(&mut new, "status"),
         }
     }
+    // Nor does one without annotations: others write those.
+    if new["metadata"]["annotations"].is_null()
+        && let Some(annotations) = old["metadata"].get("annotations")
+    {
+        new["metadata"]["annotations"] = annotations.clone();
+    }
     world.update(&kind, &key, new, write)
+}
+
+/// Puts the objects of one text and removes those that only the other names.
+pub(super) fn replace(world: &mut World, old: &str, new: &str) -> Result<(), Failure> {
+    let mut kept = Vec::new();
+    for manifest in documents(new)? {
+        kept.push(named(world, &manifest)?);
+        put(world, manifest)?;
+    }
+    for manifest in documents(old)? {
+        if !kept.contains(&named(world, &manifest)?) {
+            remove(world, &manifest)?;
+        }
+    }
+    Ok(())
+}
+
+fn named(world: &World, manifest: &Value) -> Result<(String, Key), Failure> {
+    let (kind, _, key) = identify(world, manifest)?;
+    Ok((kind.resource(), key))
 }
 
 /// Removes what a manifest names, at once; whether it was there.

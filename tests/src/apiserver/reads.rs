@@ -27,6 +27,8 @@ pub(super) struct Watch {
     pub(super) life: Duration,
     /// Told as an ERROR event and nothing else.
     pub(super) expired: Option<Failure>,
+    /// Its number among the running ones.
+    pub(super) id: u64,
 }
 
 impl World {
@@ -143,6 +145,7 @@ impl World {
             bookmarks,
             life: Duration::from_secs(life.unwrap_or(WATCH_LIFE)),
             expired,
+            id: 0,
         })
     }
 }

@@ -34,7 +34,7 @@ const LARGEST: usize = 8 << 20;
 /// Pieces of a watch on their way to the socket.
 const PIECES: usize = 16;
 /// Time between two looks of the controllers.
-const CONTROLLERS: Duration = Duration::from_millis(50);
+pub(super) const CONTROLLERS: Duration = Duration::from_millis(50);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -74,9 +74,15 @@ pub(super) async fn serve(
 
 /// What happens by itself, whether the server is up or not.
 async fn controllers(shared: Arc<Shared>) {
+    let mut seen = 0;
     loop {
         tokio::time::sleep(CONTROLLERS).await;
-        shared.world().empty_namespaces(std::time::Instant::now());
+        let mut world = shared.world();
+        world.empty_namespaces(std::time::Instant::now());
+        if shared.endpoint_slices && world.store.version() != seen {
+            world.sync_slices();
+            seen = world.store.version();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the server's tasks and the test's thread share.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub(super) struct Shared {
     faults: Mutex<Faults>,
     pub(super) signals: Signals,
     pub(super) bookmark_every: Duration,
+    /// EndpointSlices follow Services and Pods.
+    pub(super) endpoint_slices: bool,
 }
 
 /// What running tasks are told.
@@ -34,12 +37,12 @@ pub(super) struct Signals {
     pub(super) hurry: watch::Sender<u64>,
     /// The server ends.
     pub(super) stop: watch::Sender<bool>,
-    /// Watches that run.
-    pub(super) watches: watch::Sender<usize>,
+    /// How far each running watch is.
+    pub(super) watches: watch::Sender<BTreeMap<u64, u64>>,
 }
 
 impl Shared {
-    pub(super) fn new(world: World, bookmark_every: Duration) -> Self {
+    pub(super) fn new(world: World, bookmark_every: Duration, endpoint_slices: bool) -> Self {
         Self {
             world: Mutex::new(world),
             faults: Mutex::default(),
@@ -51,10 +54,28 @@ impl Shared {
                 bookmark: watch::Sender::new(0),
                 hurry: watch::Sender::new(0),
                 stop: watch::Sender::new(false),
-                watches: watch::Sender::new(0),
+                watches: watch::Sender::new(BTreeMap::new()),
             },
             bookmark_every,
+            endpoint_slices,
         }
+    }
+
+    /// A running watch; nothing is known yet of how far it is.
+    pub(super) fn register(&self) -> u64 {
+        let mut id = 0;
+        self.signals.watches.send_modify(|running| {
+            id = running.last_key_value().map_or(1, |(last, _)| last + 1);
+            running.insert(id, 0);
+        });
+        id
+    }
+
+    /// A watch has told everything up to this version.
+    pub(super) fn progress(&self, id: u64, position: u64) {
+        self.signals.watches.send_modify(|running| {
+            running.insert(id, position);
+        });
     }
 
     pub(super) fn world(&self) -> MutexGuard<'_, World> {

@@ -24,14 +24,17 @@ pub(super) type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 /// Runs a watch until its time is over, its client is gone, or a fault ends it.
 pub(super) async fn run(shared: Arc<Shared>, mut watch: Watch, pieces: Pieces) {
     let mut dropped = shared.signals.drop_watches.subscribe();
-    shared.signals.watches.send_modify(|count| *count += 1);
+    let id = shared.register();
+    watch.id = id;
     let closed = pieces.clone();
     tokio::select! {
         () = tell(&shared, &mut watch, &pieces) => {}
         _ = dropped.changed() => {}
         () = closed.closed() => {}
     }
-    shared.signals.watches.send_modify(|count| *count -= 1);
+    shared.signals.watches.send_modify(|running| {
+        running.remove(&id);
+    });
 }
 
 async fn tell(shared: &Shared, watch: &mut Watch, pieces: &Pieces) {
@@ -53,7 +56,7 @@ async fn tell(shared: &Shared, watch: &mut Watch, pieces: &Pieces) {
     let mut bookmark_at = Instant::now() + shared.bookmark_every;
     loop {
         match news(shared, watch) {
-            News::Nothing => {}
+            News::Nothing => shared.progress(watch.id, watch.position),
             News::Lines(lines) => {
                 if !send(pieces, lines).await {
                     return;

@@ -27,6 +27,9 @@ struct Arguments {
     /// Define no custom resources: somebody will install them.
     #[arg(long)]
     no_custom_resources: bool,
+    /// EndpointSlices follow Services and Pods.
+    #[arg(long)]
+    endpoint_slices: bool,
 }
 
 fn main() -> Result<()> {
@@ -35,6 +38,7 @@ fn main() -> Result<()> {
         listen: arguments.listen,
         tls: !arguments.plain,
         custom_resources: !arguments.no_custom_resources,
+        endpoint_slices: arguments.endpoint_slices,
         ..Options::default()
     })?;
     if let Some(folder) = &arguments.load {

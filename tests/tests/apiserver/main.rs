@@ -9,6 +9,7 @@
 mod faults;
 mod patches;
 mod reads;
+mod slices;
 mod tokens;
 mod watches;
 mod writes;
