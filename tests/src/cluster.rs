@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::apiserver::{ApiServer, Options};
 use crate::control::Control;
 use crate::manifests::{Manifests, ServiceSpec};
 use crate::node::Node;
@@ -32,6 +33,8 @@ pub struct ClusterSpec {
     pub certificate_ttl: Duration,
     /// Data-path workers per agent.
     pub workers: usize,
+    /// The control plane reads from an API server (the fixture), not from a folder.
+    pub kubernetes: bool,
 }
 
 impl ClusterSpec {
@@ -43,12 +46,19 @@ impl ClusterSpec {
             culvert: true,
             certificate_ttl: Duration::from_secs(24 * 3600),
             workers: 2,
+            kubernetes: false,
         }
     }
 
     /// With certificates of this lifetime.
     pub fn certificate_ttl(mut self, ttl: Duration) -> Self {
         self.certificate_ttl = ttl;
+        self
+    }
+
+    /// With an API server in place of a folder of manifests.
+    pub fn kubernetes(mut self) -> Self {
+        self.kubernetes = true;
         self
     }
 
@@ -100,17 +110,23 @@ impl Cluster {
 
     fn build(spec: &ClusterSpec, run: &Run, programs: Option<Programs>) -> Result<Self> {
         fs::write(run.path("hosts"), HOSTS).context("writing the hosts file")?;
-        let manifests = Manifests::create(run.path("manifests"))?;
         let switch = Place::create(&run.namespace("net"), None)?;
         topology::make_underlay(&switch)?;
-        let control = match &programs {
+        let folder = run.path("manifests");
+        let (manifests, control) = match &programs {
             Some(programs) => {
                 let place = Place::create(&run.namespace("cp"), None)?;
                 topology::plug(&switch, &place, CONTROL_HOST)?;
+                let manifests = if spec.kubernetes {
+                    Manifests::on(Arc::new(api_server(&place)?))
+                } else {
+                    Manifests::create(folder)?
+                };
                 let ttl = spec.certificate_ttl;
-                Some(Control::prepare(run, programs, place, &manifests, ttl)?)
+                let control = Control::prepare(run, programs, place, &manifests, ttl)?;
+                (manifests, Some(control))
             }
-            None => None,
+            None => (Manifests::create(folder)?, None),
         };
         let mut nodes = Vec::new();
         for number in 1..=spec.nodes {
@@ -241,6 +257,10 @@ impl Cluster {
     /// Waits until every running agent has what the manifests say now: a marker object is
     /// written, and the control plane never sends a later state without an earlier one.
     pub fn settle(&self) -> Result<()> {
+        if let Some(server) = self.manifests.server() {
+            // Each kind of object has its own watch: the marker's must not be ahead.
+            server.wait_told(Duration::from_secs(10))?;
+        }
         let marker = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
         let yaml = crate::manifests::authorization_policy(
             "culvert-test-marker",
@@ -290,6 +310,9 @@ impl Cluster {
         if let Some(control) = &self.control {
             let _ = control.kill9();
         }
+        if let Some(server) = self.manifests.server() {
+            server.stop();
+        }
         let keep = self.keep_logs.load(Ordering::Relaxed);
         if keep {
             eprintln!("logs are kept in {}", self.run.path("logs").display());
@@ -304,6 +327,16 @@ impl Drop for Cluster {
             eprintln!("removing run {}: {error:#}", self.run.name());
         }
     }
+}
+
+/// The API server is on the control plane's machine.
+fn api_server(place: &Place) -> Result<ApiServer> {
+    ApiServer::start_with(&Options {
+        listen: SocketAddr::from(([127, 0, 0, 1], 6443)),
+        place: Some(place.clone()),
+        endpoint_slices: true,
+        ..Options::default()
+    })
 }
 
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n";

@@ -9,7 +9,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
+use crate::apiserver::ApiServer;
 use crate::manifests::Manifests;
 use crate::place::Place;
 use crate::poll;
@@ -20,6 +22,10 @@ use crate::supervised::Supervised;
 use crate::topology::{CONTROL_HOST, underlay};
 
 const PORT: u16 = 15012;
+/// Namespace of an installed Culvert.
+const SYSTEM: &str = "culvert-system";
+/// As in the DaemonSet.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 /// The control plane. It may be running or not.
 #[derive(Debug)]
@@ -27,7 +33,7 @@ pub struct Control {
     run: Run,
     programs: Programs,
     place: Place,
-    manifests: PathBuf,
+    manifests: Manifests,
     directory: PathBuf,
     certificate_ttl: Mutex<Duration>,
     tokens: Mutex<Vec<(String, String)>>,
@@ -45,11 +51,14 @@ impl Control {
     ) -> Result<Self> {
         let directory = run.path("control");
         fs::create_dir_all(&directory).context("creating the control plane's folder")?;
+        if let Some(server) = manifests.server() {
+            server.write_kubeconfig(&directory.join("kubeconfig"))?;
+        }
         Ok(Self {
             run: run.clone(),
             programs: programs.clone(),
             place,
-            manifests: manifests.directory().to_owned(),
+            manifests: manifests.clone(),
             directory,
             certificate_ttl: Mutex::new(certificate_ttl),
             tokens: Mutex::default(),
@@ -57,8 +66,12 @@ impl Control {
         })
     }
 
-    /// Admits a node: makes its token, writes the token list and the node's token file.
+    /// Admits a node: makes its token, and writes the node's token file. With a folder of
+    /// manifests the token stands in a list; in a cluster it is that of the agent's pod.
     pub fn admit(&self, node: &str, token_file: &Path) -> Result<()> {
+        if let Some(server) = self.manifests.server() {
+            return write_secret(token_file, &agent_pod(server, node)?);
+        }
         let token = random_token()?;
         write_secret(token_file, &format!("{token}\n"))?;
         let mut tokens = lock(&self.tokens);
@@ -139,6 +152,11 @@ impl Control {
         })
     }
 
+    /// The kubeconfig it was given, when it reads from an API server.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
     fn token_list(&self) -> PathBuf {
         self.directory.join("node-tokens")
     }
@@ -155,12 +173,20 @@ impl Control {
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()),
             )
-            .arg("control")
-            .arg("--manifests")
-            .arg(&self.manifests)
+            .arg("control");
+        match self.manifests.directory() {
+            Some(folder) => command
+                .arg("--manifests")
+                .arg(folder)
+                .arg("--node-tokens")
+                .arg(self.token_list()),
+            None => command
+                .arg("--kubernetes")
+                .arg("--kubeconfig")
+                .arg(self.kubeconfig()),
+        };
+        command
             .args(["--listen", &format!("[::]:{PORT}")])
-            .arg("--node-tokens")
-            .arg(self.token_list())
             .arg("--state-dir")
             .arg(self.directory.join("state"))
             .args(["--trust-domain", crate::TRUST_DOMAIN])
@@ -168,6 +194,36 @@ impl Control {
             .args(["--serving-names", &format!("{},{}", address.v4, address.v6)]);
         command
     }
+}
+
+/// The agent's pod as the DaemonSet makes it, and the token that its kubelet projects into it.
+fn agent_pod(server: &ApiServer, node: &str) -> Result<String> {
+    let pod = format!("culvert-node-{node}");
+    server.put_value(json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"namespace": SYSTEM, "name": "culvert-node"},
+    }))?;
+    server.put_value(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": SYSTEM,
+            "name": pod,
+            "labels": {
+                "app.kubernetes.io/name": "culvert",
+                "app.kubernetes.io/component": "node",
+            },
+        },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": "culvert-node",
+            "hostNetwork": true,
+            "containers": [{"name": "agent", "image": "culvert"}],
+        },
+        "status": {"phase": "Running"},
+    }))?;
+    server.pod_token(SYSTEM, &pod, "culvert", TOKEN_LIFE)
 }
 
 fn random_token() -> Result<String> {

@@ -138,6 +138,7 @@ impl Lab {
         };
         json!({
             "namespace": control.place().name(),
+            "kubeconfig": self.cluster.manifests().server().map(|_| control.kubeconfig()),
             "url": control.url(),
             "rootCert": control.root_cert(),
             "pid": control.pid().ok(),

@@ -1,21 +1,36 @@
-//! The folder of Kubernetes YAML that the control plane watches, and the texts in it.
+//! What the control plane reads, as Kubernetes YAML: a folder that it watches, or an API server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
+use crate::apiserver::ApiServer;
 use crate::topology::Addresses;
 
-/// The folder. Cheap to clone.
+/// Named texts, in force at once. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Manifests {
-    directory: PathBuf,
+    target: Target,
     accounts: Arc<Mutex<BTreeSet<(String, String)>>>,
+}
+
+/// Where they are.
+#[derive(Debug, Clone)]
+enum Target {
+    Folder(PathBuf),
+    Cluster(Arc<Objects>),
+}
+
+/// The objects of texts on an API server.
+#[derive(Debug)]
+struct Objects {
+    server: Arc<ApiServer>,
+    texts: Mutex<BTreeMap<String, String>>,
 }
 
 impl Manifests {
@@ -24,28 +39,56 @@ impl Manifests {
         fs::create_dir_all(&directory)
             .with_context(|| format!("creating {}", directory.display()))?;
         Ok(Self {
-            directory,
+            target: Target::Folder(directory),
             accounts: Arc::default(),
         })
     }
 
-    /// The folder's path.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// The texts become objects of an API server.
+    pub fn on(server: Arc<ApiServer>) -> Self {
+        let texts = Mutex::default();
+        Self {
+            target: Target::Cluster(Arc::new(Objects { server, texts })),
+            accounts: Arc::default(),
+        }
     }
 
-    /// Writes `NAME.yaml` in one step, as an editor or a ConfigMap mount does: no reader ever
-    /// sees half a file.
+    /// The folder's path; none on an API server.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.target {
+            Target::Folder(directory) => Some(directory),
+            Target::Cluster(_) => None,
+        }
+    }
+
+    /// The API server; none with a folder.
+    pub fn server(&self) -> Option<&Arc<ApiServer>> {
+        match &self.target {
+            Target::Folder(_) => None,
+            Target::Cluster(objects) => Some(&objects.server),
+        }
+    }
+
+    /// Writes the text of that name. In a folder it is `NAME.yaml`, written in one step, as an
+    /// editor or a ConfigMap mount does: no reader ever sees half a file.
     pub fn write(&self, name: &str, yaml: &str) -> Result<()> {
-        let target = self.directory.join(format!("{name}.yaml"));
-        let draft = self.directory.join(format!(".{name}.draft"));
+        let directory = match &self.target {
+            Target::Folder(directory) => directory,
+            Target::Cluster(objects) => return objects.write(name, yaml),
+        };
+        let target = directory.join(format!("{name}.yaml"));
+        let draft = directory.join(format!(".{name}.draft"));
         fs::write(&draft, yaml).with_context(|| format!("writing {}", draft.display()))?;
         fs::rename(&draft, &target).with_context(|| format!("renaming to {}", target.display()))
     }
 
-    /// Removes `NAME.yaml`; it is no error when it is not there.
+    /// Removes the text of that name; it is no error when it is not there.
     pub fn remove(&self, name: &str) -> Result<()> {
-        let path = self.directory.join(format!("{name}.yaml"));
+        let directory = match &self.target {
+            Target::Folder(directory) => directory,
+            Target::Cluster(objects) => return objects.remove(name),
+        };
+        let path = directory.join(format!("{name}.yaml"));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", path.display()))
@@ -54,14 +97,11 @@ impl Manifests {
         }
     }
 
-    /// Removes every manifest but the nodes'.
+    /// Removes every text but the nodes'.
     pub fn clear(&self) -> Result<()> {
-        let entries = fs::read_dir(&self.directory).context("listing manifests")?;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if !name.to_string_lossy().starts_with("node-") {
-                fs::remove_file(entry.path())
-                    .with_context(|| format!("removing {}", entry.path().display()))?;
+        for name in self.names()? {
+            if !name.starts_with("node-") {
+                self.remove(&name)?;
             }
         }
         self.accounts
@@ -69,6 +109,19 @@ impl Manifests {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .clear();
         Ok(())
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let directory = match &self.target {
+            Target::Folder(directory) => directory,
+            Target::Cluster(objects) => return Ok(objects.texts().keys().cloned().collect()),
+        };
+        let entries = fs::read_dir(directory).context("listing manifests")?;
+        let name = |entry: fs::DirEntry| {
+            let file = entry.file_name().into_string().ok()?;
+            file.strip_suffix(".yaml").map(str::to_owned)
+        };
+        Ok(entries.flatten().filter_map(name).collect())
     }
 
     /// Writes a Namespace; `None` leaves it without a mesh label.
@@ -116,6 +169,29 @@ impl Manifests {
             );
         }
         self.write("accounts", &yaml)
+    }
+}
+
+impl Objects {
+    fn write(&self, name: &str, yaml: &str) -> Result<()> {
+        let mut texts = self.texts();
+        let old = texts.get(name).map_or("", String::as_str);
+        self.server
+            .replace(old, yaml)
+            .with_context(|| format!("objects of {name}"))?;
+        texts.insert(name.to_owned(), yaml.to_owned());
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match self.texts().remove(name) {
+            Some(old) => self.server.remove(&old),
+            None => Ok(()),
+        }
+    }
+
+    fn texts(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,10 +248,17 @@ impl PodManifest {
         for (name, port) in &self.ports {
             let _ = writeln!(yaml, "    - name: {name}\n      containerPort: {port}");
         }
+        // Before it has addresses a pod waits for its sandbox.
+        let placed = !self.ips.is_empty();
         let _ = writeln!(
             yaml,
-            "status:\n  phase: Running\n  conditions:\n  - type: Ready\n    status: \"{}\"",
-            if self.ready { "True" } else { "False" }
+            "status:\n  phase: {}\n  conditions:\n  - type: Ready\n    status: \"{}\"",
+            if placed { "Running" } else { "Pending" },
+            if self.ready && placed {
+                "True"
+            } else {
+                "False"
+            }
         );
         if let Some(first) = self.ips.first() {
             let _ = writeln!(yaml, "  podIP: \"{first}\"\n  podIPs:");

@@ -122,8 +122,16 @@ impl Pod {
         manifests.account(&spec.namespace, &spec.account)?;
         let sandbox = sandbox_of(&place, spec)?;
         let mut manifest = manifest_of(spec, &node, &sandbox);
+        let cluster = manifests.server().is_some();
+        if cluster {
+            // A pod is bound to its node before there is a sandbox.
+            manifests.write(&file_of(&manifest), &manifest.yaml())?;
+        }
         let added = node.chain().add(&sandbox, |ips| {
             manifest.ips = ips.to_vec();
+            if cluster {
+                return Ok(());
+            }
             manifests.write(&file_of(&manifest), &manifest.yaml())
         });
         let ips = match added {
@@ -134,6 +142,10 @@ impl Pod {
                 return Err(error).with_context(|| format!("adding pod {}", spec.name));
             }
         };
+        if cluster {
+            // Its addresses are known when the sandbox is complete.
+            manifests.write(&file_of(&manifest), &manifest.yaml())?;
+        }
         Ok(Self {
             run: run.clone(),
             place,

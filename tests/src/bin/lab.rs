@@ -25,6 +25,10 @@ struct Arguments {
     /// The network and the pods only, without Culvert.
     #[arg(long)]
     bare: bool,
+    /// The control plane reads from an API server (the tests' fixture), not from a folder; it
+    /// ends with this program.
+    #[arg(long, conflicts_with = "detach")]
+    kubernetes: bool,
 }
 
 fn main() -> Result<()> {
@@ -37,6 +41,7 @@ fn main() -> Result<()> {
     }
     stop::on_signal()?;
     let mut spec = ClusterSpec::new(RUN);
+    spec.kubernetes = arguments.kubernetes;
     if arguments.bare {
         spec = spec.bare();
     }
@@ -99,10 +104,15 @@ fn explain(lab: &Lab, arguments: &Arguments) {
             agent.admin_socket().display()
         );
     }
-    println!(
-        "  edit or add Kubernetes YAML in {}",
-        lab.cluster.manifests().directory().display()
-    );
+    if let Some(folder) = lab.cluster.manifests().directory() {
+        println!("  edit or add Kubernetes YAML in {}", folder.display());
+    } else if let Ok(control) = lab.cluster.control() {
+        println!(
+            "  ip netns exec {} kubectl --kubeconfig {} get pods -A",
+            control.place().name(),
+            control.kubeconfig().display()
+        );
+    }
     let end = if arguments.detach {
         "`cargo xtask lab --down` removes everything."
     } else {

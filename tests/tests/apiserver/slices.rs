@@ -36,7 +36,7 @@ fn slices_follow_services_and_pods() {
             "ports": [{"name": "p", "port": 80, "targetPort": "http"}],
         },
     });
-    server.put_value(service.clone()).unwrap();
+    server.put_value(service).unwrap();
     settle();
     let slice = server.get(SLICES, "shop", "web-ipv4-0").unwrap();
     assert_eq!(

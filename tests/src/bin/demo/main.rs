@@ -22,6 +22,9 @@ struct Arguments {
     /// Also write the lines and the table to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// The control plane reads from an API server (the tests' fixture), not from a folder.
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 /// One shown fact.
@@ -35,7 +38,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     stop::on_signal()?;
     let start = Instant::now();
-    let lab = Lab::start(&ClusterSpec::new(RUN).certificate_ttl(CERTIFICATE_TTL))?;
+    let mut spec = ClusterSpec::new(RUN).certificate_ttl(CERTIFICATE_TTL);
+    spec.kubernetes = arguments.kubernetes;
+    let lab = Lab::start(&spec)?;
     introduce(&lab, start.elapsed());
     let lines: Vec<Line> = facts::ALL
         .iter()

@@ -6,6 +6,7 @@ mod control_plane;
 mod demo;
 mod enrolment;
 mod failure;
+mod kubernetes;
 mod lifecycle;
 mod observe;
 mod policy;
@@ -89,6 +90,7 @@ const GROUPS: &[&[Case]] = &[
     protocol::CASES,
     control_plane::CASES,
     failure::CASES,
+    kubernetes::CASES,
     demo::CASES,
 ];
 
@@ -139,8 +141,12 @@ fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
 
 fn start_cluster() -> Result<Cluster> {
     // Two runs side by side need two names: the later one of a name removes the earlier.
-    let run = std::env::var("CULVERT_E2E_RUN").unwrap_or_else(|_| RUN.to_owned());
-    Cluster::start(&ClusterSpec::new(&run)).context("starting the cluster")
+    Cluster::start(&ClusterSpec::new(&run_name())).context("starting the cluster")
+}
+
+/// Name of this run.
+pub(crate) fn run_name() -> String {
+    std::env::var("CULVERT_E2E_RUN").unwrap_or_else(|_| RUN.to_owned())
 }
 
 fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>) -> Verdict {
