@@ -43,7 +43,14 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
     let deadline = config.drain_deadline;
     let mut signals = Signals::catch().context("catching signals")?;
     let (drain, watcher) = drain::channel();
-    let control = Control::bind(settings(config)).await?;
+    // Takes as long as the issuer takes to be there.
+    let control = tokio::select! {
+        control = Control::bind(settings(config)) => control?,
+        signal = signals.next() => {
+            tracing::info!(target: "control", signal, "stopped before it could serve");
+            return Ok(());
+        }
+    };
     let mut running = tokio::spawn(control.serve_with(watcher, move |status| {
         *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
         tokio::spawn(async move {

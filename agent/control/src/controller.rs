@@ -1,13 +1,11 @@
 //! Puts the rooms together and runs them.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use agent_identity::{Authority, Signer};
 use agent_model::Identity;
 use agent_net::drain;
 use agent_xds::{Discovery, Published};
@@ -24,15 +22,16 @@ use crate::cluster;
 use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
 use crate::lease::Candidate;
-use crate::nodes::{self, Annotator, AttachedNodes, ClusterPods, NodeService};
+use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
 use crate::serve::{self, Services};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
 use crate::source::kube::KubeSource;
 use crate::source::{Batch, Problem};
-use crate::status::{Progress, Status};
+use crate::status::{Parts, Progress, Status};
 use crate::translate::{Endpoints, Mesh};
+use crate::trust::{AuthorityFiles, ConfigMaps, Keeper, Origin};
 
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
 const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
@@ -82,23 +81,12 @@ pub enum SourceChoice {
     Kubernetes(ClusterConfig),
 }
 
-/// PEM files of an issuer.
-#[derive(Debug, Clone)]
-pub struct AuthorityFiles {
-    /// The issuer's certificate, then its intermediates.
-    pub chain: PathBuf,
-    /// The issuer's PKCS #8 key, readable by its owner only.
-    pub key: PathBuf,
-    /// The roots peers shall trust.
-    pub roots: PathBuf,
-}
-
 /// A control plane that has read its manifests and listens, but does not serve yet.
 #[derive(Debug)]
 pub struct Control {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    authority: Arc<Authority>,
+    trust: Keeper,
     admission: Arc<Admission>,
     source: Source,
     collection: Arc<RwLock<Collection>>,
@@ -109,8 +97,8 @@ pub struct Control {
     /// The whole state, where it is known already.
     first: Option<Batch>,
     max_ttl: Duration,
-    /// Where pods are annotated; `None` in folder mode.
-    annotated: Option<ClusterPods>,
+    /// Where pods are annotated and roots handed out; `None` in folder mode.
+    cluster: Option<ClusterPods>,
 }
 
 /// Where batches come from.
@@ -157,10 +145,6 @@ impl Control {
     /// server that is away.
     pub async fn bind(config: Config) -> Result<Self, ControlError> {
         check(&config)?;
-        let authority = Arc::new(open_authority(&config)?);
-        let (shortest, longest) = SERVING_TTL;
-        let serving_ttl = config.cert_ttl.clamp(shortest, longest);
-        let tls = authority.serving_config(&config.serving_names, serving_ttl, SystemTime::now)?;
         let (client, source, first) = match &config.source {
             SourceChoice::Folder(folder) => {
                 let (source, first) = FileSource::open(folder).await.map_err(at(folder))?;
@@ -176,6 +160,13 @@ impl Control {
         let candidate = client
             .clone()
             .map(|client| Candidate::new(client, &config.root_namespace));
+        let trust = open_trust(&config, client.as_ref()).await?;
+        let (shortest, longest) = SERVING_TTL;
+        let ttl = config.cert_ttl.clamp(shortest, longest);
+        let names = &config.serving_names;
+        let tls = trust
+            .authority()
+            .serving_config(names, ttl, SystemTime::now)?;
         let collection = Collection::new(Mesh {
             trust_domain: config.trust_domain.into(),
             cluster_id: config.cluster_id.into(),
@@ -195,7 +186,7 @@ impl Control {
         Ok(Self {
             listener,
             tls,
-            authority,
+            trust,
             admission: Arc::new(admission),
             source,
             collection: Arc::new(RwLock::new(collection)),
@@ -204,7 +195,7 @@ impl Control {
             candidate,
             first,
             max_ttl: config.cert_ttl,
-            annotated: client.map(ClusterPods),
+            cluster: client.map(ClusterPods),
         })
     }
 
@@ -219,13 +210,10 @@ impl Control {
         let counters = Arc::new(Counters::default());
         let attached = AttachedNodes::default();
         let (placement, placed) = watch::channel(Placement::default());
-        let bundle = Arc::new(nodes::trust_bundle(self.authority.bundle().pem()));
-        // The sender stays: whoever changes the roots tells the nodes by it.
-        let (_trust, trust) = watch::channel(bundle);
         let node_service = NodeService {
             authenticate: Arc::clone(&self.admission),
             placement: placed.clone(),
-            trust,
+            trust: self.trust.bundle(),
             attached: attached.clone(),
             drain: drain.clone(),
         };
@@ -235,17 +223,20 @@ impl Control {
             drain.clone(),
         );
         let (candidate, leads) = self.candidate.unzip();
-        let status = Status::new(
-            Arc::clone(&self.collection),
-            Arc::clone(&self.admission),
-            discovery.nodes(),
-            Arc::clone(&counters),
-            self.source.progress(),
-            attached.clone(),
-            leads,
-        );
+        let status = Status::new(Parts {
+            collection: Arc::clone(&self.collection),
+            admission: Arc::clone(&self.admission),
+            nodes: discovery.nodes(),
+            counters: Arc::clone(&counters),
+            progress: self.source.progress(),
+            attached: attached.clone(),
+            leads: leads.clone(),
+            trust: self.trust.shown(),
+        });
+        // Without others this one leads.
+        let leads = leads.unwrap_or_else(|| watch::channel(true).1);
         let certificates = CertificateService {
-            authority: self.authority,
+            authority: self.trust.authority(),
             authenticate: self.admission,
             collection: Arc::clone(&self.collection),
             max_ttl: self.max_ttl,
@@ -261,8 +252,9 @@ impl Control {
             attached: attached.clone(),
         };
         show(status.clone());
-        let annotating = self.annotated.map(|pods| {
-            let annotator = Annotator::new(pods, placed, attached);
+        let client = self.cluster.as_ref().map(|pods| pods.0.clone());
+        let annotating = self.cluster.map(|pods| {
+            let annotator = Annotator::new(pods, placed, attached.clone());
             tokio::spawn(annotator.run(drain.clone()))
         });
         let (sender, mut batches) = mpsc::channel(1);
@@ -283,6 +275,17 @@ impl Control {
         let following = tokio::spawn(changes.follow(batches, drain.clone()));
         // Who does not know the mesh has nothing to write.
         let standing = candidate.map(|candidate| tokio::spawn(candidate.run(drain.clone())));
+        let mapping = client.map(|client| {
+            let maps = ConfigMaps {
+                client,
+                collection: status.collection(),
+                bundle: self.trust.bundle(),
+                leads: leads.clone(),
+            };
+            tokio::spawn(maps.run(drain.clone()))
+        });
+        let acknowledged = Box::new(move || attached.trust_hashes());
+        let keeping = tokio::spawn(self.trust.run(acknowledged, leads, drain.clone()));
         let services = Services {
             discovery: discovery.into_service(),
             certificates: certificates.into_service(),
@@ -294,7 +297,10 @@ impl Control {
         status.serves();
         serve::serve(self.listener, self.tls, services, drain).await;
         // All end with the drain by themselves.
-        let _ = tokio::join!(watching, following);
+        let _ = tokio::join!(watching, following, keeping);
+        if let Some(mapping) = mapping {
+            let _ = mapping.await;
+        }
         if let Some(annotating) = annotating {
             let _ = annotating.await;
         }
@@ -424,29 +430,27 @@ fn open_admission(
     Ok(Admission { tokens, reviews })
 }
 
-fn open_authority(config: &Config) -> Result<Authority, ControlError> {
-    let Some(files) = &config.authority else {
-        let domain = &config.trust_domain;
-        return Ok(Authority::open(
-            &config.state_dir,
-            domain,
-            SystemTime::now(),
-        )?);
+/// The issuer: of the files given, of the cluster, or of the state directory.
+async fn open_trust(
+    config: &Config,
+    client: Option<&kube::Client>,
+) -> Result<Keeper, ControlError> {
+    let domain = &config.trust_domain;
+    let file = config.state_dir.join("root-cert.pem");
+    // In a cluster the roots reach nodes by ConfigMaps, and nothing is kept here.
+    let (root_file, (origin, offer)) = match (&config.authority, client) {
+        (Some(files), _) => {
+            let opened = Origin::files(files.clone(), &file)?;
+            (Some(file), opened)
+        }
+        (None, Some(client)) => {
+            let client = client.clone();
+            let opened = Origin::secret(client, &config.root_namespace, domain).await;
+            (None, opened)
+        }
+        (None, None) => (Some(file), Origin::kept(&config.state_dir, domain)?),
     };
-    let signer = Signer::from_files(&files.chain, &files.key, &files.roots)?;
-    let bundle = signer.roots().clone();
-    let authority = Authority::new(Arc::new(signer), bundle);
-    write_root(&config.state_dir, authority.bundle().pem())?;
-    Ok(authority)
-}
-
-/// In one step, so that a node never reads half of it.
-fn write_root(state_dir: &Path, roots_pem: &str) -> Result<(), ControlError> {
-    fs::create_dir_all(state_dir).map_err(at(state_dir))?;
-    let draft = state_dir.join(".root-cert.draft");
-    fs::write(&draft, roots_pem).map_err(at(&draft))?;
-    let target = state_dir.join("root-cert.pem");
-    fs::rename(&draft, &target).map_err(at(&target))
+    Keeper::new(origin, offer, config.cert_ttl, domain, root_file)
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ControlError {

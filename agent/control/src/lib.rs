@@ -3,7 +3,7 @@
 //! The way of a change: [`source`] (one event type, nobody after it knows where an object came
 //! from) -> [`collection`] (holds objects, redoes what a change touches) -> [`translate`] (pure,
 //! one file per kind) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
-//! `agent-xds`. [`ca`] signs certificates for pods of the node that asks; [`nodes`] tells
+//! `agent-xds`. [`ca`] signs certificates for pods of the node that asks, with what [`trust`] says; [`nodes`] tells
 //! agents which pods to enrol and takes their word on it; [`status`] says what is
 //! wrong.
 
@@ -22,13 +22,15 @@ mod snapshot;
 mod source;
 mod status;
 mod translate;
+mod trust;
 
 pub use admission::{NodeAccount, TokenReviews, TokenTable};
 pub use cluster::ClusterConfig;
-pub use controller::{AuthorityFiles, Config, Control, SourceChoice, run};
+pub use controller::{Config, Control, SourceChoice, run};
 pub use error::ControlError;
 pub use manifests::Manifests;
 pub use status::Status;
+pub use trust::AuthorityFiles;
 #[cfg(test)]
 mod definitions;
 #[cfg(test)]

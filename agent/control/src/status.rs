@@ -17,6 +17,7 @@ use crate::collection::Collection;
 use crate::nodes::AttachedNodes;
 use crate::source::{Problem, kube};
 use crate::translate::{Note, Severity};
+use crate::trust::Shown;
 
 /// Problems and notes that are listed; the rest is counted.
 const MAX_LISTED: usize = 1_000;
@@ -36,7 +37,20 @@ struct Inner {
     leads: Option<watch::Receiver<bool>>,
     serving: watch::Sender<bool>,
     attached: AttachedNodes,
+    trust: Shown,
     reported: Mutex<Reported>,
+}
+
+/// What is looked at.
+pub(crate) struct Parts {
+    pub(crate) collection: Arc<RwLock<Collection>>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) nodes: ConnectedNodes,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) progress: Progress,
+    pub(crate) attached: AttachedNodes,
+    pub(crate) leads: Option<watch::Receiver<bool>>,
+    pub(crate) trust: Shown,
 }
 
 /// How the source is doing.
@@ -65,15 +79,17 @@ struct Reported {
 }
 
 impl Status {
-    pub(crate) fn new(
-        collection: Arc<RwLock<Collection>>,
-        admission: Arc<Admission>,
-        nodes: ConnectedNodes,
-        counters: Arc<Counters>,
-        progress: Progress,
-        attached: AttachedNodes,
-        leads: Option<watch::Receiver<bool>>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            collection,
+            admission,
+            nodes,
+            counters,
+            progress,
+            attached,
+            leads,
+            trust,
+        } = parts;
         Self(Arc::new(Inner {
             collection,
             admission,
@@ -83,8 +99,14 @@ impl Status {
             leads,
             serving: watch::Sender::new(false),
             attached,
+            trust,
             reported: Mutex::default(),
         }))
+    }
+
+    /// What the mesh is made of.
+    pub(crate) fn collection(&self) -> Arc<RwLock<Collection>> {
+        Arc::clone(&self.0.collection)
     }
 
     /// Nodes are served: the whole state is known.
@@ -108,7 +130,8 @@ impl Status {
     /// are doing), `serving`, `problems` (objects that are not in force, each with its field and,
     /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
     /// (connected, with the agents attached and what they say of their pods), `certificates`
-    /// (issued, refused). Lists are bounded; `...LeftOut` counts the rest.
+    /// (issued, refused), `trust` (roots, stage of their rotation, nodes that do not know them
+    /// yet). Lists are bounded; `...LeftOut` counts the rest.
     pub fn json(&self) -> Value {
         let inner = &self.0;
         let reported = inner
@@ -140,6 +163,7 @@ impl Status {
             "nodeTokens": inner.admission.problem(),
             "nodes": listed_nodes.collect::<Vec<_>>(),
             "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
+            "trust": inner.trust.json(),
             "certificates": {
                 "issued": inner.counters.issued.load(Ordering::Relaxed),
                 "refused": inner.counters.refused.load(Ordering::Relaxed),

@@ -120,6 +120,15 @@ impl Collection {
         self.translated.get(namespace)
     }
 
+    /// Every namespace that is not on its way out.
+    pub(crate) fn live_namespaces(&self) -> impl Iterator<Item = Arc<str>> {
+        let live = self
+            .namespaces
+            .iter()
+            .filter(|(_, namespace)| namespace.metadata.deletion_timestamp.is_none());
+        live.map(|(name, _)| Arc::clone(name))
+    }
+
     /// Namespaces that become something.
     #[cfg(test)]
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {

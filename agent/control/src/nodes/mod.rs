@@ -15,7 +15,6 @@ use agent_model::NodeWishes;
 use agent_net::drain;
 use agent_xds::attach::{TrustBundle, report_from_wire, trust_to_wire, wishes_to_wire};
 use agent_xds::{Authenticate, Caller};
-use aws_lc_rs::digest::{SHA256, digest};
 use proto::node::node_service_server::{NodeService as Service, NodeServiceServer};
 use proto::node::{ControlMessage, Hello, NodeMessage, control_message, node_message};
 use tokio::sync::{mpsc, watch};
@@ -45,18 +44,9 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 pub(crate) struct NodeService<A> {
     pub(crate) authenticate: Arc<A>,
     pub(crate) placement: watch::Receiver<Placement>,
-    pub(crate) trust: watch::Receiver<Arc<TrustBundle>>,
+    pub(crate) trust: watch::Receiver<agent_identity::TrustBundle>,
     pub(crate) attached: AttachedNodes,
     pub(crate) drain: drain::Watcher,
-}
-
-/// A bundle with its hash.
-pub(crate) fn trust_bundle(pem: &str) -> TrustBundle {
-    let hash = digest(&SHA256, pem.as_bytes());
-    TrustBundle {
-        pem: pem.to_owned(),
-        sha256: hash.as_ref().iter().map(|b| format!("{b:02x}")).collect(),
-    }
 }
 
 impl<A: Authenticate> NodeService<A> {
@@ -119,7 +109,7 @@ impl Conversation {
     async fn run(
         mut self,
         placement: watch::Receiver<Placement>,
-        trust: watch::Receiver<Arc<TrustBundle>>,
+        trust: watch::Receiver<agent_identity::TrustBundle>,
     ) -> Option<Status> {
         match timeout(HELLO, self.requests.next()).await {
             Err(_) => return Some(Status::deadline_exceeded("no hello")),
@@ -185,14 +175,18 @@ fn take(attachment: &Attachment, message: NodeMessage) -> Option<Status> {
 async fn tell(
     node: &str,
     mut placement: watch::Receiver<Placement>,
-    mut trust: watch::Receiver<Arc<TrustBundle>>,
+    mut trust: watch::Receiver<agent_identity::TrustBundle>,
     responses: &mpsc::Sender<Result<ControlMessage, Status>>,
 ) {
     let (mut told_wishes, mut told_trust) = (None, None);
     loop {
-        let bundle = Arc::clone(&trust.borrow_and_update());
+        let bundle = trust.borrow_and_update().clone();
         if told_trust.as_ref() != Some(&bundle) {
-            let message = control_message::Message::TrustBundle(trust_to_wire(&bundle));
+            let wire = TrustBundle {
+                pem: bundle.pem().to_owned(),
+                sha256: bundle.sha256().to_owned(),
+            };
+            let message = control_message::Message::TrustBundle(trust_to_wire(&wire));
             if send(responses, message).await.is_err() {
                 return;
             }

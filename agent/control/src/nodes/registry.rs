@@ -108,7 +108,6 @@ impl AttachedNodes {
 
     /// Hashes of the trust bundles in use, by attached node: one of each agent, `""` where an
     /// agent has none yet.
-    #[cfg_attr(not(test), expect(dead_code, reason = "root rotation waits for these"))]
     pub(crate) fn trust_hashes(&self) -> BTreeMap<Arc<str>, BTreeSet<String>> {
         let mut hashes: BTreeMap<Arc<str>, BTreeSet<String>> = BTreeMap::new();
         for agent in self.lock().agents.values() {

@@ -322,10 +322,3 @@ async fn annotations_are_written_once_and_tried_again() {
     assert!(drain.drain(Duration::from_secs(1)).await);
     running.await.unwrap();
 }
-
-#[test]
-fn a_bundle_is_named_by_its_hash() {
-    let bundle = trust_bundle("abc");
-    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    assert_eq!(bundle.sha256, expected);
-}

@@ -14,7 +14,10 @@ const KEY: &str = "root-key.pem";
 const DIRECTORY_MODE: u32 = 0o700;
 const KEY_MODE: u32 = 0o600;
 const CERTIFICATE_MODE: u32 = 0o644;
-const GROUP_AND_OTHERS: u32 = 0o077;
+/// Nobody but the owner may touch a key of ours.
+const OWN_KEY: u32 = 0o077;
+/// A kubelet lets the group of a pod read the files of a Secret; others have no business there.
+const GIVEN_KEY: u32 = 0o037;
 /// A PEM file larger than this is refused.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -23,7 +26,7 @@ pub(super) fn load(directory: &Path) -> Result<Option<(String, Zeroizing<String>
     let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
     match (exists(&certificate)?, exists(&key)?) {
         (false, false) => Ok(None),
-        (true, true) => Ok(Some((read(&certificate)?, read_secret(&key)?))),
+        (true, true) => Ok(Some((read(&certificate)?, read_secret(&key, OWN_KEY)?))),
         // The key is written first: without a certificate it has signed nothing.
         (false, true) => Err(IdentityError::Authority(format!(
             "{} is missing but {} exists; remove the key to start a new root",
@@ -60,11 +63,17 @@ pub(super) fn read(path: &Path) -> Result<String, IdentityError> {
     fs::read_to_string(path).map_err(IdentityError::file(path))
 }
 
-pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
+/// The key of an issuer from outside.
+pub(super) fn read_given_secret(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    read_secret(path, GIVEN_KEY)
+}
+
+fn read_secret(path: &Path, forbidden: u32) -> Result<Zeroizing<String>, IdentityError> {
     let metadata = fs::metadata(path).map_err(IdentityError::file(path))?;
-    if metadata.mode() & GROUP_AND_OTHERS != 0 {
+    if metadata.mode() & forbidden != 0 {
         return Err(IdentityError::Authority(format!(
-            "{} is readable by others; it must have mode 0600",
+            "{} can be touched by others; it must have mode 0600, or 0440 when it is given from \
+             outside",
             path.display()
         )));
     }

@@ -63,11 +63,12 @@ impl Signer {
         })
     }
 
-    /// As [`Self::from_pem`], from files. The key file must not be readable by group or others.
+    /// As [`Self::from_pem`], from files. The key file must not be readable by others, nor
+    /// writable by the group.
     pub fn from_files(chain: &Path, key: &Path, roots: &Path) -> Result<Self, IdentityError> {
         Self::from_pem(
             &files::read(chain)?,
-            &files::read_secret(key)?,
+            &files::read_given_secret(key)?,
             &files::read(roots)?,
         )
     }

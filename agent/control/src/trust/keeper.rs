@@ -1,0 +1,288 @@
+//! Keeps the authority in step with the place issuers come from, the acknowledgements of the nodes
+//! and the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use agent_identity::{Authority, NewRoot, TrustBundle};
+use agent_net::drain;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::origin::Origin;
+use super::rotation::{Due, Offer, Rotation, Stage};
+use crate::ControlError;
+
+/// Time between two looks.
+const EVERY: Duration = Duration::from_secs(5);
+/// Nodes named in the status.
+const MAX_LISTED: usize = 100;
+
+/// The hashes of the bundles in use, by attached node: one of each agent of it.
+pub(super) type Acknowledged = Box<dyn Fn() -> BTreeMap<Arc<str>, BTreeSet<String>> + Send + Sync>;
+
+/// What the status says about trust. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown(Arc<Mutex<Value>>);
+
+impl Shown {
+    /// `source`, `stage`, `bundle` (hash), `roots` (each with fingerprint, subject, end of
+    /// validity, role), `unacknowledged` (nodes), `problem`.
+    pub(crate) fn json(&self) -> Value {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// The authority and what becomes of it.
+pub(crate) struct Keeper {
+    origin: Origin,
+    rotation: Rotation,
+    authority: Arc<Authority>,
+    published: watch::Sender<TrustBundle>,
+    shown: Shown,
+    /// Where nodes of this machine read the roots, outside of a cluster.
+    root_file: Option<PathBuf>,
+    trust_domain: String,
+    problem: Option<String>,
+}
+
+impl Keeper {
+    /// Begins with the offer of `origin`. `max_ttl` is the longest life of a certificate.
+    pub(crate) fn new(
+        origin: Origin,
+        offer: Offer,
+        max_ttl: Duration,
+        trust_domain: &str,
+        root_file: Option<PathBuf>,
+    ) -> Result<Self, ControlError> {
+        let rotation = Rotation::new(offer, max_ttl, Instant::now());
+        let bundle = rotation.bundle();
+        if let Some(file) = &root_file {
+            write_root(file, bundle.pem())?;
+        }
+        let authority = Authority::new(Arc::clone(rotation.active()), bundle.clone());
+        let keeper = Self {
+            origin,
+            rotation,
+            authority: Arc::new(authority),
+            published: watch::Sender::new(bundle),
+            shown: Shown::default(),
+            root_file,
+            trust_domain: trust_domain.to_owned(),
+            problem: None,
+        };
+        keeper.show(&[]);
+        Ok(keeper)
+    }
+
+    /// What signs.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority)
+    }
+
+    /// What is trusted, now and later.
+    pub(crate) fn bundle(&self) -> watch::Receiver<TrustBundle> {
+        self.published.subscribe()
+    }
+
+    /// For the status.
+    pub(crate) fn shown(&self) -> Shown {
+        self.shown.clone()
+    }
+
+    /// Goes on until the drain begins. Only the leader of several replicas writes.
+    pub(crate) async fn run(
+        mut self,
+        acknowledged: Acknowledged,
+        leads: watch::Receiver<bool>,
+        mut drain: drain::Watcher,
+    ) {
+        loop {
+            let leads = *leads.borrow();
+            let now = (Instant::now(), SystemTime::now());
+            tokio::select! {
+                () = self.look(&acknowledged, leads, now) => {}
+                () = drain.signalled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = drain.signalled() => return,
+            }
+        }
+    }
+
+    /// One look around: what is offered, what is due, and what follows from it.
+    async fn look(
+        &mut self,
+        acknowledged: &Acknowledged,
+        leads: bool,
+        (now, wall): (Instant, SystemTime),
+    ) {
+        let outcome = self.follow(leads, now, wall).await;
+        let stragglers = behind(&acknowledged(), self.rotation.bundle().sha256());
+        let outcome = match (outcome, self.rotation.due(stragglers.is_empty(), now, wall)) {
+            (Ok(()), Some(due)) => self.act(due, leads, now, wall).await,
+            (outcome, _) => outcome,
+        };
+        let outcome = match (outcome, leads) {
+            (Ok(()), true) => self.origin.remember(&self.rotation.bundle()).await,
+            (outcome, _) => outcome,
+        };
+        self.publish();
+        self.note(outcome.err());
+        self.show(&behind(&acknowledged(), self.rotation.bundle().sha256()));
+    }
+
+    /// Takes what is offered, and sees to a successor in time.
+    async fn follow(&mut self, leads: bool, now: Instant, wall: SystemTime) -> Result<(), String> {
+        if let Some(offer) = self.origin.poll().await? {
+            let before = self.rotation.stage();
+            self.rotation.offered(offer, now);
+            self.say(before);
+        }
+        if leads && self.origin.makes_roots() && self.rotation.wants_successor(wall) {
+            let root = NewRoot::make(&self.trust_domain, wall).map_err(|e| e.to_string())?;
+            self.origin.prepare(&root).await?;
+            info!(target: "trust", "the root grows old; a successor was made");
+        }
+        Ok(())
+    }
+
+    async fn act(
+        &mut self,
+        due: Due,
+        leads: bool,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<(), String> {
+        let before = self.rotation.stage();
+        match due {
+            Due::Switch if self.rotation.next_is_prepared() == Some(true) => {
+                // Every replica follows what is written, this one too.
+                if leads {
+                    self.origin.promote().await?;
+                    if let Some(offer) = self.origin.poll().await? {
+                        self.rotation.offered(offer, now);
+                    }
+                }
+            }
+            Due::Switch => self.rotation.switch(now),
+            Due::Withdraw => self.rotation.withdraw(now, wall),
+        }
+        self.say(before);
+        Ok(())
+    }
+
+    /// Makes signatures and the bundle those of the moment.
+    fn publish(&mut self) {
+        let (signer, bundle) = (self.rotation.active(), self.rotation.bundle());
+        let signs = Arc::ptr_eq(signer, &self.authority.signer());
+        if signs && self.authority.bundle() == bundle {
+            return;
+        }
+        self.authority.replace(Arc::clone(signer), bundle.clone());
+        if let Some(file) = &self.root_file
+            && let Err(error) = write_root(file, bundle.pem())
+        {
+            error!(target: "trust", %error, "the roots could not be written for the nodes");
+        }
+        self.published.send_if_modified(|published| {
+            let changed = *published != bundle;
+            *published = bundle;
+            changed
+        });
+    }
+
+    fn say(&self, before: Stage) {
+        let stage = self.rotation.stage();
+        if stage != before {
+            let roots = self.rotation.bundle().roots().len();
+            info!(target: "trust", stage = stage.as_str(), roots, "root rotation");
+        }
+    }
+
+    /// Says a problem once.
+    fn note(&mut self, problem: Option<String>) {
+        if self.problem != problem {
+            match &problem {
+                Some(problem) => warn!(target: "trust", problem, "the issuer stays as it is"),
+                None => info!(target: "trust", "the issuer is in order again"),
+            }
+        }
+        self.problem = problem;
+    }
+
+    fn show(&self, behind: &[Arc<str>]) {
+        let bundle = self.rotation.bundle();
+        let roots = bundle.roots().iter().map(|root| {
+            json!({
+                "fingerprint": &*root.fingerprint,
+                "subject": root.subject,
+                "notAfter": unix_seconds(root.not_after),
+                "role": self.rotation.role_of(root),
+            })
+        });
+        let value = json!({
+            "source": self.origin.name(),
+            "stage": self.rotation.stage().as_str(),
+            "bundle": bundle.sha256(),
+            "roots": roots.collect::<Vec<_>>(),
+            "issuerNotAfter": unix_seconds(self.rotation.active().not_after()),
+            "unacknowledged": behind.iter().take(MAX_LISTED).collect::<Vec<_>>(),
+            "unacknowledgedLeftOut": behind.len().saturating_sub(MAX_LISTED),
+            "problem": self.problem,
+        });
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper")
+            .field("origin", &self.origin)
+            .field("rotation", &self.rotation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The attached nodes with an agent that uses another bundle.
+fn behind(nodes: &BTreeMap<Arc<str>, BTreeSet<String>>, sha256: &str) -> Vec<Arc<str>> {
+    let behind = nodes
+        .iter()
+        .filter(|(_, hashes)| hashes.iter().any(|hash| hash != sha256));
+    behind.map(|(node, _)| Arc::clone(node)).collect()
+}
+
+/// In one step, so that a node never reads half of it.
+fn write_root(file: &Path, roots_pem: &str) -> Result<(), ControlError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ControlError::File { path, source }
+    };
+    // The authority writes it too; what is there already is not touched.
+    if fs::read_to_string(file).is_ok_and(|present| present == roots_pem) {
+        return Ok(());
+    }
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+    }
+    let draft = file.with_extension("draft");
+    fs::write(&draft, roots_pem).map_err(at(&draft))?;
+    fs::rename(&draft, file).map_err(at(file))
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;
