@@ -44,6 +44,8 @@ pub struct AgentSettings {
     pub workers: usize,
     /// Flags after all others.
     pub extra: Vec<String>,
+    /// Capabilities it may have at most, in lower case without `cap_`; `None`: those of the harness.
+    pub capabilities: Option<Vec<String>>,
 }
 
 /// The agent of one node. It may be running or not.
@@ -289,9 +291,24 @@ impl Agent {
         self.process.must_run()
     }
 
+    /// culvert, with fewer capabilities than the harness where some are named; setpriv(1) becomes
+    /// it, so that the process stays one.
+    fn program(&self, capabilities: Option<&[String]>) -> Command {
+        let Some(capabilities) = capabilities else {
+            return Command::new(self.programs.culvert());
+        };
+        let kept = capabilities.iter().map(|name| format!(",+{name}"));
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--bounding-set=-all{}", kept.collect::<String>()))
+            .args(["--inh-caps=-all", "--no-new-privs", "--"])
+            .arg(self.programs.culvert());
+        command
+    }
+
     fn command(&self, more: &[String]) -> Command {
         let settings = self.settings();
-        let mut command = Command::new(self.programs.culvert());
+        let mut command = self.program(settings.capabilities.as_deref());
         let any = Ipv6Addr::UNSPECIFIED;
         command
             .env_clear()

@@ -54,6 +54,7 @@ impl Node {
                     cgroup_root: cgroup_root()?,
                     workers,
                     extra: Vec::new(),
+                    capabilities: None,
                 };
                 Some(Agent::prepare(run, programs, place, settings)?)
             }

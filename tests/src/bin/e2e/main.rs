@@ -10,6 +10,7 @@ mod kubernetes;
 mod lifecycle;
 mod observe;
 mod policy;
+mod privilege;
 mod protocol;
 mod scene;
 mod services;
@@ -91,6 +92,7 @@ const GROUPS: &[&[Case]] = &[
     control_plane::CASES,
     failure::CASES,
     kubernetes::CASES,
+    privilege::CASES,
     demo::CASES,
 ];
 
