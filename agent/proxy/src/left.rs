@@ -1,6 +1,7 @@
 //! Pods that left the mesh and live on. What they had open was carried by the agent and still is:
 //! a label must not break a connection. Nothing new is accepted for them.
 
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,11 @@ use agent_net::tasks::spawn_local;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::mesh::Worker;
 use crate::pod::Pod;
 
 /// A pod that has left, on one worker.
 pub(crate) struct Left {
-    pub(crate) pod: Arc<Pod>,
+    pod: Arc<Pod>,
     /// Ends its connections when it is dropped.
     cut: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -30,25 +30,40 @@ impl Left {
     }
 }
 
-impl Worker {
+/// The pods that have left, on one worker, for as long as they have connections from before.
+#[derive(Default)]
+pub(crate) struct LeftPods(RefCell<Vec<Left>>);
+
+impl LeftPods {
     /// Keeps a pod that left until its connections have ended by themselves. When it is cut before,
     /// they have `deadline` to end.
-    pub(crate) fn keep_left(self: &Rc<Self>, pod: Arc<Pod>, drain: Drain, deadline: Duration) {
+    pub(crate) fn keep(self: &Rc<Self>, pod: Arc<Pod>, drain: Drain, deadline: Duration) {
         let (cut, is_cut) = oneshot::channel();
-        let worker = Rc::downgrade(self);
+        let kept = Rc::downgrade(self);
         let gone = Arc::clone(&pod);
         let task = spawn_local(async move {
             wait(drain, is_cut, deadline).await;
-            forget(&worker, &gone);
+            forget(&kept, &gone);
         });
-        self.left.borrow_mut().push(Left { pod, cut, task });
+        self.0.borrow_mut().push(Left { pod, cut, task });
     }
 
-    /// The pods of this namespace that have left, no longer kept.
-    pub(crate) fn take_left(&self, pod: NetnsCookie) -> Vec<Left> {
-        let mut left = self.left.borrow_mut();
+    /// The pods, newest last.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        let left = self.0.borrow();
+        left.iter().map(|left| Arc::clone(&left.pod)).collect()
+    }
+
+    /// The pods of this namespace, no longer kept.
+    pub(crate) fn take(&self, pod: NetnsCookie) -> Vec<Left> {
+        let mut left = self.0.borrow_mut();
         left.extract_if(.., |left| left.pod.cookie() == pod)
             .collect()
+    }
+
+    /// All of them, no longer kept.
+    pub(crate) fn take_all(&self) -> Vec<Left> {
+        self.0.take()
     }
 }
 
@@ -60,9 +75,9 @@ async fn wait(mut drain: Drain, is_cut: oneshot::Receiver<()>, deadline: Duratio
     drain.drain(deadline).await;
 }
 
-fn forget(worker: &Weak<Worker>, gone: &Arc<Pod>) {
-    if let Some(worker) = worker.upgrade() {
-        let mut left = worker.left.borrow_mut();
+fn forget(kept: &Weak<LeftPods>, gone: &Arc<Pod>) {
+    if let Some(kept) = kept.upgrade() {
+        let mut left = kept.0.borrow_mut();
         left.retain(|left| !Arc::ptr_eq(&left.pod, gone));
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::connections::Connections;
 use crate::endpoints::ActiveEndpoints;
-use crate::left::Left;
+use crate::left::LeftPods;
 use crate::pod::Pod;
 
 /// What the kernel side gives to the proxy.
@@ -65,5 +65,5 @@ pub(crate) struct Worker {
     /// Ends the accept loops of a pod, and nothing else of it.
     pub(crate) accepting: RefCell<BTreeMap<NetnsCookie, Drain>>,
     /// Pods that left the mesh alive, for as long as they have connections from before.
-    pub(crate) left: RefCell<Vec<Left>>,
+    pub(crate) left: Rc<LeftPods>,
 }

@@ -315,7 +315,7 @@ impl Worker {
             draining,
             pods: RefCell::default(),
             accepting: RefCell::default(),
-            left: RefCell::default(),
+            left: Rc::default(),
         });
         let changes = worker.mesh.state.changed();
         spawn_local(recheck_on_change(Rc::downgrade(&worker), changes));
@@ -408,7 +408,7 @@ impl Worker {
         let (Some((pod, drain)), Some(accepting)) = (served, accepting) else {
             return;
         };
-        self.keep_left(Arc::clone(&pod), drain, REMOVAL_DEADLINE);
+        self.left.keep(Arc::clone(&pod), drain, REMOVAL_DEADLINE);
         if !accepting.drain(REMOVAL_DEADLINE).await {
             tracing::error!(pod = %pod.info().name, "listeners of a pod that left linger");
         }
@@ -416,7 +416,7 @@ impl Worker {
 
     /// Ends every task of the pod and with them every socket this worker has in its namespace.
     async fn remove(self: Rc<Self>, pod: NetnsCookie) {
-        for left in self.take_left(pod) {
+        for left in self.left.take(pod) {
             left.end().await;
         }
         self.accepting.borrow_mut().remove(&pod);
@@ -441,12 +441,12 @@ impl Worker {
     fn recheck(&self, patience: bool) -> bool {
         let snapshot = self.mesh.state.load();
         let network = &*self.mesh.config.network;
-        let (pods, left) = (self.pods.borrow(), self.left.borrow());
+        let (pods, left) = (self.pods.borrow(), self.left.pods());
         self.connections
             .recheck(&snapshot, network, patience, |local| {
                 let served = pods.values().map(|(pod, _)| pod);
                 let pod = served
-                    .chain(left.iter().map(|left| &left.pod))
+                    .chain(&left)
                     .find(|pod| pod.info().ips.contains(&local))?;
                 pod.workload_in(&snapshot, network)
             })
@@ -486,7 +486,7 @@ impl Worker {
     /// to their peers when they are not.
     async fn cut(self: Rc<Self>) {
         let pods = self.pods.take();
-        let left = self.left.take();
+        let left = self.left.take_all();
         let cuts: Vec<_> = pods
             .into_values()
             .map(|(_, drain)| spawn_local(drain.drain(CUT_DEADLINE)))
