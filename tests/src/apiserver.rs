@@ -4,13 +4,14 @@
 //! its tests depend on it: discovery, every verb, paging, watches with bookmarks and streaming
 //! lists, expired versions, conflicts, all four kinds of patches, status subresources, finalizers,
 //! graceful deletion of pods, the life of a namespace, EndpointSlices, CustomResourceDefinitions,
-//! TokenRequest and TokenReview. It does not validate objects, runs no admission (no webhooks), authorises every
-//! caller that it knows, collects no garbage by owner, and has no kubelet, scheduler nor
+//! TokenRequest and TokenReview, and the rules of RBAC for callers with a service
+//! account's token. It does not validate objects, runs no admission (no webhooks), collects no garbage by owner, and has no kubelet, scheduler nor
 //! other controllers: tests speak for those with [`ApiServer::put`].
 //!
 //! It runs in a thread of its own, so that scripts without a runtime can use it, in the network
 //! namespace it is given.
 
+mod access;
 mod apply;
 mod controls;
 mod credentials;
@@ -157,6 +158,21 @@ impl ApiServer {
     /// A kubeconfig by which clients may do everything.
     pub fn kubeconfig(&self) -> &str {
         &self.kubeconfig
+    }
+
+    /// A kubeconfig for a service account: its token lives as long as this, and what it may do is
+    /// up to RBAC.
+    pub fn account_kubeconfig(
+        &self,
+        namespace: &str,
+        account: &str,
+        life: Duration,
+    ) -> Result<String> {
+        let mut world = self.shared.world();
+        let token = load::account_token(&mut world, namespace, account, life)
+            .map_err(|failure| refused(&failure))?;
+        let root = Some(world.root.as_str()).filter(|root| !root.is_empty());
+        Ok(kubeconfig(self.address, root, &token))
     }
 
     /// Writes the kubeconfig into a file.

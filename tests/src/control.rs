@@ -52,7 +52,9 @@ impl Control {
         let directory = run.path("control");
         fs::create_dir_all(&directory).context("creating the control plane's folder")?;
         if let Some(server) = manifests.server() {
-            server.write_kubeconfig(&directory.join("kubeconfig"))?;
+            install(server, programs, &place)?;
+            let kubeconfig = server.account_kubeconfig(SYSTEM, "culvert-control", TOKEN_LIFE)?;
+            write_secret(&directory.join("kubeconfig"), &kubeconfig)?;
         }
         Ok(Self {
             run: run.clone(),
@@ -196,14 +198,21 @@ impl Control {
     }
 }
 
+/// What `culvert install --render` prints: above all the rules by which the control plane may do
+/// what it does, and nothing more.
+fn install(server: &ApiServer, programs: &Programs, place: &Place) -> Result<()> {
+    let mut command = Command::new(programs.culvert());
+    command.args(["install", "--render"]);
+    let output = place.run_command(command, "", Duration::from_secs(10))?;
+    ensure!(output.ok(), "install --render: {}", output.stderr);
+    server
+        .put(&output.stdout)
+        .context("the manifests of an installation")
+}
+
 /// The agent's pod as the DaemonSet makes it, and the token that its kubelet projects into it.
 fn agent_pod(server: &ApiServer, node: &str) -> Result<String> {
     let pod = format!("culvert-node-{node}");
-    server.put_value(json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"namespace": SYSTEM, "name": "culvert-node"},
-    }))?;
     server.put_value(json!({
         "apiVersion": "v1",
         "kind": "Pod",

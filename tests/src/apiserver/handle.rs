@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::access::{self, Attempt};
 use super::apply;
 use super::discovery;
 use super::failure::Failure;
@@ -18,6 +19,7 @@ use super::path::{Query, ResourcePath, Target};
 use super::reads::Watch;
 use super::selector::Selector;
 use super::store::{Key, Object};
+use super::tokens::Caller;
 use super::view::View;
 use super::world::World;
 use super::writes::{Write, outdated, strip_type};
@@ -32,6 +34,8 @@ pub(super) struct Request {
     pub(super) content_type: String,
     pub(super) user_agent: String,
     pub(super) body: Vec<u8>,
+    /// Whose token it is; none where no token is needed.
+    pub(super) caller: Option<Caller>,
 }
 
 /// What is answered when nothing is wrong.
@@ -71,6 +75,24 @@ impl Request {
             resource = format!("{resource}/{subresource}");
         }
         Some((verb, resource))
+    }
+
+    /// Whether the caller may do this, or this with another verb.
+    fn may(&self, world: &World, verb: Option<&str>) -> Result<(), Failure> {
+        let (Target::Resource(path), Some(caller)) = (&self.target, &self.caller) else {
+            return Ok(());
+        };
+        let own = self.verb().map_or("", |(own, _)| own);
+        let fields = self.query.get("fieldSelector").unwrap_or_default();
+        let selected = fields
+            .split(',')
+            .find_map(|field| field.strip_prefix("metadata.name="));
+        let attempt = Attempt {
+            verb: verb.unwrap_or(own),
+            path,
+            name: path.name.as_deref().or(selected),
+        };
+        access::check(&world.store, caller, attempt)
     }
 
     fn json(&self) -> Result<Value, Failure> {
@@ -116,7 +138,13 @@ pub(super) fn handle(world: &mut World, request: &Request) -> Result<Answer, Fai
     let get = request.method == Method::GET;
     match &request.target {
         Target::Health => Ok(Answer::Text("ok")),
-        Target::Resource(path) => resource(world, request, path),
+        Target::Resource(path) => {
+            // Everybody may ask what they themselves may do.
+            if path.plural != "selfsubjectaccessreviews" {
+                request.may(world, None)?;
+            }
+            resource(world, request, path)
+        }
         _ if !get => Err(not_allowed()),
         Target::Version => Ok(ok(&discovery::version())),
         Target::CoreVersions => Ok(ok(&discovery::core_versions())),
@@ -186,7 +214,7 @@ fn review(
         }
         ("authorization.k8s.io", "selfsubjectaccessreviews") if request.method == Method::POST => {
             let mut answer = request.json()?;
-            answer["status"] = json!({"allowed": true, "reason": "the fixture allows everything"});
+            answer["status"] = json!({"allowed": allowed(world, request, &answer["spec"])});
             Ok(created(&answer))
         }
         ("", "serviceaccounts")
@@ -201,6 +229,35 @@ fn review(
             Ok(created(&answer))
         }
         _ => Ok(None),
+    }
+}
+
+/// Whether the caller may do what a SelfSubjectAccessReview asks about.
+fn allowed(world: &World, request: &Request, spec: &Value) -> bool {
+    let asked = &spec["resourceAttributes"];
+    let word = |field: &str| {
+        let found = text(asked, field);
+        (!found.is_empty()).then(|| found.to_owned())
+    };
+    let path = ResourcePath {
+        group: word("/group").unwrap_or_default(),
+        version: word("/version").unwrap_or_default(),
+        namespace: word("/namespace"),
+        plural: word("/resource").unwrap_or_default(),
+        name: word("/name"),
+        subresource: word("/subresource"),
+    };
+    let attempt = Attempt {
+        verb: text(asked, "/verb"),
+        name: path.name.as_deref(),
+        path: &path,
+    };
+    match &request.caller {
+        Some(Caller::Account(namespace, account)) => {
+            access::allows(&world.store, namespace, account, attempt)
+        }
+        Some(Caller::Admin) => true,
+        None => false,
     }
 }
 
@@ -415,6 +472,7 @@ impl Call<'_> {
                 Ok(self.shown(200, &object))
             }
             None if write.subresource.is_empty() => {
+                self.request.may(world, Some("create"))?;
                 let namespace = self.path.namespace.as_deref();
                 let object = world.create(&self.kind, namespace, result, write)?;
                 Ok(self.shown(201, &object))

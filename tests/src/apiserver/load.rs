@@ -127,6 +127,20 @@ pub(super) fn pod_token(
     Ok(text(&answer, "/status/token").to_owned())
 }
 
+/// A token of a service account for the server itself.
+pub(super) fn account_token(
+    world: &mut World,
+    namespace: &str,
+    account: &str,
+    life: Duration,
+) -> Result<String, Failure> {
+    let body = json!({"spec": {"expirationSeconds": life.as_secs()}});
+    let now = world.now();
+    let account = (namespace.to_owned(), account.to_owned());
+    let answer = world.tokens.request(&world.store, now, &account, &body)?;
+    Ok(text(&answer, "/status/token").to_owned())
+}
+
 fn identify(world: &World, manifest: &Value) -> Result<(Arc<Kind>, String, Key), Failure> {
     let (api_version, name) = (text(manifest, "/apiVersion"), text(manifest, "/kind"));
     let (kind, version) = world.kinds.find_kind(api_version, name).ok_or_else(|| {

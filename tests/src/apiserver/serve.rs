@@ -191,7 +191,7 @@ async fn take(shared: &Arc<Shared>, request: http::Request<Incoming>) -> Result<
         .collect()
         .await
         .map_err(|error| Failure::new(413, "RequestEntityTooLarge", error.to_string()))?;
-    let request = Request {
+    let mut request = Request {
         method: head.method.clone(),
         target: Target::parse(head.uri.path()),
         query: Query::parse(head.uri.query()),
@@ -199,10 +199,11 @@ async fn take(shared: &Arc<Shared>, request: http::Request<Incoming>) -> Result<
         content_type: header(header::CONTENT_TYPE),
         user_agent: header(header::USER_AGENT),
         body: body.to_bytes().to_vec(),
+        caller: None,
     };
-    let caller = authenticate(shared, &header(header::AUTHORIZATION), &request)?;
+    request.caller = authenticate(shared, &header(header::AUTHORIZATION), &request)?;
     if let Target::Fixture(words) = &request.target {
-        if caller != Some(Caller::Admin) {
+        if request.caller != Some(Caller::Admin) {
             return Err(unauthorized());
         }
         return controls::control(shared, words, &request);

@@ -6,6 +6,7 @@
     reason = "a test program: what these end is the test"
 )]
 
+mod access;
 mod faults;
 mod patches;
 mod reads;
@@ -22,7 +23,11 @@ use tests::apiserver::ApiServer;
 
 /// A client that knows nothing but the kubeconfig.
 async fn client(server: &ApiServer) -> Client {
-    let kubeconfig = Kubeconfig::from_yaml(server.kubeconfig()).unwrap();
+    client_of(server.kubeconfig()).await
+}
+
+async fn client_of(kubeconfig: &str) -> Client {
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
