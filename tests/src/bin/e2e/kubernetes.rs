@@ -72,6 +72,19 @@ fn in_force() -> Result<()> {
         }
         let reviews = server.count("create", "tokenreviews.authentication.k8s.io");
         ensure!(reviews > 0, "no agent's token was reviewed");
+        poll::until("the bundle of roots in a namespace", LIMIT, || {
+            let bundle = server.get("configmaps", MESHED, "culvert-ca-root-cert");
+            bundle.context("no ConfigMap of that name").map(|_| ())
+        })?;
+        // The fixture refuses what the installation's rules do not allow.
+        let log = cluster.control()?.log();
+        let refused = log
+            .lines()
+            .find(|line| line.to_lowercase().contains("forbidden"));
+        ensure!(
+            refused.is_none(),
+            "the control plane was refused: {refused:?}"
+        );
         Ok(())
     })
 }
