@@ -24,6 +24,9 @@ use crate::topology::{CONTROL_HOST, underlay};
 const PORT: u16 = 15012;
 /// Namespace of an installed Culvert.
 const SYSTEM: &str = "culvert-system";
+/// ConfigMap of the root certificates, and the key in it.
+const BUNDLE: &str = "culvert-ca-root-cert";
+const BUNDLE_KEY: &str = "root-cert.pem";
 /// As in the DaemonSet.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
@@ -85,12 +88,13 @@ impl Control {
         write_secret(&self.token_list(), &text)
     }
 
-    /// Starts it and waits until it listens and its root certificate is written.
+    /// Starts it and waits until it listens and agents can have its root certificate.
     pub fn start(&self) -> Result<()> {
         self.process.start(|| {
             let process = Process::spawn(&self.run, &self.place, "control", self.command())?;
             poll::until("control plane up", Duration::from_secs(20), || {
                 process.must_run()?;
+                self.mount_bundle()?;
                 ensure!(self.root_cert().exists(), "no root certificate yet");
                 let to = (underlay(CONTROL_HOST).v4, PORT).into();
                 self.place.connect(to, Duration::from_millis(500))?;
@@ -121,9 +125,27 @@ impl Control {
         format!("https://{}:{PORT}", underlay(CONTROL_HOST).v4)
     }
 
-    /// Its root certificate.
+    /// The root certificates as agents get them: of a folder of manifests the file that it writes,
+    /// in a cluster the ConfigMap that the kubelet mounts.
     pub fn root_cert(&self) -> PathBuf {
-        self.directory.join("state/root-cert.pem")
+        match self.manifests.server() {
+            Some(_) => self.directory.join("mounted").join(BUNDLE_KEY),
+            None => self.directory.join("state").join(BUNDLE_KEY),
+        }
+    }
+
+    /// In a cluster: what the kubelet does from time to time, the ConfigMap of now as a file.
+    pub fn mount_bundle(&self) -> Result<()> {
+        let Some(server) = self.manifests.server() else {
+            return Ok(());
+        };
+        let map = server.get("configmaps", SYSTEM, BUNDLE);
+        let bundle = map
+            .as_ref()
+            .and_then(|map| map["data"][BUNDLE_KEY].as_str());
+        let bundle = bundle.context("no ConfigMap with the root certificates yet")?;
+        fs::create_dir_all(self.directory.join("mounted"))?;
+        replace(&self.root_cert(), bundle, 0o644)
     }
 
     /// The namespace it runs in.
@@ -245,15 +267,20 @@ fn random_token() -> Result<String> {
     Ok(token.replace('-', ""))
 }
 
-/// Tokens are readable by their owner only; replaced in one step.
+/// Tokens are readable by their owner only.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
+    replace(path, text, 0o600)
+}
+
+/// Replaces a file in one step.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     use std::io::Write;
     let draft = path.with_extension("draft");
     let mut file = fs::OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
-        .mode(0o600)
+        .mode(mode)
         .open(&draft)
         .with_context(|| format!("writing {}", draft.display()))?;
     file.write_all(text.as_bytes())?;

@@ -53,6 +53,7 @@ impl ConfigMaps {
             tokio::select! {
                 _ = ticks.tick() => {}
                 Ok(()) = self.bundle.changed() => {}
+                Ok(()) = self.leads.changed() => {}
                 () = drain.signalled() => return,
             }
             if !*self.leads.borrow() {
