@@ -43,6 +43,8 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// The host's network namespace (`/proc/1/ns/net`).
     pub host_netns: PathBuf,
+    /// The host's `/proc`, with the processes of all pods.
+    pub host_proc: PathBuf,
     /// The agent's state directory; holds `pods.json`.
     pub state_dir: PathBuf,
     /// The programs write log lines (target `ebpf`, level debug).

@@ -305,6 +305,17 @@ impl Datapath {
         let link = link.and(failpoint::reached("unsteered"));
         let maps = self
             .erase_entries(cookie.0)
+            .and(self.erase_flows(cookie.0))
+            .map_err(DatapathError::kernel("clear the maps"));
+        link.and(maps)
+    }
+
+    /// Removes everything of a pod but what its open connections need.
+    pub(crate) fn erase_but_flows(&self, cookie: NetnsCookie) -> Result<(), DatapathError> {
+        self.must_own()?;
+        let link = steering::detach(&self.pins.pod(cookie.0));
+        let maps = self
+            .erase_entries(cookie.0)
             .map_err(DatapathError::kernel("clear the maps"));
         link.and(maps)
     }
@@ -324,9 +335,14 @@ impl Datapath {
             .and(tables.pods.remove(&netns))
             .and(tables.listeners.remove_where(|key| key.netns == netns))
             .and(tables.own.remove_where(|key| key.netns == netns))
-            .and(tables.original.remove_where(|key| key.netns == netns))
-            .and(tables.peers.remove_where(|key| key.netns == netns))
             .and(tables.approved.remove_where(|key| key.netns == netns))
+    }
+
+    /// What belongs to connections that are open: it goes with them, when the pod lives on.
+    fn erase_flows(&self, netns: u64) -> io::Result<()> {
+        let tables = &self.tables;
+        let original = tables.original.remove_where(|key| key.netns == netns);
+        original.and(tables.peers.remove_where(|key| key.netns == netns))
     }
 
     fn check_entry(&self, entry: &Entry) -> Result<(), DatapathError> {
@@ -343,7 +359,7 @@ impl Datapath {
         }
     }
 
-    fn persist(&self) -> Result<(), DatapathError> {
+    pub(crate) fn persist(&self) -> Result<(), DatapathError> {
         self.must_own()?;
         self.records.write(self.records())
     }
@@ -437,7 +453,7 @@ fn complete(pod: &PodInfo) -> Result<(), DatapathError> {
 }
 
 /// The addresses a namespace holds, loopback aside.
-fn own_addresses(netns: &Netns) -> Result<Vec<IpAddr>, DatapathError> {
+pub(crate) fn own_addresses(netns: &Netns) -> Result<Vec<IpAddr>, DatapathError> {
     let read = || -> io::Result<Vec<IpAddr>> {
         let interfaces = netns.run(getifaddrs)??;
         Ok(interfaces

@@ -65,6 +65,12 @@ pub enum DatapathError {
         /// Who has it.
         container: String,
     },
+    /// No process of the pod runs on this node, as far as its cgroups tell.
+    #[error("no process of a pod with UID {uid:?} was found")]
+    NotFound {
+        /// The pod's UID.
+        uid: String,
+    },
     /// The pod is not enrolled.
     #[error("container {0} is not enrolled")]
     NotEnrolled(String),

@@ -19,6 +19,7 @@ mod error;
 mod failpoint;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
+mod found;
 mod hooks;
 mod object;
 mod older;
@@ -26,6 +27,7 @@ mod owner;
 mod pause;
 mod pods;
 mod records;
+mod scan;
 mod serve;
 mod steering;
 mod sys;
@@ -33,9 +35,11 @@ mod table;
 mod trace;
 mod upkeep;
 mod verify;
+mod wishes;
 
 pub use datapath::{Config, Counters, Datapath};
 pub use error::DatapathError;
 pub use pause::{Pause, PauseRequests, Pauses, pauses};
 pub use pods::{EnrolledPod, OlderConnection, OlderDirection, PodSink, PodStatus};
 pub use serve::serve_enrolment;
+pub use wishes::{Follow, Wishes};

@@ -1,21 +1,26 @@
 //! The enrolment socket: a unix socket on which the CNI plugin asks, one line of JSON each way.
 //! It also enrols the pods of the agent's own list again, and does the kernel side's upkeep.
 
+mod follow;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
+use agent_model::{CniReply, CniRequest, CniVerb, PodInfo, WantedPod};
 use agent_net::{NetnsCookie, drain::Watcher, private::PrivateListener};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::pause::{PauseRequests, Verdict};
-use crate::{Datapath, DatapathError, EnrolledPod, PodSink};
+use crate::wishes::{Call, Follow, Wishes};
+use crate::{Datapath, DatapathError, EnrolledPod, PodSink, PodStatus};
 
 /// Longest request, in bytes.
 const LINE_LIMIT: u64 = 64 << 10;
@@ -28,12 +33,17 @@ const PAUSE_WAIT: Duration = Duration::from_secs(10);
 const SOCKET: &str = "use the enrolment socket";
 /// Time between two rounds of upkeep, and between two tries for a pod that waits.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Time an `Add` waits for the control plane to know its pod; less than a pause waits. The
+/// runtime calls again.
+const CALL_WAIT: Duration = Duration::from_secs(8);
 
 /// Serves enrolment until the drain begins, and finishes the requests it took.
 ///
 /// First every pod of the agent's own list is enrolled again; one that cannot be stays closed and
 /// is tried again every few seconds. The socket has mode 0600. An `Add` is answered when the pod
-/// is captured, verified and taken by `sink`; a `Del` when `sink` has let go of it. Whoever asks by
+/// is captured, verified and taken by `sink`; a `Del` when `sink` has let go of it. With wishes in
+/// `follow`, an `Add` goes by them, and pods that run already are enrolled and leave as they say.
+/// Whoever asks by
 /// `pauses` gets the socket and decides whether this goes on. Fails when the list cannot be read, or
 /// when another agent has taken the node over without asking.
 pub async fn serve_enrolment(
@@ -41,9 +51,10 @@ pub async fn serve_enrolment(
     sink: Arc<dyn PodSink>,
     socket: PrivateListener,
     pauses: PauseRequests,
+    follow: Follow,
     drain: Watcher,
 ) -> Result<(), DatapathError> {
-    serve(datapath, sink, socket, pauses, drain).await
+    serve(datapath, sink, socket, pauses, follow, drain).await
 }
 
 /// What enrolment asks of the kernel side; an interface so that the server is tested without.
@@ -56,6 +67,11 @@ trait Enroller: Send + Sync + 'static {
     fn unserved(&self, container_id: &str, error: String);
     fn upkeep(&self) -> Result<(), DatapathError>;
     fn gone(&self) -> Vec<String>;
+    fn enrolled(&self) -> Vec<PodInfo>;
+    fn statuses(&self) -> Vec<PodStatus>;
+    fn locate(&self, pods: &[WantedPod]) -> Vec<Result<PodInfo, DatapathError>>;
+    fn leave(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError>;
+    fn found_as(&self, pod: &PodInfo) -> Option<String>;
     /// Why this agent has no more business here, if so.
     fn superseded(&self) -> Option<DatapathError>;
 }
@@ -93,6 +109,26 @@ impl Enroller for Datapath {
         self.gone()
     }
 
+    fn enrolled(&self) -> Vec<PodInfo> {
+        self.enrolled()
+    }
+
+    fn statuses(&self) -> Vec<PodStatus> {
+        self.pods()
+    }
+
+    fn locate(&self, pods: &[WantedPod]) -> Vec<Result<PodInfo, DatapathError>> {
+        self.locate(pods)
+    }
+
+    fn leave(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        self.leave(container_id)
+    }
+
+    fn found_as(&self, pod: &PodInfo) -> Option<String> {
+        self.found_as(pod)
+    }
+
     fn superseded(&self) -> Option<DatapathError> {
         let error = self.must_own().err()?;
         matches!(error, DatapathError::Superseded { .. }).then_some(error)
@@ -104,13 +140,10 @@ async fn serve<E: Enroller>(
     sink: Arc<dyn PodSink>,
     socket: PrivateListener,
     mut pauses: PauseRequests,
+    follow: Follow,
     mut drain: Watcher,
 ) -> Result<(), DatapathError> {
-    let desk = Arc::new(Desk {
-        enroller,
-        sink,
-        turn: Mutex::new(()),
-    });
+    let desk = Arc::new(Desk::new(enroller, sink, follow.wishes.clone()));
     desk.enrol_again().await?;
     let shared = socket.share().map_err(DatapathError::kernel(SOCKET))?;
     let PrivateListener { listener, file } = socket;
@@ -119,6 +152,9 @@ async fn serve<E: Enroller>(
     let mut requests = JoinSet::new();
     let mut upkeep = JoinSet::new();
     upkeep.spawn(keep_up(Arc::clone(&desk)));
+    // Ends with this function.
+    let mut following = JoinSet::new();
+    following.spawn(follow::follow(Arc::clone(&desk), follow));
     loop {
         tokio::select! {
             () = drain.signalled() => break,
@@ -150,6 +186,7 @@ async fn serve<E: Enroller>(
         }
     }
     upkeep.abort_all();
+    following.abort_all();
     drop((listener, shared, file));
     while requests.join_next().await.is_some() {}
     Ok(())
@@ -186,7 +223,7 @@ async fn accept(
             Ok((stream, _)) => return (stream, slot),
             Err(error) => {
                 tracing::warn!(%error, "enrolment socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -197,16 +234,35 @@ async fn accept(
 struct Desk<E> {
     enroller: Arc<E>,
     sink: Arc<dyn PodSink>,
+    /// What is wanted; without it the runtime's word is enough.
+    wishes: Option<watch::Receiver<Wishes>>,
     turn: Mutex<()>,
+    /// A request was worked off.
+    worked: Notify,
 }
 
 impl<E: Enroller> Desk<E> {
+    fn new(
+        enroller: Arc<E>,
+        sink: Arc<dyn PodSink>,
+        wishes: Option<watch::Receiver<Wishes>>,
+    ) -> Self {
+        Self {
+            enroller,
+            sink,
+            wishes,
+            turn: Mutex::new(()),
+            worked: Notify::new(),
+        }
+    }
+
     async fn answer(&self, stream: UnixStream) {
         let mut stream = BufReader::new(stream);
         let reply = match read_request(&mut stream).await {
             Ok(request) => {
                 let (verb, container) = (request.verb, request.pod.container_id.clone());
                 let result = self.work(request).await;
+                self.worked.notify_one();
                 match &result {
                     Ok(()) => tracing::info!(?verb, container, "enrolment"),
                     Err(error) => tracing::warn!(?verb, container, error, "enrolment failed"),
@@ -226,16 +282,64 @@ impl<E: Enroller> Desk<E> {
     }
 
     async fn work(&self, request: CniRequest) -> Result<(), String> {
+        if request.verb == CniVerb::Add && !self.is_wanted(&request.pod).await? {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
-        let container = request.pod.container_id.clone();
         match request.verb {
             CniVerb::Add => self.add(request.pod).await,
-            CniVerb::Del => self.delete(container).await,
-            CniVerb::Check => self.blocking(move |e| e.check(&container)).await,
+            CniVerb::Del => self.delete_called(request.pod).await,
+            CniVerb::Check => self.check(request.pod).await,
+        }
+    }
+
+    /// Whether a pod that is being added belongs into the mesh; waits a while to learn it.
+    async fn is_wanted(&self, pod: &PodInfo) -> Result<bool, String> {
+        let Some(mut wishes) = self.wishes.clone() else {
+            return Ok(true);
+        };
+        let known = wishes.wait_for(|wishes| wishes.call(pod) != Call::Wait);
+        let Ok(Ok(wishes)) = timeout(CALL_WAIT, known).await else {
+            return Err("the control plane does not know this pod yet".to_owned());
+        };
+        match wishes.call(pod) {
+            Call::Enrol => Ok(true),
+            Call::Pass(reason) => {
+                tracing::info!(container = pod.container_id, reason, "not for the mesh");
+                Ok(false)
+            }
+            Call::Wait => Err("what is wanted of this pod changes too fast".to_owned()),
+        }
+    }
+
+    /// A pod that is not wanted in the mesh is as it should be when it is not there.
+    async fn check(&self, pod: PodInfo) -> Result<(), String> {
+        let is_outside = self.wishes.as_ref().is_some_and(|wishes| {
+            let call = wishes.borrow().call(&pod);
+            matches!(call, Call::Pass(_)) && !self.enroller.enrolled().contains(&pod)
+        });
+        if is_outside {
+            return Ok(());
+        }
+        let found = self.enroller.found_as(&pod);
+        let container = found.unwrap_or(pod.container_id);
+        self.blocking(move |e| e.check(&container)).await
+    }
+
+    /// A runtime's `Del`: of a pod it named when it added it, or of one that was found.
+    async fn delete_called(&self, pod: PodInfo) -> Result<(), String> {
+        self.delete(pod.container_id.clone()).await?;
+        match self.enroller.found_as(&pod) {
+            Some(found) => self.delete(found).await,
+            None => Ok(()),
         }
     }
 
     async fn add(&self, pod: PodInfo) -> Result<(), String> {
+        if let Some(found) = self.enroller.found_as(&pod) {
+            // It is served already, under the name it was found by.
+            return self.blocking(move |e| e.check(&found)).await;
+        }
         let container = pod.container_id.clone();
         let Some(enrolled) = self.blocking(move |e| e.enrol(pod)).await? else {
             return Ok(());
@@ -360,6 +464,3 @@ async fn read_request(stream: &mut BufReader<UnixStream>) -> io::Result<CniReque
     }
     Ok(serde_json::from_slice(&line)?)
 }
-
-#[cfg(test)]
-mod tests;

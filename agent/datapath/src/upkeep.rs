@@ -19,11 +19,12 @@ impl Datapath {
     pub fn upkeep(&self) -> Result<(), DatapathError> {
         let _changes = lock(&self.changes);
         self.must_own()?;
+        let followed = self.follow_processes();
         let hooks = self.repair_hooks();
         let pods = self.repair_pods();
         let swept = self.sweep();
         let removed = self.remove_dead();
-        hooks.and(pods).and(swept).and(removed)
+        hooks.and(pods).and(swept).and(removed).and(followed)
     }
 
     /// Containers whose namespace is no longer where the runtime said: it took the pod away without

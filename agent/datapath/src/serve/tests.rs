@@ -3,8 +3,10 @@ use std::path::PathBuf;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use agent_model::{NodeWishes, PodReport, Wanted};
 use agent_net::drain::{self, Drain};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::*;
 use crate::pause::{Pauses, pauses};
@@ -20,11 +22,17 @@ struct Fake {
     gone: StdMutex<Vec<String>>,
     /// Number of the claim that ended this one's, 0 for none.
     superseded_by: Arc<AtomicU32>,
+    enrolled: Arc<StdMutex<Vec<PodInfo>>>,
 }
 
 impl Fake {
     fn note(&self, what: &str) {
         self.asked.lock().unwrap().push(what.to_owned());
+    }
+
+    fn forget(&self, container: &str) {
+        let mut enrolled = self.enrolled.lock().unwrap();
+        enrolled.retain(|info| info.container_id != container);
     }
 }
 
@@ -38,11 +46,13 @@ impl Enroller for Fake {
         if pod.netns.is_empty() {
             return Err(DatapathError::Incomplete("a network namespace"));
         }
+        self.enrolled.lock().unwrap().push(pod);
         Ok(None)
     }
 
     fn unenrol(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
         self.note(&format!("unenrol {container_id}"));
+        self.forget(container_id);
         Ok(self.cookie)
     }
 
@@ -69,6 +79,53 @@ impl Enroller for Fake {
         self.gone.lock().unwrap().clone()
     }
 
+    fn enrolled(&self) -> Vec<PodInfo> {
+        self.enrolled.lock().unwrap().clone()
+    }
+
+    fn statuses(&self) -> Vec<PodStatus> {
+        let enrolled = self.enrolled().into_iter();
+        enrolled
+            .map(|info| PodStatus {
+                info,
+                netns: NetnsCookie(7),
+                verified: true,
+                detail: None,
+            })
+            .collect()
+    }
+
+    /// Finds everything but what is called `lost`.
+    fn locate(&self, pods: &[WantedPod]) -> Vec<Result<PodInfo, DatapathError>> {
+        pods.iter()
+            .map(|wanted| match &*wanted.name {
+                "lost" => Err(DatapathError::NotFound {
+                    uid: wanted.uid.clone(),
+                }),
+                name => Ok(PodInfo {
+                    name: name.into(),
+                    uid: wanted.uid.clone(),
+                    ..pod(&format!("pod:{}", wanted.uid))
+                }),
+            })
+            .collect()
+    }
+
+    fn leave(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        self.note(&format!("leave {container_id}"));
+        self.forget(container_id);
+        Ok(self.cookie)
+    }
+
+    fn found_as(&self, pod: &PodInfo) -> Option<String> {
+        let enrolled = self.enrolled();
+        let mut found = enrolled.iter().filter(|info| {
+            info.container_id.starts_with("pod:") && info.container_id != pod.container_id
+        });
+        let found = found.find(|info| info.name == pod.name);
+        found.map(|info| info.container_id.clone())
+    }
+
     fn superseded(&self) -> Option<DatapathError> {
         let generation = self.superseded_by.load(Ordering::SeqCst);
         (generation > 0).then_some(DatapathError::Superseded {
@@ -93,6 +150,14 @@ impl PodSink for NoteRemovals {
     }
 }
 
+/// Nobody wants anything, as where there is no control plane with pods.
+fn alone() -> Follow {
+    Follow {
+        wishes: None,
+        reports: watch::Sender::new(None),
+    }
+}
+
 struct Server {
     path: PathBuf,
     asked: Arc<StdMutex<Vec<String>>>,
@@ -111,7 +176,14 @@ async fn server(fake: Fake) -> Server {
     let sink = Arc::new(NoteRemovals(Arc::clone(&asked)));
     let socket = PrivateListener::bind(&path).unwrap();
     let (pauses, requests) = pauses();
-    let task = tokio::spawn(serve(Arc::new(fake), sink, socket, requests, watcher));
+    let task = tokio::spawn(serve(
+        Arc::new(fake),
+        sink,
+        socket,
+        requests,
+        alone(),
+        watcher,
+    ));
     Server {
         path,
         asked,
@@ -202,11 +274,11 @@ async fn a_pod_whose_namespace_stays_gone_is_given_up() {
         ..Fake::default()
     };
     let asked = Arc::clone(&fake.asked);
-    let desk = Desk {
-        sink: Arc::new(NoteRemovals(Arc::clone(&asked))),
-        enroller: Arc::new(fake),
-        turn: Mutex::new(()),
-    };
+    let desk = Desk::new(
+        Arc::new(fake),
+        Arc::new(NoteRemovals(Arc::clone(&asked))),
+        None,
+    );
     let missed = desk.give_up_gone(&BTreeSet::new()).await;
     assert!(asked.lock().unwrap().is_empty(), "one look is not enough");
     *desk.enroller.gone.lock().unwrap() = vec!["b".into(), "c".into()];
@@ -237,7 +309,7 @@ async fn requests_wait_while_enrolment_pauses() {
     let pause = server.pauses.pause().await.unwrap();
     let asked = Arc::clone(&server.asked);
     let (reply, ()) = tokio::join!(server.ask(CniVerb::Add, pod("a")), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
         assert!(asked.lock().unwrap().is_empty());
         drop(pause);
     });
@@ -252,7 +324,7 @@ async fn who_waits_during_a_hand_over_is_served_by_the_successor() {
     let pause = first.pauses.pause().await.unwrap();
     let waits = first.ask(CniVerb::Add, pod("a"));
     let handed = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
         let shared = pause.socket.try_clone().unwrap();
         let socket = PrivateListener::inherit(shared, &first.path).unwrap();
         pause.handed_over();
@@ -264,7 +336,14 @@ async fn who_waits_during_a_hand_over_is_served_by_the_successor() {
         };
         let (drain, watcher) = drain::channel();
         let (_pauses, requests) = pauses();
-        let task = tokio::spawn(serve(Arc::new(fake), sink, socket, requests, watcher));
+        let task = tokio::spawn(serve(
+            Arc::new(fake),
+            sink,
+            socket,
+            requests,
+            alone(),
+            watcher,
+        ));
         (asked, drain, task)
     };
     let (reply, (asked, drain, task)) = tokio::join!(waits, handed);
@@ -283,11 +362,7 @@ async fn who_waits_during_a_hand_over_is_served_by_the_successor() {
 async fn an_agent_that_was_superseded_ends_enrolment() {
     let fake = Fake::default();
     let superseded = Arc::clone(&fake.superseded_by);
-    let desk = Desk {
-        sink: Arc::new(NoteRemovals(Arc::default())),
-        enroller: Arc::new(fake),
-        turn: Mutex::new(()),
-    };
+    let desk = Desk::new(Arc::new(fake), Arc::new(NoteRemovals(Arc::default())), None);
     assert!(desk.keep_up().await.is_none());
     superseded.store(2, Ordering::SeqCst);
     let end = desk.keep_up().await.unwrap();
@@ -295,4 +370,164 @@ async fn an_agent_that_was_superseded_ends_enrolment() {
         matches!(end, DatapathError::Superseded { generation: 2 }),
         "{end}"
     );
+}
+
+/// A desk that follows wishes, what it is asked, and its reports.
+struct Following {
+    wishes: watch::Sender<Wishes>,
+    asked: Arc<StdMutex<Vec<String>>>,
+    enrolled: Arc<StdMutex<Vec<PodInfo>>>,
+    reports: watch::Receiver<Option<Vec<PodReport>>>,
+    desk: Arc<Desk<Fake>>,
+    _task: JoinSet<()>,
+}
+
+impl Following {
+    fn start() -> Self {
+        let fake = Fake {
+            cookie: Some(NetnsCookie(7)),
+            ..Fake::default()
+        };
+        let (asked, enrolled) = (Arc::clone(&fake.asked), Arc::clone(&fake.enrolled));
+        let sink = Arc::new(NoteRemovals(Arc::clone(&asked)));
+        let (wishes, wanted) = watch::channel(Wishes::default());
+        let (sender, reports) = watch::channel(None);
+        let follow = Follow {
+            wishes: Some(wanted.clone()),
+            reports: sender,
+        };
+        let desk = Arc::new(Desk::new(Arc::new(fake), sink, Some(wanted)));
+        let mut task = JoinSet::new();
+        task.spawn(follow::follow(Arc::clone(&desk), follow));
+        Self {
+            wishes,
+            asked,
+            enrolled,
+            reports,
+            desk,
+            _task: task,
+        }
+    }
+
+    fn want(&self, pods: &[(&str, Wanted)]) {
+        let pods = pods.iter().map(|&(name, wanted)| WantedPod {
+            uid: format!("uid-{name}"),
+            namespace: "shop".into(),
+            name: name.into(),
+            ips: vec!["10.0.0.1".parse().unwrap()],
+            wanted,
+            reason: "pod-label".into(),
+        });
+        let node = NodeWishes {
+            pods: pods.collect(),
+            meshed_namespaces: BTreeSet::new(),
+        };
+        self.wishes.send_replace(Wishes {
+            current: true,
+            node: Some(Arc::new(node)),
+            meshed: None,
+        });
+    }
+
+    /// Time passes until everything that can be done is done.
+    async fn settle(&self) {
+        sleep(Duration::from_secs(2)).await;
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+
+    async fn call(&self, verb: CniVerb, name: &str) -> Result<(), String> {
+        let pod = PodInfo {
+            name: name.into(),
+            ..pod("container")
+        };
+        self.desk.work(CniRequest { verb, pod }).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_pods_are_enrolled_and_leave_as_they_are_wanted() {
+    let following = Following::start();
+    following.settle().await;
+    assert!(following.reports.borrow().is_none(), "nothing was heard");
+    following.want(&[
+        ("lost", Wanted::Enrol),
+        ("web", Wanted::Enrol),
+        ("out", Wanted::Leave),
+    ]);
+    following.settle().await;
+    assert_eq!(
+        following.asked(),
+        ["enrol pod:uid-web"],
+        "the lost one blocks nobody"
+    );
+    let reports = following.reports.borrow().clone().unwrap();
+    let states: Vec<&str> = reports.iter().map(|report| report.state.as_str()).collect();
+    assert_eq!(states, ["failed", "verified"]);
+    following.want(&[("web", Wanted::Leave)]);
+    following.settle().await;
+    assert_eq!(following.asked(), ["leave pod:uid-web", "leave 7"]);
+    assert_eq!(following.reports.borrow().as_deref(), Some(&[][..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_hundred_label_flips_the_last_one_counts() {
+    for last in [Wanted::Enrol, Wanted::Leave] {
+        let following = Following::start();
+        for round in 0..100 {
+            let wanted = [Wanted::Leave, Wanted::Enrol][round % 2];
+            following.want(&[("web", wanted)]);
+            sleep(Duration::from_millis(round as u64 * 17 % 900)).await;
+        }
+        following.want(&[("web", last)]);
+        following.settle().await;
+        let is_enrolled = !following.enrolled.lock().unwrap().is_empty();
+        assert_eq!(is_enrolled, last == Wanted::Enrol);
+        let asked = following.asked();
+        let count = |what: &str| asked.iter().filter(|line| line.starts_with(what)).count();
+        let (enrolled, left) = (count("enrol "), count("leave pod:"));
+        assert_eq!(enrolled - left, usize::from(is_enrolled), "{asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_goes_by_what_is_wanted_and_waits_until_that_is_known() {
+    let following = Following::start();
+    let start = Instant::now();
+    let refused = following.call(CniVerb::Add, "web").await.unwrap_err();
+    assert!(refused.contains("does not know"), "{refused}");
+    assert_eq!(start.elapsed(), CALL_WAIT);
+    let (added, ()) = tokio::join!(following.call(CniVerb::Add, "out"), async {
+        sleep(Duration::from_secs(3)).await;
+        following.want(&[("out", Wanted::Leave)]);
+    });
+    assert_eq!(added, Ok(()));
+    assert_eq!(following.call(CniVerb::Check, "out").await, Ok(()));
+    assert_eq!(following.asked(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_found_pod_goes_with_a_runtimes_call_that_names_another_container() {
+    let following = Following::start();
+    following.want(&[("web", Wanted::Enrol)]);
+    following.settle().await;
+    assert_eq!(following.asked(), ["enrol pod:uid-web"]);
+    let _ = following.call(CniVerb::Add, "web").await;
+    assert_eq!(
+        following.asked(),
+        ["check pod:uid-web"],
+        "not enrolled twice"
+    );
+    // The pod is over, and the control plane knows.
+    following.want(&[]);
+    following.call(CniVerb::Del, "web").await.unwrap();
+    let expected = [
+        "unenrol container",
+        "remove 7",
+        "unenrol pod:uid-web",
+        "remove 7",
+    ];
+    assert_eq!(following.asked(), expected);
 }

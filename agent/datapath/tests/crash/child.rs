@@ -74,6 +74,7 @@ pub(crate) fn work() {
         bpffs: job.bpffs,
         cgroup_root: job.cgroup_root,
         host_netns: job.host_netns,
+        host_proc: "/proc".into(),
         state_dir: job.state_dir,
         debug: false,
     })

@@ -74,6 +74,7 @@ impl Lab {
             bpffs: directory.join("bpf"),
             cgroup_root: cgroup_root(),
             host_netns: netns_path(&host),
+            host_proc: "/proc".into(),
             state_dir: directory.join("state"),
             debug: false,
         };

@@ -1,0 +1,158 @@
+//! Pods that no runtime named: those that ran before their label, or before this agent.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_model::{PodInfo, WantedPod};
+use agent_net::{Netns, NetnsCookie};
+
+use crate::datapath::{Datapath, lock};
+use crate::enrol::own_addresses;
+use crate::error::DatapathError;
+use crate::scan::Processes;
+
+/// Before the UID, in place of the container id that nobody told.
+const PREFIX: &str = "pod:";
+/// Connects that were captured arrive at the listener within this time: the SYN goes through the
+/// loopback device.
+const ARRIVAL: Duration = Duration::from_millis(20);
+
+/// True for a pod that was found and not named by a runtime.
+pub(crate) fn is_found(pod: &PodInfo) -> bool {
+    pod.container_id.starts_with(PREFIX)
+}
+
+impl Datapath {
+    /// Finds pods by their UIDs among the processes of the host, and says of each how it would be
+    /// enrolled: with a namespace that holds its addresses and is neither the host's nor the
+    /// agent's.
+    pub fn locate(&self, pods: &[WantedPod]) -> Vec<Result<PodInfo, DatapathError>> {
+        let uids = pods.iter().map(|pod| pod.uid.clone()).collect();
+        let processes = match Processes::read(&self.config.host_proc, &uids) {
+            Ok(processes) => processes,
+            Err(error) => {
+                tracing::warn!(%error, "processes of the host");
+                return pods.iter().map(|pod| Err(not_found(pod))).collect();
+            }
+        };
+        pods.iter()
+            .map(|pod| self.locate_in(&processes, pod))
+            .collect()
+    }
+
+    fn locate_in(&self, processes: &Processes, pod: &WantedPod) -> Result<PodInfo, DatapathError> {
+        if pod.ips.is_empty() {
+            return Err(DatapathError::Incomplete("an address"));
+        }
+        let mut failure = not_found(pod);
+        for path in processes.namespaces(&pod.uid) {
+            let Ok(netns) = Netns::open(&path) else {
+                continue;
+            };
+            if self.forbidden.contains(&netns.cookie()) {
+                failure = DatapathError::NotAPod(path);
+                continue;
+            }
+            let own = own_addresses(&netns)?;
+            match pod.ips.iter().find(|ip| !own.contains(&ip.to_canonical())) {
+                Some(missing) => failure = DatapathError::MissingAddress(*missing),
+                None => return Ok(info(pod, &path)),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Everything that is enrolled, whether it is served or waits.
+    pub fn enrolled(&self) -> Vec<PodInfo> {
+        let pods = lock(&self.pods);
+        pods.values().map(|entry| entry.info.clone()).collect()
+    }
+
+    /// The container id of a found pod that a runtime's call means: the same name and UID, and not
+    /// another namespace.
+    pub(crate) fn found_as(&self, pod: &PodInfo) -> Option<String> {
+        let cookie = Netns::open(Path::new(&pod.netns)).map(|netns| netns.cookie());
+        let pods = lock(&self.pods);
+        let mut found = pods.values().filter(|entry| is_found(&entry.info));
+        let entry = found.find(|entry| {
+            let info = &entry.info;
+            let same_uid = pod.uid.is_empty() || info.uid == pod.uid;
+            let same_namespace = cookie
+                .as_ref()
+                .map_or(true, |cookie| *cookie == entry.cookie);
+            info.container_id != pod.container_id
+                && info.name == pod.name
+                && info.namespace == pod.namespace
+                && same_uid
+                && same_namespace
+        });
+        entry.map(|entry| entry.info.container_id.clone())
+    }
+
+    /// Gives up a pod that lives on, like [`Self::unenrol`], but in an order and to an extent that
+    /// breaks no connection: what is captured already still arrives, and keeps its destination and
+    /// its peer until it ends. The caller takes what arrives and closes the listeners.
+    pub fn leave(&self, container_id: &str) -> Result<Option<NetnsCookie>, DatapathError> {
+        let _changes = lock(&self.changes);
+        self.must_own()?;
+        let Some(cookie) = lock(&self.pods).get(container_id).map(|entry| entry.cookie) else {
+            return Ok(None);
+        };
+        let capture = self.tables.pods.remove(&cookie.0);
+        capture.map_err(DatapathError::kernel("clear the maps"))?;
+        std::thread::sleep(ARRIVAL);
+        self.erase_but_flows(cookie)?;
+        lock(&self.pods).remove(container_id);
+        self.persist()?;
+        Ok(Some(cookie))
+    }
+
+    /// A found pod is known by one of its processes. When that one ended and others have not, it
+    /// is known by one of those from now on.
+    pub(crate) fn follow_processes(&self) -> Result<(), DatapathError> {
+        let lost: Vec<(PodInfo, NetnsCookie)> = lock(&self.pods)
+            .values()
+            .filter(|entry| is_found(&entry.info))
+            .filter(|entry| {
+                let netns = Netns::open(Path::new(&entry.info.netns));
+                netns.map_or(true, |netns| netns.cookie() != entry.cookie)
+            })
+            .map(|entry| (entry.info.clone(), entry.cookie))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let uids: BTreeSet<String> = lost.iter().map(|(info, _)| info.uid.clone()).collect();
+        let processes = Processes::read(&self.config.host_proc, &uids)
+            .map_err(DatapathError::file(&self.config.host_proc))?;
+        for (info, cookie) in lost {
+            let mut paths = processes.namespaces(&info.uid).into_iter();
+            let is_same =
+                |path: &PathBuf| Netns::open(path).is_ok_and(|netns| netns.cookie() == cookie);
+            if let Some(path) = paths.find(is_same)
+                && let Some(entry) = lock(&self.pods).get_mut(&info.container_id)
+            {
+                entry.info.netns = path.display().to_string();
+            }
+        }
+        self.persist()
+    }
+}
+
+fn info(pod: &WantedPod, netns: &Path) -> PodInfo {
+    PodInfo {
+        container_id: format!("{PREFIX}{}", pod.uid),
+        uid: pod.uid.clone(),
+        name: pod.name.clone(),
+        namespace: pod.namespace.clone(),
+        netns: netns.display().to_string(),
+        ips: pod.ips.clone(),
+    }
+}
+
+fn not_found(pod: &WantedPod) -> DatapathError {
+    DatapathError::NotFound {
+        uid: pod.uid.clone(),
+    }
+}
