@@ -79,6 +79,15 @@ pub(crate) struct CommonFlags {
     pub(crate) cluster_id: String,
 }
 
+/// Who says which pods are enrolled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Enrolment {
+    /// The container runtime: every pod its CNI plugin names.
+    Cni,
+    /// The control plane, by labels: also pods that run already, and only those.
+    Labels,
+}
+
 /// `culvert node`.
 #[derive(Debug, Args)]
 pub(crate) struct NodeFlags {
@@ -131,6 +140,24 @@ pub(crate) struct NodeFlags {
         default_value = "/proc/1/ns/net"
     )]
     pub(crate) host_netns: PathBuf,
+    /// The host's /proc: pods that run already are found by the cgroups of their processes.
+    #[arg(
+        long,
+        env = "CULVERT_HOST_PROC",
+        value_name = "DIR",
+        default_value = "/proc"
+    )]
+    pub(crate) host_proc: PathBuf,
+    /// Which pods are enrolled: every one that the container runtime names (`cni`), or those that
+    /// the control plane wants by their labels, running ones included (`labels`).
+    #[arg(
+        long,
+        env = "CULVERT_ENROLMENT",
+        value_name = "WHO",
+        default_value = "cni",
+        value_enum
+    )]
+    pub(crate) enrolment: Enrolment,
     /// Unix socket that the CNI plugin calls.
     #[arg(
         long,

@@ -10,7 +10,7 @@ use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice, TokenReviews};
 use agent_model::Identity;
 use agent_telemetry::LogFormat;
 
-use crate::cli::{CommonFlags, ControlFlags, NodeFlags};
+use crate::cli::{CommonFlags, ControlFlags, Enrolment, NodeFlags};
 
 /// Where the eBPF object is looked for when no flag names it and it is not beside the program.
 const INSTALLED_OBJECT: &str = "/usr/lib/culvert/culvert.bpf.o";
@@ -83,6 +83,8 @@ pub(crate) struct KernelConfig {
     pub(crate) cgroup_root: PathBuf,
     /// Network namespace of the host.
     pub(crate) host_netns: PathBuf,
+    /// The host's `/proc`.
+    pub(crate) host_proc: PathBuf,
     /// Where the list of enrolled pods is kept.
     pub(crate) state_dir: PathBuf,
     /// Log what the programs do.
@@ -108,6 +110,8 @@ pub(crate) struct NodeConfig {
     pub(crate) token_file: PathBuf,
     /// Socket of the CNI plugin.
     pub(crate) cni_socket: PathBuf,
+    /// Who says which pods are enrolled.
+    pub(crate) enrolment: Enrolment,
     /// Where the CNI plugin is to be installed, when it is.
     pub(crate) installation: Option<Installation>,
     /// Socket of the operator's verbs.
@@ -171,6 +175,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         bpffs: flags.bpffs,
         cgroup_root: flags.cgroup_root,
         host_netns: flags.host_netns,
+        host_proc: flags.host_proc,
         state_dir: flags.state_dir,
         debug: flags.datapath_debug,
     };
@@ -202,6 +207,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         root_cert: required("root-cert", flags.root_cert)?,
         token_file: required("token-file", flags.token_file)?,
         cni_socket: flags.cni_socket,
+        enrolment: flags.enrolment,
         installation,
         admin_socket: flags.admin_socket,
         metrics_listen: flags.metrics_listen,

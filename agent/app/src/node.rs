@@ -4,6 +4,7 @@
 //! threads it may use: the data path on its workers, everything else on the control runtime or
 //! the admin thread.
 
+mod attach;
 mod follow;
 mod installer;
 mod samples;
@@ -164,11 +165,14 @@ impl Agent {
         let socket = PrivateListener::bind(&config.cni_socket)
             .with_context(|| format!("listening on {}", config.cni_socket.display()))?;
         let (_, pauses) = pauses();
+        let pods = readiness.wait_for("pods");
+        let follow = attach::attach(control, config, &certificates, pods, draining);
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),
             Arc::<Workers>::clone(&workers) as Arc<dyn PodSink>,
             socket,
             pauses,
+            follow,
             draining.clone(),
         );
         let enrolment = follow::enrolment(
@@ -260,6 +264,7 @@ impl From<&KernelConfig> for agent_datapath::Config {
             bpffs: config.bpffs.clone(),
             cgroup_root: config.cgroup_root.clone(),
             host_netns: config.host_netns.clone(),
+            host_proc: config.host_proc.clone(),
             state_dir: config.state_dir.clone(),
             debug: config.debug,
         }

@@ -327,7 +327,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// An agent attached to the node service.
 struct Attachment {
     attached: Attached,
-    reports: watch::Sender<NodeReport>,
+    reports: watch::Sender<Option<NodeReport>>,
     _drain: Drain,
 }
 
@@ -348,7 +348,7 @@ impl World {
             version: "1.2.3".to_owned(),
             instance: "first".to_owned(),
         };
-        let (reports, watched) = watch::channel(NodeReport::default());
+        let (reports, watched) = watch::channel(None);
         let (drain, watcher) = drain::channel();
         let run = agent_xds::attach::run(config, watched, attached.clone(), watcher);
         tokio::spawn(run);
@@ -385,7 +385,7 @@ async fn an_attached_agent_is_told_of_its_pods_and_believed_about_them() {
     let bundle = Arc::clone(bundle.unwrap().unwrap().as_ref().unwrap());
     assert_eq!(bundle.pem, fs::read_to_string(world.root()).unwrap());
 
-    agent.reports.send_replace(NodeReport {
+    agent.reports.send_replace(Some(NodeReport {
         pods: vec![PodReport {
             uid: String::new(),
             namespace: "shop".to_owned(),
@@ -394,7 +394,7 @@ async fn an_attached_agent_is_told_of_its_pods_and_believed_about_them() {
             detail: "no such process".to_owned(),
         }],
         trust_bundle_hash: bundle.sha256.clone(),
-    });
+    }));
     let start = Instant::now();
     loop {
         let status = world.status.json();

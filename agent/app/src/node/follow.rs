@@ -19,6 +19,8 @@ use crate::readiness::Pending;
 
 /// Time between two looks at the pods while they are enrolled again.
 const FIRST_LOOKS: Duration = Duration::from_millis(50);
+/// Time after which the agent is ready although a pod is not.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Time between two looks at the hooks after that.
 const LATER_LOOKS: Duration = Duration::from_secs(2);
 
@@ -81,7 +83,15 @@ pub(super) fn enrolment(
     pending: Pending,
 ) -> JoinHandle<Result<(), DatapathError>> {
     control.spawn(async move {
+        // One bad pod must not keep the others of this node waiting: it stays closed, is tried
+        // again, and the status names it.
+        let mut last_look = None;
         while !is_served_again(&datapath) {
+            let now = tokio::time::Instant::now();
+            if datapath.is_list_read() && now >= *last_look.get_or_insert(now + LONGEST) {
+                tracing::warn!("ready, although not every pod is served again");
+                break;
+            }
             tokio::time::sleep(FIRST_LOOKS).await;
         }
         loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agent_datapath::{DatapathError, EnrolledPod, PodSink, pauses, serve_enrolment};
+use agent_datapath::{DatapathError, EnrolledPod, Follow, PodSink, pauses, serve_enrolment};
 use agent_model::{CniReply, CniRequest, CniVerb, PodInfo};
 use agent_net::{NetnsCookie, private::PrivateListener};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -201,6 +201,10 @@ async fn the_plugin_enrols_and_gives_up_pods_over_the_socket() {
         Arc::clone(&sink) as Arc<dyn PodSink>,
         socket,
         requests,
+        Follow {
+            wishes: None,
+            reports: tokio::sync::watch::Sender::new(None),
+        },
         watcher,
     ));
     assert_eq!(

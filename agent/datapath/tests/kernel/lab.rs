@@ -144,6 +144,11 @@ impl Lab {
         }
     }
 
+    /// Name of the host's namespace.
+    pub(crate) fn host_name(&self) -> String {
+        self.namespaces[0].clone()
+    }
+
     pub(crate) fn load(&self) -> Datapath {
         Datapath::load(&self.config).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -13,3 +13,4 @@ mod inbound;
 mod lab;
 mod lifetime;
 mod outbound;
+mod running;

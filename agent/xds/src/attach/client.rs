@@ -62,10 +62,11 @@ pub struct AttachStatus {
 }
 
 /// Stays attached until the drain begins, reconnecting for ever; sends every report, the latest
-/// one first thing on each stream. What was received last stays when a stream ends.
+/// one first thing on each stream; none while there is none. What was received last stays when a
+/// stream ends.
 pub async fn run(
     config: AttachConfig,
-    reports: watch::Receiver<NodeReport>,
+    reports: watch::Receiver<Option<NodeReport>>,
     attached: Attached,
     mut drain: Watcher,
 ) {
@@ -103,12 +104,12 @@ pub async fn run(
 /// One stream from connect to its end.
 async fn follow(
     config: &AttachConfig,
-    mut reports: watch::Receiver<NodeReport>,
+    mut reports: watch::Receiver<Option<NodeReport>>,
     attached: &Attached,
     backoff: &mut Backoff,
 ) -> Error {
     let first = reports.borrow_and_update().clone();
-    let (sender, mut messages) = match open(config, &first).await {
+    let (sender, mut messages) = match open(config, first.as_ref()).await {
         Ok(stream) => stream,
         Err(error) => return error,
     };
@@ -118,8 +119,10 @@ async fn follow(
             if reports.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            let message = report_to_wire(&reports.borrow_and_update());
-            if sender.send(message).await.is_err() {
+            let report = reports.borrow_and_update().clone();
+            if let Some(report) = report
+                && sender.send(report_to_wire(&report)).await.is_err()
+            {
                 return Error::Closed;
             }
         }
@@ -146,14 +149,15 @@ async fn follow(
 
 async fn open(
     config: &AttachConfig,
-    report: &NodeReport,
+    report: Option<&NodeReport>,
 ) -> Result<(mpsc::Sender<NodeMessage>, Streaming<ControlMessage>), Error> {
     let channel = connect(&config.server).await?;
     let (sender, queue) = mpsc::channel(2);
-    for message in [
-        hello(&config.version, &config.instance),
-        report_to_wire(report),
-    ] {
+    let hello = hello(&config.version, &config.instance);
+    for message in [Some(hello), report.map(report_to_wire)]
+        .into_iter()
+        .flatten()
+    {
         sender.send(message).await.map_err(|_| Error::Closed)?;
     }
     let mut request = Request::new(ReceiverStream::new(queue));

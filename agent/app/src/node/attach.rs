@@ -1,0 +1,235 @@
+//! The agent's line to the control plane beside discovery: which pods are wanted, what became of
+//! them, which roots are trusted.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent_cni::{MESHED_FILE, Meshed, read_meshed, write_meshed};
+use agent_datapath::{Follow, Wishes};
+use agent_identity::{Certificates, TrustBundle};
+use agent_model::PodReport;
+use agent_net::drain::Watcher;
+use agent_xds::attach::{AttachConfig, AttachStatus, Attached, NodeReport};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::{VERSION, xds_config};
+use crate::cli::Enrolment;
+use crate::config::NodeConfig;
+use crate::readiness::Pending;
+
+/// Attaches, and says by what enrolment goes from now on. `pending` is done when the pods that are
+/// wanted have each been tried once, at once where the runtime alone decides.
+pub(super) fn attach(
+    control: &Runtime,
+    config: &NodeConfig,
+    certificates: &Certificates,
+    pending: Pending,
+    draining: &Watcher,
+) -> Follow {
+    let attached = Attached {
+        wishes: watch::Sender::new(None),
+        trust: watch::Sender::new(None),
+        status: watch::Sender::new(AttachStatus::default()),
+    };
+    let list = config.kernel.state_dir.join(MESHED_FILE);
+    let (wishes, wanted) = watch::channel(Wishes {
+        meshed: known_namespaces(&list),
+        ..Wishes::default()
+    });
+    let (pods, told) = watch::channel(None);
+    let (reports, reported) = watch::channel(None);
+    let hashes = watch::Sender::new(String::new());
+    let by_labels = config.enrolment == Enrolment::Labels;
+    if !by_labels {
+        pending.done();
+    }
+    control.spawn(follow_wishes(attached.clone(), wishes, list));
+    let in_use = hashes.subscribe();
+    control.spawn(trust(certificates.clone(), attached.clone(), hashes));
+    control.spawn(report(told, in_use, reports, pending));
+    let settings = AttachConfig {
+        server: xds_config(config),
+        version: VERSION.to_owned(),
+        instance: format!("{:016x}", rand::random::<u64>()),
+    };
+    let attaching = agent_xds::attach::run(settings, reported, attached, draining.clone());
+    control.spawn(attaching);
+    Follow {
+        wishes: by_labels.then_some(wanted),
+        reports: pods,
+    }
+}
+
+/// What an agent before this one has heard. A list that cannot be read is none: then every pod
+/// that is not known waits.
+fn known_namespaces(list: &std::path::Path) -> Option<Arc<BTreeSet<String>>> {
+    match read_meshed(list) {
+        Meshed::Listed(namespaces) => Some(Arc::new(namespaces)),
+        Meshed::Absent => None,
+        Meshed::Unreadable(error) => {
+            tracing::warn!(list = %list.display(), error, "list of meshed namespaces");
+            None
+        }
+    }
+}
+
+/// Puts together what was heard and whether it is up to date; keeps the list that the plugin
+/// reads while no agent runs.
+async fn follow_wishes(attached: Attached, wishes: watch::Sender<Wishes>, list: PathBuf) {
+    let mut heard = attached.wishes.subscribe();
+    let mut status = attached.status.subscribe();
+    loop {
+        let changed = tokio::select! {
+            changed = heard.changed() => changed,
+            changed = status.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        let node = heard.borrow_and_update().clone();
+        let current = status.borrow_and_update().current;
+        let meshed = node.as_ref().map(|node| {
+            if let Err(error) = write_meshed(&list, &node.meshed_namespaces) {
+                tracing::warn!(list = %list.display(), %error, "list of meshed namespaces");
+            }
+            Arc::new(node.meshed_namespaces.clone())
+        });
+        wishes.send_modify(|wishes| {
+            wishes.current = current;
+            wishes.node = node;
+            if meshed.is_some() {
+                wishes.meshed = meshed;
+            }
+        });
+    }
+}
+
+/// Trusts the roots that the control plane names. What makes no sense is left out and never all
+/// there was: without one usable root those before stay.
+async fn trust(certificates: Certificates, attached: Attached, hashes: watch::Sender<String>) {
+    let mut bundles = attached.trust.subscribe();
+    while bundles.changed().await.is_ok() {
+        let Some(bundle) = bundles.borrow_and_update().clone() else {
+            continue;
+        };
+        match usable(&bundle.pem) {
+            Ok(roots) => {
+                certificates.trust(&roots);
+                hashes.send_replace(roots.sha256().to_owned());
+            }
+            Err(error) => tracing::error!(error, "trust bundle refused; the one before stays"),
+        }
+    }
+}
+
+/// The roots of a bundle. One that is not whole has a hash of its own: it is not acknowledged.
+fn usable(pem: &str) -> Result<TrustBundle, String> {
+    TrustBundle::parse(pem).or_else(|_| {
+        let (roots, problems) = TrustBundle::read(pem.as_bytes())?;
+        for problem in problems {
+            tracing::error!(problem, "a root of the trust bundle is left out");
+        }
+        Ok(roots)
+    })
+}
+
+/// Puts together what the control plane is told. Nothing before the pods are known: an empty
+/// report would say that none is captured.
+async fn report(
+    mut pods: watch::Receiver<Option<Vec<PodReport>>>,
+    mut hashes: watch::Receiver<String>,
+    reports: watch::Sender<Option<NodeReport>>,
+    pending: Pending,
+) {
+    loop {
+        if let Some(pods) = pods.borrow_and_update().clone() {
+            pending.done();
+            reports.send_replace(Some(NodeReport {
+                pods,
+                trust_bundle_hash: hashes.borrow_and_update().clone(),
+            }));
+        }
+        let changed = tokio::select! {
+            changed = pods.changed() => changed,
+            changed = hashes.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_model::NodeWishes;
+
+    use super::*;
+    use crate::readiness::Readiness;
+
+    fn attached() -> Attached {
+        Attached {
+            wishes: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
+            status: watch::Sender::new(AttachStatus::default()),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_list_of_meshed_namespaces_follows_and_outlives_the_agent() {
+        let folder = std::env::temp_dir().join(format!("culvert-attach-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let list = folder.join(MESHED_FILE);
+        assert_eq!(known_namespaces(&list), None);
+        let attached = attached();
+        let (sender, mut wishes) = watch::channel(Wishes::default());
+        tokio::spawn(follow_wishes(attached.clone(), sender, list.clone()));
+        let namespaces = BTreeSet::from(["shop".to_owned()]);
+        attached.status.send_replace(AttachStatus {
+            current: true,
+            ..AttachStatus::default()
+        });
+        // Until the task has subscribed, changes are not seen.
+        while wishes.borrow().node.is_none() {
+            attached.wishes.send_replace(Some(Arc::new(NodeWishes {
+                pods: Vec::new(),
+                meshed_namespaces: namespaces.clone(),
+            })));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(known_namespaces(&list).as_deref(), Some(&namespaces));
+        // The stream ends: what was heard stays, and is known to be old.
+        attached.status.send_replace(AttachStatus::default());
+        let old = wishes.wait_for(|wishes| !wishes.current && wishes.node.is_some());
+        assert_eq!(old.await.unwrap().meshed.as_deref(), Some(&namespaces));
+        std::fs::write(&list, "nonsense").unwrap();
+        assert_eq!(known_namespaces(&list), None);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_reported_before_the_pods_are_known() {
+        let readiness = Readiness::default();
+        let (pods, told) = watch::channel(None);
+        let (hashes, in_use) = watch::channel("a".to_owned());
+        let (sender, mut reports) = watch::channel(None);
+        tokio::spawn(report(told, in_use, sender, readiness.wait_for("pods")));
+        tokio::task::yield_now().await;
+        hashes.send_replace("b".to_owned());
+        tokio::task::yield_now().await;
+        assert_eq!(*reports.borrow(), None);
+        assert_eq!(readiness.pending(), ["pods"]);
+        pods.send_replace(Some(Vec::new()));
+        let told = reports.wait_for(Option::is_some).await.unwrap().clone();
+        assert_eq!(told.unwrap().trust_bundle_hash, "b");
+        assert!(readiness.pending().is_empty());
+    }
+
+    #[test]
+    fn a_bundle_without_a_usable_root_is_refused() {
+        assert!(usable("").is_err());
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(usable(garbage).is_err());
+    }
+}
