@@ -293,6 +293,9 @@ impl Cluster {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
             .clear();
         fs::write(self.run.path("hosts"), HOSTS).context("writing the hosts file")?;
+        if let Some(server) = self.manifests.server() {
+            server.clear_faults();
+        }
         self.manifests.clear()?;
         self.settle()
     }

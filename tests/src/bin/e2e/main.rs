@@ -52,6 +52,8 @@ pub(crate) struct Case {
 enum Kind {
     /// The shared cluster; leaks are looked for afterwards.
     Shared(fn(&Cluster) -> Result<()>),
+    /// The same, on a cluster whose control plane reads from an API server.
+    OnKubernetes(fn(&Cluster) -> Result<()>),
     /// Everything of its own.
     Alone(fn() -> Result<()>),
 }
@@ -61,6 +63,14 @@ pub(crate) const fn shared(name: &'static str, run: fn(&Cluster) -> Result<()>) 
     Case {
         name,
         run: Kind::Shared(run),
+    }
+}
+
+/// A case on the shared cluster with an API server.
+pub(crate) const fn on_kubernetes(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Case {
+    Case {
+        name,
+        run: Kind::OnKubernetes(run),
     }
 }
 
@@ -110,7 +120,8 @@ fn main() -> Result<ExitCode> {
     }
     ensure!(!cases.is_empty(), "no case is named like {filter:?}");
     stop::on_signal()?;
-    let mut verdicts = run_shared(&cases)?;
+    let mut verdicts = run_shared(&shared_cases(&cases), start_cluster)?;
+    verdicts.extend(run_shared(&kubernetes_cases(&cases), start_kubernetes)?);
     verdicts.extend(run_alone(&cases));
     if arguments.long {
         verdicts.extend(repeat(&cases)?);
@@ -118,21 +129,37 @@ fn main() -> Result<ExitCode> {
     Ok(report(&verdicts))
 }
 
-fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
+/// Name and script of a case on a shared cluster.
+type SharedCase = (&'static str, fn(&Cluster) -> Result<()>);
+
+fn shared_cases(cases: &[&Case]) -> Vec<SharedCase> {
+    let shared = |case: &&Case| match case.run {
+        Kind::Shared(run) => Some((case.name, run)),
+        _ => None,
+    };
+    cases.iter().filter_map(shared).collect()
+}
+
+fn kubernetes_cases(cases: &[&Case]) -> Vec<SharedCase> {
+    let shared = |case: &&Case| match case.run {
+        Kind::OnKubernetes(run) => Some((case.name, run)),
+        _ => None,
+    };
+    cases.iter().filter_map(shared).collect()
+}
+
+fn run_shared(cases: &[SharedCase], start: fn() -> Result<Cluster>) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
     let mut cluster = None;
-    for case in cases {
-        let Kind::Shared(run) = case.run else {
-            continue;
-        };
+    for (name, run) in cases {
         let running = match cluster.take() {
             Some(running) => running,
-            None => start_cluster()?,
+            None => start()?,
         };
-        let verdict = judge(case.name, &running, run);
+        let verdict = judge(name, &running, *run);
         if verdict.error.is_some() {
             // The next case must not suffer from this one.
-            save_logs(&running, case.name);
+            save_logs(&running, name);
         } else {
             cluster = Some(running);
         }
@@ -144,6 +171,12 @@ fn run_shared(cases: &[&Case]) -> Result<Vec<Verdict>> {
 fn start_cluster() -> Result<Cluster> {
     // Two runs side by side need two names: the later one of a name removes the earlier.
     Cluster::start(&ClusterSpec::new(&run_name())).context("starting the cluster")
+}
+
+fn start_kubernetes() -> Result<Cluster> {
+    let run = format!("{}k", run_name());
+    let spec = ClusterSpec::new(&run).kubernetes();
+    Cluster::start(&spec).context("starting the cluster with an API server")
 }
 
 /// Name of this run.
@@ -209,13 +242,12 @@ fn repeat(cases: &[&Case]) -> Result<Vec<Verdict>> {
     /// What an allocator may keep for itself.
     const SLACK: u64 = 8 << 20;
     let cluster = start_cluster()?;
+    let cases = shared_cases(cases);
     let mut verdicts = Vec::new();
     let mut after_warm_up = Vec::new();
     for round in 0..REPEATS {
-        for case in cases {
-            if let Kind::Shared(run) = case.run {
-                verdicts.push(judge(case.name, &cluster, run));
-            }
+        for (name, run) in &cases {
+            verdicts.push(judge(name, &cluster, *run));
         }
         let memory = resident(&cluster)?;
         println!("round {round}: resident {memory:?}");
