@@ -19,6 +19,10 @@ pub(crate) const CASES: &[Case] = &[
         "demo: every line true, in under 90 s, nothing left behind",
         demo,
     ),
+    alone(
+        "demo: --kubernetes: every line true there too, nothing left behind",
+        demo_on_kubernetes,
+    ),
     alone("demo: Ctrl-C removes everything", interrupted),
     alone("lab: up, described, usable from a script, down", lab),
 ];
@@ -33,9 +37,19 @@ fn report_file(name: &str) -> PathBuf {
 }
 
 fn demo() -> Result<()> {
+    shows(&[], 9)
+}
+
+fn demo_on_kubernetes() -> Result<()> {
+    shows(&["--kubernetes"], 9)
+}
+
+/// The demo with these flags shows at least so many lines, all of them true.
+fn shows(flags: &[&str], least: usize) -> Result<()> {
     let report = report_file("demo");
     let start = Instant::now();
     let status = Command::new(program("demo")?)
+        .args(flags)
         .arg("--json")
         .arg(&report)
         .status()
@@ -52,7 +66,7 @@ fn demo() -> Result<()> {
         "a line is false: {report}"
     );
     ensure!(
-        report["schema"] == 1 && lines.len() >= 9,
+        report["schema"] == 1 && lines.len() >= least,
         "the report is short: {report}"
     );
     nothing_left("demo")
