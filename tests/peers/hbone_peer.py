@@ -3,7 +3,8 @@
 
 It reads one JSON object a line from standard input, does what its `op` says and prints one JSON
 object a line: `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. It ends when its input
-does. The operations are the methods of `Peer` below, with their parameters as the object's keys.
+does. The operations are the methods of `Peer` below and of `Mesh`, with their parameters as the
+object's keys.
 
     {"op": "issue", "name": "me", "url": "https://10.66.0.254:15012", "root": "root-cert.pem",
      "token_file": "token", "identity": "spiffe://cluster.local/ns/demo/sa/peer"}
@@ -29,12 +30,13 @@ import traceback
 sys.dont_write_bytecode = True
 
 import credentials as creds  # noqa: E402
+from mesh import Mesh  # noqa: E402
 from server import Behaviour, Server  # noqa: E402
 from session import Session, describe_error  # noqa: E402
 
 
-class Peer:
-    """State of one process: credentials, connections and servers, each by a name."""
+class Peer(Mesh):
+    """State of one process: credentials, connections, servers and streams, each by a name."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -42,15 +44,20 @@ class Peer:
         self.authorities = {}
         self.connections = {}
         self.servers = {}
+        self.discoveries = {}
 
     # Certificates.
 
-    def issue(self, name, url, root, identity, token=None, token_file=None, seconds=86400):
+    def issue(
+        self, name, url, root, identity, token=None, token_file=None, seconds=86400, headers=()
+    ):
         """Gets a certificate from the mesh."""
         if token is None:
             with open(token_file, encoding="ascii") as file:
                 token = file.read().strip()
-        made = creds.issue(self.directory, name, url, root, token, identity, seconds)
+        made = creds.issue(
+            self.directory, name, url, root, token, identity, seconds, map(tuple, headers)
+        )
         self.credentials[name] = made
         return made.describe()
 
@@ -82,7 +89,7 @@ class Peer:
 
         Without `tls` it is plain TCP, without `h2` the caller speaks by `raw`.
         """
-        raw = socket.create_connection(tuple(to), seconds, source)
+        raw = socket.create_connection(tuple(to), seconds, tuple(source) if source else None)
         told = {}
         sock = raw
         if tls:

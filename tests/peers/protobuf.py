@@ -1,6 +1,6 @@
 """The few protobuf and gRPC bytes the peer needs, encoded by hand.
 
-Only what a unary call with strings and one Struct takes; nothing generated, nothing shared.
+Only what unary calls and streams of plain messages take; nothing generated, nothing shared.
 """
 
 
@@ -36,6 +36,12 @@ def string_struct(entries):
 
 def fields(message):
     """Yields (field number, value) of a message; numbers as int, the rest as bytes."""
+    for field, _, value in parts(message):
+        yield field, value
+
+
+def parts(message):
+    """Yields (field number, wire type, value) of a message."""
     at = 0
     while at < len(message):
         tag, at = _read_varint(message, at)
@@ -50,12 +56,25 @@ def fields(message):
             value, at = message[at : at + length], at + length
         else:
             raise ValueError(f"wire type {kind}")
-        yield tag >> 3, value
+        if at > len(message):
+            raise ValueError(f"field {tag >> 3} is cut off")
+        yield tag >> 3, kind, value
+
+
+def numbers(packed):
+    """The numbers of a packed field."""
+    found, at = [], 0
+    while at < len(packed):
+        number, at = _read_varint(packed, at)
+        found.append(number)
+    return found
 
 
 def _read_varint(message, at):
     number = shift = 0
     while True:
+        if at >= len(message):
+            raise ValueError("a number is cut off")
         byte = message[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -67,6 +86,20 @@ def _read_varint(message, at):
 def grpc_frame(message):
     """A gRPC message: not compressed, with its length."""
     return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def grpc_frames(body):
+    """Takes the whole messages out of a stream's data (a bytearray); the rest stays."""
+    found = []
+    while len(body) >= 5:
+        length = int.from_bytes(body[1:5], "big")
+        if body[0] != 0:
+            raise ValueError("a compressed gRPC message")
+        if len(body) < 5 + length:
+            break
+        found.append(bytes(body[5 : 5 + length]))
+        del body[: 5 + length]
+    return found
 
 
 def grpc_message(body):

@@ -1,5 +1,6 @@
 """The peer as a destination: accepts tunnels and behaves as it was told, well or badly."""
 
+import ipaddress
 import socket
 import ssl
 import threading
@@ -60,6 +61,8 @@ class Server:
         self.dropped = 0
         self.connections = 0
         self.sessions = []
+        # (local, remote, identities, authority) -> (status, why); None admits everybody.
+        self.decide = None
         self.listener = socket.socket(family, socket.SOCK_STREAM)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -119,23 +122,34 @@ class Server:
             self.note(event="tls-failed", connection=number, error=describe_error(error))
             sock.close()
             return
+        identities = identity_of(tls)
         self.note(
             event="tls",
             connection=number,
             version=tls.version(),
             cipher=tls.cipher()[0],
             alpn=tls.selected_alpn_protocol(),
-            identities=identity_of(tls),
+            identities=identities,
         )
-        self.sessions.append(Session(tls, client=False, listener=Tunnels(self, number)))
+        ends = (_plain(tls.getsockname()[0]), _plain(tls.getpeername()[0]))
+        tunnels = Tunnels(self, number, ends, identities)
+        self.sessions.append(Session(tls, client=False, listener=tunnels))
+
+
+def _plain(ip):
+    """An IPv4 address as such, also on a socket of both families."""
+    address = ipaddress.ip_address(ip.split("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class Tunnels:
     """What one connection's requests lead to."""
 
-    def __init__(self, server, number):
+    def __init__(self, server, number, ends, identities):
         self.server = server
         self.number = number
+        self.ends = ends
+        self.identities = identities
         self.requests = 0
 
     def request(self, session, stream):
@@ -143,6 +157,8 @@ class Tunnels:
         self._note("request", stream, headers=stream.headers)
         behaviour = self.server.behaviour
         self.requests += 1
+        if self.server.decide is not None and not self._admits(session, stream):
+            return
         if behaviour.reset is not None:
             session.reset(stream, behaviour.reset)
             return
@@ -152,6 +168,16 @@ class Tunnels:
             self._answer(session, stream, behaviour)
         if behaviour.goaway_after is not None and self.requests >= behaviour.goaway_after:
             session.say_goaway()
+
+    def _admits(self, session, stream):
+        authority = dict(stream.headers).get(":authority", "")
+        status, why = self.server.decide(*self.ends, self.identities, authority)
+        self._note("decision", stream, status=status, why=why)
+        if status != 200:
+            # Refused as ztunnel does: headers that end the stream, then a reset without an error.
+            session.answer(stream, [(":status", str(status))], end=True)
+            session.reset(stream, 0)
+        return status == 200
 
     def _answer(self, session, stream, behaviour):
         headers = [(":status", str(behaviour.status)), *map(tuple, behaviour.headers)]

@@ -39,6 +39,7 @@ pub struct Control {
     manifests: Manifests,
     directory: PathBuf,
     certificate_ttl: Mutex<Duration>,
+    extra: Mutex<Vec<String>>,
     tokens: Mutex<Vec<(String, String)>>,
     process: Supervised,
 }
@@ -66,6 +67,7 @@ impl Control {
             manifests: manifests.clone(),
             directory,
             certificate_ttl: Mutex::new(certificate_ttl),
+            extra: Mutex::default(),
             tokens: Mutex::default(),
             process: Supervised::new("the control plane"),
         })
@@ -118,6 +120,11 @@ impl Control {
     /// Lifetime of certificates from the next start on.
     pub fn set_certificate_ttl(&self, ttl: Duration) {
         *lock(&self.certificate_ttl) = ttl;
+    }
+
+    /// Flags after all others, from the next start on.
+    pub fn set_extra(&self, flags: &[&str]) {
+        *lock(&self.extra) = flags.iter().map(ToString::to_string).collect();
     }
 
     /// URL that agents dial, by IPv4.
@@ -215,7 +222,8 @@ impl Control {
             .arg(self.directory.join("state"))
             .args(["--trust-domain", crate::TRUST_DOMAIN])
             .args(["--cert-ttl", &format!("{ttl}s")])
-            .args(["--serving-names", &format!("{},{}", address.v4, address.v6)]);
+            .args(["--serving-names", &format!("{},{}", address.v4, address.v6)])
+            .args(lock(&self.extra).iter());
         command
     }
 }

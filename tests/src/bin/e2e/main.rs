@@ -6,6 +6,7 @@ mod control_plane;
 mod demo;
 mod enrolment;
 mod failure;
+mod interop;
 mod kubernetes;
 mod lifecycle;
 mod observe;
@@ -102,6 +103,7 @@ const GROUPS: &[&[Case]] = &[
     control_plane::CASES,
     failure::CASES,
     kubernetes::CASES,
+    interop::CASES,
     privilege::CASES,
     demo::CASES,
 ];
