@@ -9,16 +9,20 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_control::{ClusterConfig, Config, Control, SourceChoice, Status, TokenReviews};
 use agent_identity::{CaClient, GrpcCaClient, GrpcCaConfig, NewRoot, PendingKey};
 use agent_model::Identity;
 use agent_net::drain::{self, Drain};
+use agent_xds::attach::{AttachConfig, AttachStatus, Attached, NodeReport, TrustBundle};
+use agent_xds::{ClientConfig, NodeFacts};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tests::apiserver::ApiServer;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -76,6 +80,10 @@ struct Replica {
 
 impl Replica {
     async fn start(server: &ApiServer) -> Self {
+        Self::start_with(server, Config::DEFAULT_ROOT_OVERLAP).await
+    }
+
+    async fn start_with(server: &ApiServer, root_overlap: Duration) -> Self {
         let folder = std::env::temp_dir().join(format!(
             "culvert-trust-{}-{:016x}",
             std::process::id(),
@@ -99,6 +107,7 @@ impl Replica {
             trust_domain: "cluster.local".to_owned(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
             cert_ttl: Duration::from_secs(3600),
+            root_overlap,
             serving_names: vec!["127.0.0.1".to_owned()],
             root_namespace: SYSTEM.to_owned(),
         })
@@ -143,6 +152,41 @@ impl Replica {
         done.map(drop).map_err(|error| error.to_string())
     }
 
+    fn trust(&self) -> Value {
+        self.status.json()["trust"].clone()
+    }
+
+    /// An agent of `node` that says it trusts what it is told, once it is told.
+    fn attach(&self, node: &str, roots: &str, token: &str) -> Agent {
+        let (root_cert, token_file) = (self.folder.join("agent-root"), self.folder.join(node));
+        fs::write(&root_cert, roots).unwrap();
+        fs::write(&token_file, token).unwrap();
+        let config = AttachConfig {
+            server: ClientConfig {
+                address: format!("https://{}", self.address),
+                root_cert,
+                token_file,
+                node: NodeFacts::new(node, "Kubernetes", ""),
+            },
+            version: "1".to_owned(),
+            instance: node.to_owned(),
+        };
+        let attached = Attached {
+            wishes: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
+            status: watch::Sender::new(AttachStatus::default()),
+        };
+        let (drain, watcher) = drain::channel();
+        let report = watch::Sender::new(Some(NodeReport::default()));
+        let (told, reports) = (attached.trust.subscribe(), report.subscribe());
+        tokio::spawn(agent_xds::attach::run(config, reports, attached, watcher));
+        Agent {
+            told,
+            report,
+            _drain: drain,
+        }
+    }
+
     async fn stop(mut self) {
         let drain = self.drain.take().unwrap();
         assert!(drain.drain(Duration::from_secs(15)).await);
@@ -154,6 +198,32 @@ impl Drop for Replica {
     fn drop(&mut self) {
         self.serving.abort();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An attached agent, until it is dropped.
+struct Agent {
+    told: watch::Receiver<Option<Arc<TrustBundle>>>,
+    report: watch::Sender<Option<NodeReport>>,
+    _drain: Drain,
+}
+
+impl Agent {
+    /// Waits until it is told of so many roots.
+    async fn told(&mut self, roots: usize) -> Arc<TrustBundle> {
+        let is_it = |told: &Option<Arc<TrustBundle>>| {
+            told.as_ref()
+                .is_some_and(|told| certificates(&told.pem) == roots)
+        };
+        let told = tokio::time::timeout(PATIENCE, self.told.wait_for(is_it)).await;
+        Arc::clone(told.unwrap().unwrap().as_ref().unwrap())
+    }
+
+    fn acknowledge(&self, bundle: &TrustBundle) {
+        self.report.send_replace(Some(NodeReport {
+            trust_bundle_hash: bundle.sha256.clone(),
+            ..NodeReport::default()
+        }));
     }
 }
 
@@ -271,20 +341,93 @@ async fn t_node_1_and_2_an_agent_is_who_its_token_says_and_signs_for_its_node_on
     replica.stop().await;
 }
 
+/// The issuer's Secret, as cert-manager writes it.
+fn given(root: &NewRoot) -> Value {
+    let encode = |text: &str| STANDARD.encode(text);
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": "culvert-ca", "namespace": SYSTEM},
+        "data": {
+            "tls.crt": encode(&root.certificate), "tls.key": encode(&root.key),
+            "ca.crt": encode(&root.certificate),
+        },
+    })
+}
+
+fn root() -> NewRoot {
+    NewRoot::make("cluster.local", SystemTime::now()).unwrap()
+}
+
+#[tokio::test]
+async fn f_25_a_node_of_another_replica_is_waited_for_even_while_it_is_away() {
+    let (old, new) = (root(), root());
+    let server = ApiServer::start().unwrap();
+    server.put(CLUSTER).unwrap();
+    server.put(&agent("agent-1", "n1", "culvert-node")).unwrap();
+    server.put_value(given(&old)).unwrap();
+    let overlap = Duration::from_millis(10);
+    let one = Replica::start_with(&server, overlap).await;
+    let other = Replica::start_with(&server, overlap).await;
+    let hour = Duration::from_secs(3600);
+    let token = server.pod_token(SYSTEM, "agent-1", "culvert", hour);
+    let token = token.unwrap();
+    let written = || server.get("configmaps", SYSTEM, "culvert-trust");
+    for (replica, peer) in [(&one, &other), (&other, &one)] {
+        let mut agent = replica.attach("n1", &old.certificate, &token);
+        let first = agent.told(1).await;
+        agent.acknowledge(&first);
+        until("recorded", || {
+            (written()?["data"]["n1"] == *first.sha256).then_some(())
+        })
+        .await;
+        until("known to both", || {
+            (peer.trust()["unacknowledged"] == json!([])).then_some(())
+        })
+        .await;
+    }
+
+    server.put_value(given(&new)).unwrap();
+    let mut agent = other.attach("n1", &old.certificate, &token);
+    agent.told(2).await;
+    drop(agent);
+    // It was told and said nothing: both know it by name, and neither goes on.
+    for replica in [&one, &other] {
+        until("n1 named", || {
+            let trust = replica.trust();
+            assert_ne!(trust["stage"], "retiring");
+            let waits = trust["unacknowledged"] == json!(["n1"]);
+            (waits && trust["stage"] == "distributing").then_some(())
+        })
+        .await;
+    }
+    let mut agent = one.attach("n1", &old.certificate, &token);
+    let both = agent.told(2).await;
+    agent.acknowledge(&both);
+    for replica in [&one, &other] {
+        until("new root signs", || {
+            (replica.trust()["stage"] == "retiring").then_some(())
+        })
+        .await;
+        replica
+            .certificate(&new.certificate, &token, WEB)
+            .await
+            .unwrap();
+    }
+    // A node that is no more is waited for no longer.
+    drop(agent);
+    server
+        .remove(&self::agent("agent-1", "n1", "culvert-node"))
+        .unwrap();
+    until("forgotten", || {
+        written()?["data"]["n1"].is_null().then_some(())
+    })
+    .await;
+    one.stop().await;
+    other.stop().await;
+}
+
 #[tokio::test]
 async fn f_25_an_issuer_given_in_the_secret_is_used_and_another_is_trusted_before_it_signs() {
-    let given = |root: &NewRoot| {
-        let encode = |text: &str| STANDARD.encode(text);
-        json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-            "metadata": {"name": "culvert-ca", "namespace": SYSTEM},
-            "data": {
-                "tls.crt": encode(&root.certificate), "tls.key": encode(&root.key),
-                "ca.crt": encode(&root.certificate),
-            },
-        })
-    };
-    let root = || NewRoot::make("cluster.local", SystemTime::now()).unwrap();
     let (old, new) = (root(), root());
     let server = ApiServer::start().unwrap();
     server.put(CLUSTER).unwrap();

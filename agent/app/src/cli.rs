@@ -287,6 +287,11 @@ pub(crate) struct ControlFlags {
     #[arg(long, env = "CULVERT_CERT_TTL", value_name = "DURATION",
           default_value = "24h", value_parser = humantime::parse_duration)]
     pub(crate) cert_ttl: Duration,
+    /// When a root follows another: how long the new one is trusted before it signs, at the least.
+    /// The old one is trusted for the lifetime of certificates and twice this long after that.
+    #[arg(long, env = "CULVERT_ROOT_OVERLAP", value_name = "DURATION",
+          default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) root_overlap: Duration,
     /// Names and addresses, separated by commas, that nodes dial this control plane by. Required.
     #[arg(
         long,

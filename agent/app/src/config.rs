@@ -153,6 +153,7 @@ pub(crate) struct ControlConfig {
     pub(crate) cluster_id: String,
     /// Longest lifetime of workload certificates.
     pub(crate) cert_ttl: Duration,
+    pub(crate) root_overlap: Duration,
     /// Names and addresses nodes dial.
     pub(crate) serving_names: Vec<String>,
     /// Namespace of mesh-wide policies.
@@ -288,6 +289,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
         cert_ttl: flags.cert_ttl,
+        root_overlap: flags.root_overlap,
         serving_names: flags.serving_names,
         root_namespace: name("root-namespace", flags.root_namespace)?,
         authority,

@@ -84,6 +84,7 @@ fn settings(config: ControlConfig) -> agent_control::Config {
         trust_domain: config.trust_domain,
         cluster_id: config.cluster_id,
         cert_ttl: config.cert_ttl,
+        root_overlap: config.root_overlap,
         serving_names: config.serving_names,
         root_namespace: config.root_namespace,
     }

@@ -1,5 +1,6 @@
 //! Puts the rooms together and runs them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use crate::ControlError;
-use crate::admission::{Admission, NodeTokens, Reviews, TokenReviews};
+use crate::admission::{Admission, NodeAccount, NodeTokens, Reviews, TokenReviews};
 use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
@@ -31,7 +32,7 @@ use crate::source::kube::KubeSource;
 use crate::source::{Batch, Problem};
 use crate::status::{Parts, Progress, Status};
 use crate::translate::{Endpoints, Mesh};
-use crate::trust::{AuthorityFiles, ConfigMaps, Keeper, Origin};
+use crate::trust::{Acknowledgements, AuthorityFiles, ConfigMaps, Keeper, Ledger, Origin, Terms};
 
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
 const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
@@ -57,6 +58,8 @@ pub struct Config {
     pub cluster_id: String,
     /// Longest lifetime of a workload's certificate.
     pub cert_ttl: Duration,
+    /// How long a new root is trusted before it signs, at the least.
+    pub root_overlap: Duration,
     /// DNS names and addresses nodes dial.
     pub serving_names: Vec<String>,
     /// Policies of this namespace apply to every namespace.
@@ -68,6 +71,9 @@ impl Config {
     pub const DEFAULT_CLUSTER_ID: &'static str = "Kubernetes";
     /// The default of `cert_ttl`.
     pub const DEFAULT_CERT_TTL: Duration = Duration::from_secs(24 * 3600);
+    /// The default of `root_overlap`: the two minutes in which a kubelet renews what pods mount of
+    /// a ConfigMap, and some more.
+    pub const DEFAULT_ROOT_OVERLAP: Duration = Duration::from_secs(5 * 60);
     /// The default of `root_namespace`.
     pub const DEFAULT_ROOT_NAMESPACE: &'static str = "culvert-system";
 }
@@ -97,6 +103,10 @@ pub struct Control {
     /// The whole state, where it is known already.
     first: Option<Batch>,
     max_ttl: Duration,
+    /// Namespace of what is shared with other replicas.
+    root_namespace: String,
+    /// What agents run as.
+    accounts: Vec<NodeAccount>,
     /// Where pods are annotated and roots handed out; `None` in folder mode.
     cluster: Option<ClusterPods>,
 }
@@ -170,7 +180,7 @@ impl Control {
         let collection = Collection::new(Mesh {
             trust_domain: config.trust_domain.into(),
             cluster_id: config.cluster_id.into(),
-            root_namespace: config.root_namespace.into(),
+            root_namespace: config.root_namespace.as_str().into(),
             endpoints: match config.source {
                 SourceChoice::Folder(_) => Endpoints::Derived,
                 SourceChoice::Kubernetes(_) => Endpoints::Given,
@@ -195,6 +205,10 @@ impl Control {
             candidate,
             first,
             max_ttl: config.cert_ttl,
+            root_namespace: config.root_namespace,
+            accounts: config
+                .token_reviews
+                .map_or_else(Vec::new, |reviews| reviews.accounts),
             cluster: client.map(ClusterPods),
         })
     }
@@ -275,6 +289,13 @@ impl Control {
         let following = tokio::spawn(changes.follow(batches, drain.clone()));
         // Who does not know the mesh has nothing to write.
         let standing = candidate.map(|candidate| tokio::spawn(candidate.run(drain.clone())));
+        let acknowledgements = Acknowledgements {
+            attached,
+            ledger: client
+                .clone()
+                .map(|client| Ledger::new(client, &self.root_namespace)),
+            nodes: agents_nodes(status.collection(), self.accounts),
+        };
         let mapping = client.map(|client| {
             let maps = ConfigMaps {
                 client,
@@ -284,8 +305,7 @@ impl Control {
             };
             tokio::spawn(maps.run(drain.clone()))
         });
-        let acknowledged = Box::new(move || attached.trust_hashes());
-        let keeping = tokio::spawn(self.trust.run(acknowledged, leads, drain.clone()));
+        let keeping = tokio::spawn(self.trust.run(acknowledgements, leads, drain.clone()));
         let services = Services {
             discovery: discovery.into_service(),
             certificates: certificates.into_service(),
@@ -382,6 +402,18 @@ impl Changes {
     }
 }
 
+/// The nodes that an agent runs on.
+fn agents_nodes(
+    collection: Arc<RwLock<Collection>>,
+    accounts: Vec<NodeAccount>,
+) -> Box<dyn Fn() -> BTreeSet<Arc<str>> + Send + Sync> {
+    Box::new(move || {
+        let collection = collection.read().unwrap_or_else(PoisonError::into_inner);
+        let accounts = accounts.iter();
+        collection.nodes_of(accounts.map(|account| (account.namespace(), account.name())))
+    })
+}
+
 fn check(config: &Config) -> Result<(), ControlError> {
     let invalid = |message: String| Err(ControlError::Config(message));
     if Identity::new(&config.trust_domain, "namespace", "account").is_err() {
@@ -450,7 +482,11 @@ async fn open_trust(
         }
         (None, None) => (Some(file), Origin::kept(&config.state_dir, domain)?),
     };
-    Keeper::new(origin, offer, config.cert_ttl, domain, root_file)
+    let terms = Terms {
+        max_ttl: config.cert_ttl,
+        overlap: config.root_overlap,
+    };
+    Keeper::new(origin, offer, terms, domain, root_file)
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ControlError {

@@ -88,6 +88,7 @@ impl World {
             trust_domain: "cluster.local".to_owned(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
             cert_ttl: Duration::from_secs(3600),
+            root_overlap: Config::DEFAULT_ROOT_OVERLAP,
             serving_names: vec!["127.0.0.1".to_owned()],
             root_namespace: Config::DEFAULT_ROOT_NAMESPACE.to_owned(),
         }

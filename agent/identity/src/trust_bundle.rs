@@ -50,7 +50,6 @@ impl TrustBundle {
         }
         // Text outside of the certificates goes along: whoever gave the bundle wants it as it is.
         bundle.pem = pem.into();
-        bundle.sha256 = sha256(pem.as_bytes()).into();
         Ok(bundle)
     }
 
@@ -101,9 +100,20 @@ impl TrustBundle {
         &self.pem
     }
 
-    /// SHA-256 of [`Self::pem`], lower-case hexadecimal.
+    /// What two bundles of the same roots have in common, whatever their order and whatever text
+    /// is around them: SHA-256 of the sorted [`TrustedRoot::fingerprint`]s, a newline after each;
+    /// lower-case hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// The bundle of those roots for which `keep` is true; `None` when none is.
+    pub fn only(&self, keep: impl Fn(&TrustedRoot) -> bool) -> Option<Self> {
+        let roots: Vec<_> = self.roots.iter().filter(|root| keep(root)).collect();
+        if roots.len() == self.roots.len() {
+            return Some(self.clone());
+        }
+        (!roots.is_empty()).then(|| Self::of(roots.into_iter().cloned().collect()))
     }
 
     /// The roots, at least one.
@@ -120,8 +130,11 @@ impl TrustBundle {
         let pem: String = roots.iter().map(|root| &*root.pem).collect();
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.iter().map(|root| root.certificate.clone()));
+        let mut fingerprints: Vec<_> = roots.iter().map(|root| &*root.fingerprint).collect();
+        fingerprints.sort_unstable();
+        let set: String = fingerprints.iter().flat_map(|one| [one, "\n"]).collect();
         Self {
-            sha256: sha256(pem.as_bytes()).into(),
+            sha256: sha256(set.as_bytes()).into(),
             pem: pem.into(),
             roots: roots.into(),
             store: Arc::new(store),
@@ -228,6 +241,14 @@ mod tests {
         assert_eq!(both.pem(), format!("{one}{two}"));
         assert_eq!(both, TrustBundle::parse(&format!("{one}{two}")).unwrap());
         assert_ne!(both.sha256(), first.sha256());
+        // Replicas that came to the same roots in another order mean the same.
+        let reverse = TrustBundle::parse(&format!("# ours\n{two}{one}")).unwrap();
+        assert_ne!(reverse, both);
+        assert_eq!(reverse.sha256(), both.sha256());
+        let is_first = |root: &TrustedRoot| *root == first.roots()[0];
+        assert_eq!(both.only(is_first), Some(first.clone()));
+        assert_eq!(second.only(is_first), None);
+        assert_eq!(reverse.only(|_| true), Some(reverse));
         assert_eq!(both.sha256().len(), 64);
         assert!(first.roots()[0].subject.contains("Culvert"));
     }

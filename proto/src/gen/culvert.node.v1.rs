@@ -104,7 +104,8 @@ pub struct TrustBundle {
     /// PEM, one certificate after the other.
     #[prost(string, tag = "1")]
     pub pem: ::prost::alloc::string::String,
-    /// Lower-case hex SHA-256 of `pem`; what a report names.
+    /// Names the set of roots, and is what a report says: lower-case hex SHA-256 of the SHA-256
+    /// fingerprints of the roots, each in lower-case hex with a newline after it, sorted.
     #[prost(string, tag = "2")]
     pub sha256: ::prost::alloc::string::String,
 }

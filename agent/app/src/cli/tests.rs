@@ -88,7 +88,7 @@ fn the_stable_flags_exist() {
     );
     has(
         "control",
-        "manifests kubernetes kubeconfig listen node-tokens token-audience node-account state-dir trust-domain cert-ttl serving-names",
+        "manifests kubernetes kubeconfig listen node-tokens token-audience node-account state-dir trust-domain cert-ttl root-overlap serving-names",
     );
 }
 

@@ -71,6 +71,14 @@ impl fmt::Display for NodeAccount {
 }
 
 impl NodeAccount {
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     fn is_user(&self, name: &str) -> bool {
         let rest = name.strip_prefix("system:serviceaccount:");
         rest.and_then(|rest| rest.split_once(':')) == Some((&self.namespace, &self.name))

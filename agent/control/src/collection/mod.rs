@@ -129,6 +129,25 @@ impl Collection {
         live.map(|(name, _)| Arc::clone(name))
     }
 
+    /// The nodes with a pod that runs, or is to run, as one of these accounts (namespace, name).
+    pub(crate) fn nodes_of<'a>(
+        &self,
+        accounts: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> BTreeSet<Arc<str>> {
+        let mut nodes = BTreeSet::new();
+        for (namespace, name) in accounts {
+            let pods = self.objects.get(namespace).map(|objects| &objects.pods);
+            let pods = pods.into_iter().flat_map(BTreeMap::values).filter(|pod| {
+                pod.service_account() == name
+                    && !pod.spec.node_name.is_empty()
+                    && !pod.is_terminal()
+                    && pod.metadata.deletion_timestamp.is_none()
+            });
+            nodes.extend(pods.map(|pod| pod.spec.node_name.as_str().into()));
+        }
+        nodes
+    }
+
     /// Namespaces that become something.
     #[cfg(test)]
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {

@@ -27,7 +27,7 @@ const MANAGER: &str = "culvert-control";
 /// Time between two looks at every namespace.
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two writes: a cluster of a thousand namespaces takes under a minute and a half.
-const PACE: Duration = Duration::from_millis(80);
+const TERMS: Duration = Duration::from_millis(80);
 /// One request.
 const REQUEST: Duration = Duration::from_secs(15);
 /// Between two looks when the API server refuses.
@@ -103,7 +103,7 @@ impl ConfigMaps {
                 }
                 Err(error) => return Err(error.to_string()),
             }
-            sleep(PACE).await;
+            sleep(TERMS).await;
         }
         Ok(written)
     }

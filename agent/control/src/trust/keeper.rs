@@ -1,7 +1,7 @@
 //! Keeps the authority in step with the place issuers come from, the acknowledgements of the nodes
 //! and the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,39 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::ledger::{Hashes, Ledger};
 use super::origin::Origin;
-use super::rotation::{Due, Offer, Rotation, Stage};
+use super::rotation::{Due, Offer, Rotation, Stage, Terms};
 use crate::ControlError;
+use crate::nodes::AttachedNodes;
 
 /// Time between two looks.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(2);
+/// In a rotation reports are looked at when they come, this long after the first of several.
+const GATHER: Duration = Duration::from_millis(200);
 /// Nodes named in the status.
 const MAX_LISTED: usize = 100;
 
-/// The hashes of the bundles in use, by attached node: one of each agent of it.
-pub(super) type Acknowledged = Box<dyn Fn() -> BTreeMap<Arc<str>, BTreeSet<String>> + Send + Sync>;
+/// Who has to acknowledge, and who has.
+pub(crate) struct Acknowledgements {
+    /// The nodes attached here.
+    pub(crate) attached: AttachedNodes,
+    /// What all replicas know; `None` where there is one replica.
+    pub(crate) ledger: Option<Ledger>,
+    /// The nodes that run an agent.
+    pub(crate) nodes: Box<dyn Fn() -> BTreeSet<Arc<str>> + Send + Sync>,
+}
+
+impl Acknowledgements {
+    /// What every node trusts; `None` when it is not known.
+    async fn now(&mut self, leads: bool) -> Option<Hashes> {
+        let own = self.attached.trust_hashes();
+        match &mut self.ledger {
+            Some(ledger) => ledger.exchange(own, &(self.nodes)(), leads).await,
+            None => Some(own),
+        }
+    }
+}
 
 /// What the status says about trust. Clones show the same.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +54,7 @@ pub(crate) struct Shown(Arc<Mutex<Value>>);
 
 impl Shown {
     /// `source`, `stage`, `bundle` (hash), `roots` (each with fingerprint, subject, end of
-    /// validity, role), `unacknowledged` (nodes), `problem`.
+    /// validity, role), `unacknowledged` (nodes; null when that is not known), `problem`.
     pub(crate) fn json(&self) -> Value {
         self.0
             .lock()
@@ -55,15 +77,15 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Begins with the offer of `origin`. `max_ttl` is the longest life of a certificate.
+    /// Begins with the offer of `origin`.
     pub(crate) fn new(
         origin: Origin,
         offer: Offer,
-        max_ttl: Duration,
+        terms: Terms,
         trust_domain: &str,
         root_file: Option<PathBuf>,
     ) -> Result<Self, ControlError> {
-        let rotation = Rotation::new(offer, max_ttl, Instant::now());
+        let rotation = Rotation::new(offer, terms, Instant::now());
         let bundle = rotation.bundle();
         if let Some(file) = &root_file {
             write_root(file, bundle.pem())?;
@@ -79,7 +101,7 @@ impl Keeper {
             trust_domain: trust_domain.to_owned(),
             problem: None,
         };
-        keeper.show(&[]);
+        keeper.show(Some(&[]));
         Ok(keeper)
     }
 
@@ -101,19 +123,32 @@ impl Keeper {
     /// Goes on until the drain begins. Only the leader of several replicas writes.
     pub(crate) async fn run(
         mut self,
-        acknowledged: Acknowledged,
+        mut acknowledgements: Acknowledgements,
         leads: watch::Receiver<bool>,
         mut drain: drain::Watcher,
     ) {
+        let mut reports = acknowledgements.attached.changes();
         loop {
+            reports.mark_unchanged();
             let leads = *leads.borrow();
-            let now = (Instant::now(), SystemTime::now());
+            let look = async {
+                let nodes = acknowledgements.now(leads).await;
+                let now = (Instant::now(), SystemTime::now());
+                self.look(nodes.as_ref(), leads, now).await;
+            };
             tokio::select! {
-                () = self.look(&acknowledged, leads, now) => {}
+                () = look => {}
                 () = drain.signalled() => return,
             }
+            let reported = async {
+                if self.rotation.stage() == Stage::Single || reports.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(GATHER).await;
+            };
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
+                () = reported => {}
                 () = drain.signalled() => return,
             }
         }
@@ -122,13 +157,14 @@ impl Keeper {
     /// One look around: what is offered, what is due, and what follows from it.
     async fn look(
         &mut self,
-        acknowledged: &Acknowledged,
+        nodes: Option<&Hashes>,
         leads: bool,
         (now, wall): (Instant, SystemTime),
     ) {
         let outcome = self.follow(leads, now, wall).await;
-        let stragglers = behind(&acknowledged(), self.rotation.bundle().sha256());
-        let outcome = match (outcome, self.rotation.due(stragglers.is_empty(), now, wall)) {
+        let known = self.rotation.acknowledging(now, wall);
+        let acknowledged = nodes.is_some_and(|nodes| behind(nodes, &known).is_empty());
+        let outcome = match (outcome, self.rotation.due(acknowledged, now, wall)) {
             (Ok(()), Some(due)) => self.act(due, leads, now, wall).await,
             (outcome, _) => outcome,
         };
@@ -138,14 +174,19 @@ impl Keeper {
         };
         self.publish();
         self.note(outcome.err());
-        self.show(&behind(&acknowledged(), self.rotation.bundle().sha256()));
+        let known = self.rotation.acknowledging(now, wall);
+        self.show(nodes.map(|nodes| behind(nodes, &known)).as_deref());
     }
 
     /// Takes what is offered, and sees to a successor in time.
     async fn follow(&mut self, leads: bool, now: Instant, wall: SystemTime) -> Result<(), String> {
         if let Some(offer) = self.origin.poll().await? {
             let before = self.rotation.stage();
+            let trusted = offer.remembered.clone();
             self.rotation.offered(offer, now);
+            if !leads {
+                self.rotation.follow(&trusted);
+            }
             self.say(before);
         }
         if leads && self.origin.makes_roots() && self.rotation.wants_successor(wall) {
@@ -220,7 +261,7 @@ impl Keeper {
         self.problem = problem;
     }
 
-    fn show(&self, behind: &[Arc<str>]) {
+    fn show(&self, behind: Option<&[Arc<str>]>) {
         let bundle = self.rotation.bundle();
         let roots = bundle.roots().iter().map(|root| {
             json!({
@@ -236,8 +277,8 @@ impl Keeper {
             "bundle": bundle.sha256(),
             "roots": roots.collect::<Vec<_>>(),
             "issuerNotAfter": unix_seconds(self.rotation.active().not_after()),
-            "unacknowledged": behind.iter().take(MAX_LISTED).collect::<Vec<_>>(),
-            "unacknowledgedLeftOut": behind.len().saturating_sub(MAX_LISTED),
+            "unacknowledged": behind.map(|behind| &behind[..behind.len().min(MAX_LISTED)]),
+            "unacknowledgedLeftOut": behind.map_or(0, |behind| behind.len().saturating_sub(MAX_LISTED)),
             "problem": self.problem,
         });
         *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
@@ -253,11 +294,12 @@ impl fmt::Debug for Keeper {
     }
 }
 
-/// The attached nodes with an agent that uses another bundle.
-fn behind(nodes: &BTreeMap<Arc<str>, BTreeSet<String>>, sha256: &str) -> Vec<Arc<str>> {
+/// The nodes with an agent that uses none of the bundles that are `known`.
+fn behind(nodes: &Hashes, known: &[Arc<str>]) -> Vec<Arc<str>> {
+    let is_known = |hash: &String| known.iter().any(|known| **known == **hash);
     let behind = nodes
         .iter()
-        .filter(|(_, hashes)| hashes.iter().any(|hash| hash != sha256));
+        .filter(|(_, hashes)| !hashes.iter().all(is_known));
     behind.map(|(node, _)| Arc::clone(node)).collect()
 }
 

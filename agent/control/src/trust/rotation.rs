@@ -7,11 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_identity::{Signer, TrustBundle, TrustedRoot};
 
-/// A root is trusted for at least this long before it signs: nodes that are not attached read it
-/// from a ConfigMap, which a kubelet renews within two minutes.
-pub(crate) const OVERLAP: Duration = Duration::from_secs(5 * 60);
-/// Beyond the longest lifetime of a certificate, for clocks that differ.
-const MARGIN: Duration = Duration::from_secs(10 * 60);
 /// A root made here is replaced when this part of its life is over.
 const RENEW_AT: f64 = 0.8;
 
@@ -62,8 +57,26 @@ pub(crate) struct Rotation {
     active: Arc<Signer>,
     next: Option<Next>,
     retiring: Vec<Retiring>,
+    terms: Terms,
+}
+
+/// How long what lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// The longest life of a certificate.
+    pub(crate) max_ttl: Duration,
+    /// A root is trusted for at least this long before it signs: nodes that are not attached read
+    /// it from a ConfigMap, which a kubelet renews within two minutes. Twice this long is an old
+    /// root trusted after the last certificate of it has ended, for clocks that differ.
+    pub(crate) overlap: Duration,
+}
+
+impl Terms {
     /// How long after its last signature a root is trusted.
-    retire_after: Duration,
+    fn retire_after(self) -> Duration {
+        let margin = self.overlap.saturating_mul(2);
+        self.max_ttl.saturating_add(margin)
+    }
 }
 
 #[derive(Debug)]
@@ -82,21 +95,21 @@ struct Retiring {
 
 impl Rotation {
     /// Begins with an offer. Roots remembered from before are trusted for a whole lifetime more:
-    /// nobody knows what was signed last. `max_ttl` is the longest life of a certificate.
-    pub(crate) fn new(offer: Offer, max_ttl: Duration, now: Instant) -> Self {
+    /// nobody knows what was signed last.
+    pub(crate) fn new(offer: Offer, terms: Terms, now: Instant) -> Self {
         let mut rotation = Self {
             active: offer.active,
             next: None,
             retiring: Vec::new(),
-            retire_after: max_ttl + MARGIN,
+            terms,
         };
         rotation.prepare(offer.prepared, now);
         rotation.retire(&offer.remembered, now);
         rotation
     }
 
-    /// Takes another offer; what it remembers is known here already. An issuer of roots that are trusted anyway signs at once; another has
-    /// to wait until its roots are known everywhere.
+    /// Takes another offer; what it remembers is known here already. An issuer of roots that are
+    /// trusted anyway signs at once; another has to wait until its roots are known everywhere.
     pub(crate) fn offered(&mut self, offer: Offer, now: Instant) {
         self.offered_active(offer.active, now);
         self.prepare(offer.prepared, now);
@@ -166,11 +179,34 @@ impl Rotation {
         }
     }
 
-    /// What may be done: `acknowledged` is true when every node attached trusts the bundle of the
-    /// moment.
+    /// Of several replicas one decides: of the roots that retire, those it does not trust any more
+    /// (it does not name them as `trusted`) are over here too.
+    pub(crate) fn follow(&mut self, trusted: &[TrustedRoot]) {
+        if !trusted.is_empty() {
+            self.retiring
+                .retain(|retiring| trusted.contains(&retiring.root));
+        }
+    }
+
+    /// The hashes by which a node acknowledges: of the bundle of the moment, and of the one that
+    /// is left when roots that are over are withdrawn, as another replica may have done already.
+    pub(crate) fn acknowledging(&self, now: Instant, wall: SystemTime) -> Vec<Arc<str>> {
+        let bundle = self.bundle();
+        let over = |root: &TrustedRoot| {
+            let mut retiring = self.retiring.iter();
+            retiring.any(|other| other.root == *root && self.is_over(other, now, wall))
+        };
+        let left = bundle.only(|root| !over(root));
+        let mut hashes = vec![bundle.sha256().into()];
+        hashes.extend(left.map(|left| left.sha256().into()));
+        hashes
+    }
+
+    /// What may be done: `acknowledged` is true when every node trusts what is trusted now, by
+    /// [`Self::acknowledging`].
     pub(crate) fn due(&self, acknowledged: bool, now: Instant, wall: SystemTime) -> Option<Due> {
         if let Some(next) = &self.next {
-            let known = acknowledged && elapsed(next.since, now) >= OVERLAP;
+            let known = acknowledged && elapsed(next.since, now) >= self.terms.overlap;
             // An issuer that has ended signs nothing: waiting for a straggler would stop them all.
             let over = self.active.not_after() <= wall;
             return (known || over).then_some(Due::Switch);
@@ -198,7 +234,7 @@ impl Rotation {
     }
 
     fn is_over(&self, retiring: &Retiring, now: Instant, wall: SystemTime) -> bool {
-        elapsed(retiring.since, now) >= self.retire_after || retiring.root.not_after <= wall
+        elapsed(retiring.since, now) >= self.terms.retire_after() || retiring.root.not_after <= wall
     }
 
     /// True when the root is due for replacement by age and no rotation is under way.

@@ -19,7 +19,7 @@ const MAX_DETAIL: usize = 512;
 pub struct TrustBundle {
     /// PEM, one certificate after the other.
     pub pem: String,
-    /// Lower-case hex SHA-256 of `pem`.
+    /// Names the set of roots, as `proto/node.proto` says.
     pub sha256: String,
 }
 

@@ -5,6 +5,12 @@ use agent_identity::{Authority, NewRoot};
 use super::*;
 
 const TTL: Duration = Duration::from_secs(24 * 3600);
+const OVERLAP: Duration = Duration::from_secs(300);
+const MARGIN: Duration = Duration::from_secs(600);
+const TERMS: Terms = Terms {
+    max_ttl: TTL,
+    overlap: OVERLAP,
+};
 const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 fn wall() -> SystemTime {
@@ -43,7 +49,7 @@ fn roles(rotation: &Rotation) -> Vec<&'static str> {
 fn f_25_old_then_both_then_new() {
     let (old, new) = (root(), root());
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&old), TTL, start);
+    let mut rotation = Rotation::new(offer(&old), TERMS, start);
     assert_eq!(
         (rotation.stage(), rotation.due(true, start, wall())),
         (Stage::Single, None)
@@ -97,7 +103,7 @@ fn f_25_old_then_both_then_new() {
 fn what_is_prepared_waits_for_the_word_of_who_prepared_it() {
     let (old, new) = (root(), root());
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&old), TTL, start);
+    let mut rotation = Rotation::new(offer(&old), TERMS, start);
     rotation.offered(prepared(&old, &new), start);
     assert_eq!(rotation.next_is_prepared(), Some(true));
     // The same word again, and the old one alone by somebody who read late.
@@ -115,13 +121,13 @@ fn a_new_start_in_the_middle_forgets_no_root() {
     let start = Instant::now();
     let mut resumed = offer(&new);
     resumed.remembered = old.roots().roots().to_vec();
-    let mut rotation = Rotation::new(resumed, TTL, start);
+    let mut rotation = Rotation::new(resumed, TERMS, start);
     assert_eq!(roles(&rotation), ["active", "retiring"]);
     assert_eq!(rotation.due(true, start + TTL, wall()), None);
     rotation.withdraw(start + TTL + MARGIN, wall());
     assert_eq!(roles(&rotation), ["active"]);
 
-    let rotation = Rotation::new(prepared(&old, &new), TTL, start);
+    let rotation = Rotation::new(prepared(&old, &new), TERMS, start);
     assert_eq!(roles(&rotation), ["active", "next"]);
 }
 
@@ -134,7 +140,7 @@ fn an_issuer_of_trusted_roots_signs_at_once() {
         Arc::new(Signer::from_pem(&root.certificate, &root.key, roots).unwrap())
     };
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&signer(&one, &both)), TTL, start);
+    let mut rotation = Rotation::new(offer(&signer(&one, &both)), TERMS, start);
     let renewed = signer(&other, &other.certificate);
     rotation.offered(offer(&renewed), start);
     assert!(rotation.active().is_same(&renewed));
@@ -145,7 +151,7 @@ fn an_issuer_of_trusted_roots_signs_at_once() {
 fn a_change_of_mind_leaves_nothing_untrusted() {
     let (one, two, three) = (root(), root(), root());
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&one), TTL, start);
+    let mut rotation = Rotation::new(offer(&one), TERMS, start);
     rotation.offered(offer(&two), start);
     rotation.offered(offer(&three), start);
     // Another replica may have signed with the second.
@@ -164,7 +170,7 @@ fn a_change_of_mind_leaves_nothing_untrusted() {
 fn an_issuer_that_ended_is_replaced_without_waiting() {
     let (old, new) = (root(), root());
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&old), TTL, start);
+    let mut rotation = Rotation::new(offer(&old), TERMS, start);
     rotation.offered(offer(&new), start);
     let after = wall() + YEARS;
     assert_eq!(rotation.due(false, start, after), Some(Due::Switch));
@@ -180,7 +186,7 @@ fn an_issuer_that_ended_is_replaced_without_waiting() {
 fn a_root_is_due_at_four_fifths_of_its_life() {
     let old = root();
     let start = Instant::now();
-    let mut rotation = Rotation::new(offer(&old), TTL, start);
+    let mut rotation = Rotation::new(offer(&old), TERMS, start);
     assert!(!rotation.wants_successor(wall()));
     assert!(!rotation.wants_successor(wall() + YEARS.mul_f64(0.79)));
     assert!(
@@ -191,4 +197,33 @@ fn a_root_is_due_at_four_fifths_of_its_life() {
     assert!(rotation.wants_successor(late));
     rotation.offered(prepared(&old, &root()), start);
     assert!(!rotation.wants_successor(late), "one at a time");
+}
+
+#[test]
+fn f_25_a_replica_that_is_behind_waits_for_nobody_that_is_ahead() {
+    let (old, new) = (root(), root());
+    let start = Instant::now();
+    let mut resumed = offer(&new);
+    resumed.remembered = old.roots().roots().to_vec();
+    let mut rotation = Rotation::new(resumed, TERMS, start);
+    let hash = |bundle: &TrustBundle| Arc::<str>::from(bundle.sha256());
+    let both = hash(&rotation.bundle());
+    assert_eq!(both, hash(&old.roots().with(new.roots().roots())));
+    let known = rotation.acknowledging(start + TTL, wall());
+    assert!(
+        known.iter().all(|hash| *hash == both),
+        "what the old one signed lives"
+    );
+    let known = rotation.acknowledging(start + TTL + MARGIN, wall());
+    assert_eq!(known, [both, hash(new.roots())]);
+
+    // The one that decides says what is trusted; one that has said nothing yet decides nothing.
+    rotation.follow(&[]);
+    rotation.follow(rotation.bundle().roots());
+    assert_eq!(roles(&rotation), ["active", "retiring"]);
+    rotation.follow(new.roots().roots());
+    assert_eq!(roles(&rotation), ["active"]);
+    // What signs here is trusted here, whoever has not heard of it yet.
+    rotation.follow(old.roots().roots());
+    assert_eq!(roles(&rotation), ["active"]);
 }
