@@ -16,6 +16,7 @@ use http::header::HOST;
 use http::request::Parts;
 
 pub(crate) use client::get;
+pub(crate) use escape::printable;
 pub(crate) use query::why_path;
 pub(crate) use status::{
     CertificateView, Connections, ControlPlaneView, OlderView, PodView, RejectedResource, Status,

@@ -40,6 +40,10 @@ pub(crate) enum Verb {
     /// Explains what the node agent would do with a connection: identity, route, endpoint and
     /// each policy's verdict. Run it on the node of the source or of the destination.
     Why(WhyFlags),
+    /// Says what is wrong with manifests before they are applied, or with a cluster as it is: what
+    /// cannot be read, names nobody, selects nothing or never matters. Exits with 1 when there are
+    /// errors, and with 2 when it could not look.
+    Check(CheckFlags),
     /// Prints the Kubernetes manifests of this release: `culvert install --render | kubectl apply
     /// -f -`. Nothing is applied, and no cluster is asked.
     Install(InstallFlags),
@@ -368,6 +372,49 @@ pub(crate) struct WhyFlags {
     /// Where it connects to: `IP:PORT` or `[IPV6]:PORT`.
     #[arg(value_name = "DST:PORT")]
     pub(crate) destination: SocketAddr,
+}
+
+/// `culvert check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckFlags {
+    /// Manifests, or folders of them; `-` is standard input.
+    #[arg(value_name = "PATH", required_unless_present = "kubernetes")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Look at what a cluster has. With PATHs: at what it would have with those applied, and say
+    /// only what concerns them.
+    #[arg(long, env = "CULVERT_KUBERNETES")]
+    pub(crate) kubernetes: bool,
+    /// How to reach the API server, for --kubernetes. [default: the service account of the pod
+    /// this runs in]
+    #[arg(
+        long,
+        env = "CULVERT_KUBECONFIG",
+        value_name = "FILE",
+        requires = "kubernetes"
+    )]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, env = "CULVERT_JSON")]
+    pub(crate) json: bool,
+    /// Warnings are errors.
+    #[arg(long, env = "CULVERT_STRICT")]
+    pub(crate) strict: bool,
+    /// Trust domain of the mesh.
+    #[arg(
+        long,
+        env = "CULVERT_TRUST_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub(crate) trust_domain: String,
+    /// Namespace whose policies apply to the whole mesh.
+    #[arg(
+        long,
+        env = "CULVERT_ROOT_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "culvert-system"
+    )]
+    pub(crate) root_namespace: String,
 }
 
 /// `culvert install`.

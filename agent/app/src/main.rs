@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod admin;
+mod check;
 mod cli;
 mod config;
 mod config_file;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return error.report(),
     };
+    if let cli::Verb::Check(flags) = &arguments.verb {
+        return check::run(flags);
+    }
     match run(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -54,6 +58,8 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
         cli::Verb::Status(flags) => verbs::status(&flags),
         cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
         cli::Verb::Why(flags) => verbs::why(&flags),
+        // It has exit codes of its own.
+        cli::Verb::Check(_) => Ok(()),
         cli::Verb::Install(flags) => verbs::install(&flags),
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use agent_control::Code;
 use agent_model::Reason;
 
 fn root() -> PathBuf {
@@ -91,6 +92,30 @@ fn reasons_are_the_codes() {
             row[2].ends_with('.') && row[3].ends_with('.'),
             "say what and what to do: {row:?}"
         );
+    }
+}
+
+#[test]
+fn findings_are_the_codes() {
+    let rows = table("Findings");
+    let told: Vec<(String, String)> = rows
+        .iter()
+        .map(|row| (only_code(&row[0]), row[1].clone()))
+        .collect();
+    let known: Vec<(String, String)> = Code::ALL
+        .iter()
+        .map(|code| {
+            (
+                code.as_str().to_owned(),
+                code.severity().as_str().to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(told, known);
+    for (row, code) in rows.iter().zip(Code::ALL) {
+        assert_eq!(row.len(), 4, "{row:?}");
+        assert!(row[2].ends_with('.'), "{row:?}");
+        assert_eq!(row[3], code.advice(), "what the program says to do");
     }
 }
 

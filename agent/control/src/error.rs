@@ -33,6 +33,9 @@ pub enum ControlError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The API server has not said everything that was asked of it.
+    #[error("the cluster cannot be read: {0}")]
+    Unread(String),
     /// The address cannot be listened on.
     #[error("listening on {address}: {source}")]
     Listen {

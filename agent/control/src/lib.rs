@@ -9,7 +9,9 @@
 
 mod admission;
 mod ca;
+mod check;
 mod cluster;
+mod code;
 mod collection;
 mod controller;
 mod error;
@@ -25,7 +27,9 @@ mod translate;
 mod trust;
 
 pub use admission::{NodeAccount, TokenReviews, TokenTable};
+pub use check::{Check, Finding, Findings, Object, Place, Scene};
 pub use cluster::ClusterConfig;
+pub use code::{Code, Severity};
 pub use controller::{Config, Control, SourceChoice, run};
 pub use error::ControlError;
 pub use manifests::Manifests;

@@ -13,10 +13,11 @@ use tracing::{error, info, warn};
 
 use crate::admission::Admission;
 use crate::ca::Counters;
+use crate::code::Severity;
 use crate::collection::Collection;
 use crate::nodes::AttachedNodes;
 use crate::source::{Problem, kube};
-use crate::translate::{Note, Severity};
+use crate::translate::Note;
 use crate::trust::Shown;
 
 /// Problems and notes that are listed; the rest is counted.
@@ -193,6 +194,7 @@ impl Status {
                 object,
                 severity,
                 message,
+                ..
             } = note;
             match severity {
                 Severity::Error => error!(target: "status", "{object}: {message}"),

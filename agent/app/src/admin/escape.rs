@@ -1,7 +1,7 @@
 //! Text for a terminal: names come from other people's manifests and errors from the wire.
 
 /// `text` with everything that is not printable escaped.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -53,7 +53,15 @@ fn the_definition_is_consistent() {
 
 #[test]
 fn every_flag_of_a_role_has_its_variable_and_help() {
-    for verb in ["node", "control", "status", "config-dump", "why", "install"] {
+    for verb in [
+        "node",
+        "control",
+        "status",
+        "config-dump",
+        "why",
+        "check",
+        "install",
+    ] {
         let command = Arguments::command();
         let verb = command.find_subcommand(verb).unwrap();
         for flag in verb.get_arguments().filter(|f| f.get_long().is_some()) {
@@ -90,6 +98,21 @@ fn the_stable_flags_exist() {
         "control",
         "manifests kubernetes kubeconfig listen node-tokens token-audience node-account state-dir trust-domain cert-ttl root-overlap serving-names",
     );
+}
+
+#[test]
+fn a_check_needs_something_to_look_at() {
+    assert!(parse(args(&["culvert", "check"])).is_err());
+    assert!(parse(args(&["culvert", "check", "--kubeconfig", "k", "a.yaml"])).is_err());
+    let all = ["culvert", "check", "a.yaml", "b", "--strict", "--json"];
+    match parse(args(&all)).unwrap().verb {
+        Verb::Check(flags) => {
+            assert_eq!(flags.paths, [PathBuf::from("a.yaml"), PathBuf::from("b")]);
+            assert!(flags.strict && flags.json && !flags.kubernetes);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(parse(args(&["culvert", "check", "--kubernetes"])).is_ok());
 }
 
 #[test]

@@ -2,10 +2,12 @@
 //! its own objects, the nodes and the root namespace, so a change redoes the namespaces it
 //! touches and no others. Pure: events in, translation out.
 
+mod inventory;
 mod placement;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use inventory::Inventory;
 pub(crate) use placement::{Placement, PodsOfNode};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +16,14 @@ use std::sync::Arc;
 
 use agent_model::{Authorization, Identity, PodProgress, PodReport};
 
+use crate::code::Code;
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
 use crate::translate::service_entry::EntryHosts;
 use crate::translate::{
-    self, ByName, Captured, Mesh, Note, Objects, Scope, Severity, Translated, enrolment,
-    peer_authentication, workload,
+    self, ByName, Captured, Mesh, Note, Objects, Scope, Translated, enrolment, peer_authentication,
+    workload,
 };
 
 /// Names the network of a cluster, on the root namespace.
@@ -34,7 +37,8 @@ pub(crate) struct Collection {
     nodes: ByName<Node>,
     mesh_config: Option<Arc<MeshConfigObject>>,
     entry_hosts: EntryHosts,
-    objects: BTreeMap<Arc<str>, Objects>,
+    /// Shared with whoever looks at all of them for a while; see [`Self::inventory`].
+    objects: BTreeMap<Arc<str>, Arc<Objects>>,
     translated: BTreeMap<Arc<str>, Translated>,
     node_identities: NodeIdentities,
     placement: Placement,
@@ -226,6 +230,15 @@ impl Collection {
         notes.chain(self.mesh_config_note()).collect()
     }
 
+    /// Everything held, as it is now. Cheap: what is in a namespace is copied when it changes.
+    pub(crate) fn inventory(&self) -> Inventory {
+        Inventory {
+            mesh: self.mesh.clone(),
+            namespaces: self.namespaces.clone(),
+            objects: self.objects.clone(),
+        }
+    }
+
     /// Number of objects held, by kind.
     pub(crate) fn counts(&self) -> BTreeMap<Kind, usize> {
         let mut counts = BTreeMap::from([
@@ -259,14 +272,14 @@ impl Collection {
     fn mesh_config_note(&self) -> Option<Note> {
         let config = self.mesh_config.as_ref()?;
         let wanted = config.spec.trust_domain.as_ref()?;
-        (**wanted != *self.mesh.trust_domain).then(|| Note {
-            object: ObjectRef::new(Kind::MeshConfig, "", &config.metadata.name),
-            severity: Severity::Error,
-            message: format!(
+        (**wanted != *self.mesh.trust_domain).then(|| {
+            let object = ObjectRef::new(Kind::MeshConfig, "", &config.metadata.name);
+            let message = format!(
                 "spec.trustDomain {wanted:?} has no effect: the control plane was started with \
                  --trust-domain {}",
                 self.mesh.trust_domain
-            ),
+            );
+            Note::new(object, Code::TrustDomainDiffers, message)
         })
     }
 
@@ -292,6 +305,7 @@ impl Collection {
         let namespace = &reference.namespace;
         self.mark(namespace);
         let objects = self.objects.entry(Arc::clone(namespace)).or_default();
+        let objects = Arc::make_mut(objects);
         match reference.kind {
             Kind::Pod => set(&mut objects.pods, name, object, as_pod),
             Kind::Service => set(&mut objects.services, name, object, as_service),
@@ -356,11 +370,14 @@ impl Collection {
             name: namespace,
             namespace: self.namespaces.get(namespace).map(|namespace| &**namespace),
             nodes: &self.nodes,
-            objects: self.objects.get(namespace).unwrap_or(&nothing),
+            objects: self
+                .objects
+                .get(namespace)
+                .map_or(&nothing, |objects| &**objects),
             root: self
                 .objects
                 .get(&self.mesh.root_namespace)
-                .unwrap_or(&nothing),
+                .map_or(&nothing, |root| &**root),
             network: network.map_or("", String::as_str),
             captured: &self.captured,
             entry_hosts: &self.entry_hosts,

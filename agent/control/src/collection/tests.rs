@@ -167,5 +167,5 @@ fn another_trust_domain_is_said_to_have_no_effect() {
     assert_eq!(collection.notes(), []);
     collection.apply(event(&config("other.domain")));
     collection.settle();
-    assert_eq!(collection.notes()[0].severity, Severity::Error);
+    assert_eq!(collection.notes()[0].severity, crate::code::Severity::Error);
 }

@@ -95,6 +95,15 @@ pub(crate) fn reference(value: &Value) -> Option<ObjectRef> {
     ))
 }
 
+/// True for an object whose kind is not read.
+pub(crate) fn is_other(value: &Value) -> bool {
+    let text = |field| value.get(field).and_then(Value::as_str);
+    match (text("apiVersion"), text("kind")) {
+        (Some(api_version), Some(kind)) => matches!(known_kind(api_version, kind), Ok(None)),
+        _ => false,
+    }
+}
+
 /// The kind, or `None` for one that is not read. A policy of a version that is not understood is
 /// an error rather than ignored: its author believes it is in force.
 fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError> {

@@ -22,6 +22,9 @@ pub(crate) struct Metadata {
     /// Absent in manifests written by hand.
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) uid: String,
+    /// Counts changes of the specification; 0 in manifests written by hand.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) generation: i64,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) labels: Labels,
     #[serde(default, deserialize_with = "nullable")]

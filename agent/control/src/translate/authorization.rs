@@ -7,7 +7,8 @@ use agent_model::{
     Action, Authorization, Clause, Match, PolicyKey, Rule, Scope as PolicyScope, StringMatch,
 };
 
-use super::{Note, Scope, Severity, Translated};
+use super::{Note, Scope, Translated};
+use crate::code::Code;
 use crate::source::istio::{
     AccountName, AuthorizationPolicy, Operation, Pattern, PolicyAction, PolicyRule, Selector,
     Source, When,
@@ -61,7 +62,7 @@ pub(crate) fn translate(scope: &Scope<'_>, out: &mut Translated) -> Selecting {
 }
 
 /// A selector without labels selects everything, like none.
-fn selector(policy: &AuthorizationPolicy) -> Option<&Selector> {
+pub(crate) fn selector(policy: &AuthorizationPolicy) -> Option<&Selector> {
     let selector = policy.spec.selector.as_ref()?;
     (!selector.match_labels.is_empty()).then_some(selector)
 }
@@ -96,7 +97,7 @@ fn translate_one(
     let Some(action) = action(policy) else {
         let action = format!("{:?}", policy.spec.action).to_uppercase();
         notes.add(
-            Severity::Error,
+            Code::ActionUnsupported,
             format!("action {action} is not supported; no effect"),
         );
         return None;
@@ -109,7 +110,7 @@ fn translate_one(
         .next()
     {
         notes.add(
-            Severity::Error,
+            Code::TargetUnsupported,
             format!(
                 "attached to {} {:?}: nodes do not enforce policies of waypoints and gateways",
                 target.kind, target.name
@@ -117,18 +118,16 @@ fn translate_one(
         );
         return None;
     }
-    let rules = policy.spec.rules.iter().enumerate();
-    let rules: Vec<Rule> = rules
-        .filter_map(|(index, rule)| translate_rule(scope, action, index, rule, &mut notes))
-        .collect();
+    let rules = rules_in_force(scope.name, action, policy, &mut notes);
+    let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
     match action {
         Action::Allow if rules.is_empty() => notes.add(
-            Severity::Info,
+            Code::AllowsNothing,
             "allows nothing: every connection to what it applies to is refused".to_owned(),
         ),
         Action::Deny if rules.is_empty() => {
             notes.add(
-                Severity::Warning,
+                Code::DeniesNothing,
                 "has no rule, so it denies nothing".to_owned(),
             );
         }
@@ -148,24 +147,51 @@ fn translate_one(
     })
 }
 
+/// The action and the rules of a policy that nodes enforce, each rule with its place in
+/// `spec.rules`; `None` for a policy that they do not enforce.
+pub(crate) fn enforced(
+    namespace: &str,
+    policy: &AuthorizationPolicy,
+) -> Option<(Action, Vec<(usize, Rule)>)> {
+    let action = action(policy).filter(|_| !has_targets(policy))?;
+    let mut notes = Notes {
+        object: ObjectRef::new(Kind::AuthorizationPolicy, namespace, &policy.metadata.name),
+        notes: &mut Vec::new(),
+    };
+    let rules = rules_in_force(namespace, action, policy, &mut notes);
+    Some((action, rules))
+}
+
+fn rules_in_force(
+    namespace: &str,
+    action: Action,
+    policy: &AuthorizationPolicy,
+    notes: &mut Notes<'_>,
+) -> Vec<(usize, Rule)> {
+    let rules = policy.spec.rules.iter().enumerate();
+    rules
+        .filter_map(|(index, rule)| {
+            let rule = translate_rule(namespace, action, index, rule, notes)?;
+            Some((index, rule))
+        })
+        .collect()
+}
+
 struct Notes<'a> {
     object: ObjectRef,
     notes: &'a mut Vec<Note>,
 }
 
 impl Notes<'_> {
-    fn add(&mut self, severity: Severity, message: String) {
-        self.notes.push(Note {
-            object: self.object.clone(),
-            severity,
-            message,
-        });
+    fn add(&mut self, code: Code, message: String) {
+        self.notes
+            .push(Note::new(self.object.clone(), code, message));
     }
 }
 
 /// One group; `None` when it is left out.
 fn translate_rule(
-    scope: &Scope<'_>,
+    namespace: &str,
     action: Action,
     index: usize,
     rule: &PolicyRule,
@@ -179,7 +205,7 @@ fn translate_rule(
             Action::Deny => "they are left out, so the rule denies whatever the rest of it matches",
         };
         notes.add(
-            Severity::Warning,
+            Code::L7AtL4,
             format!(
                 "spec.rules[{index}] uses {fields}, which need an HTTP request; a node decides \
                  by connection: {consequence}"
@@ -193,12 +219,12 @@ fn translate_rule(
     let from = rule
         .from
         .iter()
-        .map(|from| source(scope.name, &from.source))
+        .map(|from| source(namespace, &from.source))
         .collect();
     let when = rule
         .when
         .iter()
-        .filter_map(|when| condition(scope.name, when));
+        .filter_map(|when| condition(namespace, when));
     let clauses: Vec<Clause> = [clause(to), clause(from)]
         .into_iter()
         .flatten()
@@ -319,13 +345,13 @@ fn note_odd_texts(index: usize, clauses: &[Clause], notes: &mut Notes<'_>) {
         };
         if text.contains('*') {
             notes.add(
-                Severity::Warning,
+                Code::WildcardInside,
                 format!("spec.rules[{index}]: only a first or last `*` is a wildcard, not that inside {text:?}"),
             );
         }
         if text.starts_with("spiffe://") {
             notes.add(
-                Severity::Warning,
+                Code::PrincipalWithScheme,
                 format!("spec.rules[{index}]: principals are written without spiffe://; {text:?} matches nobody"),
             );
         }

@@ -13,7 +13,8 @@ use agent_model::{
 
 use super::service::{key, tcp_ports};
 use super::service_entry::InForce;
-use super::{Endpoints, Note, Scope, Severity};
+use super::{Endpoints, Note, Scope};
+use crate::code::Code;
 use crate::source::istio::EntryEndpoint;
 use crate::source::kubernetes::{
     AddressType, Endpoint, EndpointSlice, Labels, Pod, Protocol, Service, TargetPort,
@@ -201,11 +202,10 @@ impl<'a> Finder<'a, '_> {
     }
 
     fn note(&mut self, slice: &EndpointSlice, message: &str) {
-        self.notes.push(Note {
-            object: ObjectRef::new(Kind::EndpointSlice, self.scope.name, &slice.metadata.name),
-            severity: Severity::Warning,
-            message: message.to_owned(),
-        });
+        let name = &slice.metadata.name;
+        let object = ObjectRef::new(Kind::EndpointSlice, self.scope.name, name);
+        let code = Code::EndpointSliceUnusable;
+        self.notes.push(Note::new(object, code, message));
     }
 }
 
@@ -279,7 +279,8 @@ fn selected_ports(service: &Service, pod: &Pod) -> Vec<ServicePort> {
     ports.collect()
 }
 
-fn named_port(pod: &Pod, name: &str) -> Option<u16> {
+/// The number of a pod's TCP port of this name.
+pub(crate) fn named_port(pod: &Pod, name: &str) -> Option<u16> {
     let sidecars = pod.spec.init_containers.iter();
     let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
     pod.spec

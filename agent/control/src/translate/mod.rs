@@ -18,6 +18,7 @@ use std::sync::Arc;
 use agent_model::{Authorization, Service, Workload};
 use service_entry::EntryHosts;
 
+use crate::code::{Code, Severity};
 use crate::source::ObjectRef;
 use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
 use crate::source::kubernetes::{self, EndpointSlice, Labels, Namespace, Node, Pod};
@@ -89,7 +90,7 @@ impl Scope<'_> {
 }
 
 /// The namespaced objects of one namespace.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Objects {
     pub(crate) pods: ByName<Pod>,
     pub(crate) services: ByName<kubernetes::Service>,
@@ -102,6 +103,17 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
+    pub(crate) const NONE: Self = Self {
+        pods: ByName::new(),
+        services: ByName::new(),
+        slices: ByName::new(),
+        authorization_policies: ByName::new(),
+        peer_authentications: ByName::new(),
+        service_accounts: ByName::new(),
+        service_entries: ByName::new(),
+        workload_entries: ByName::new(),
+    };
+
     pub(crate) fn is_empty(&self) -> bool {
         self.pods.is_empty()
             && self.services.is_empty()
@@ -128,19 +140,19 @@ pub(crate) struct Translated {
 pub(crate) struct Note {
     pub(crate) object: ObjectRef,
     pub(crate) severity: Severity,
+    pub(crate) code: Code,
     pub(crate) message: String,
 }
 
-/// How much a [`Note`] matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Severity {
-    /// Works as written.
-    Info,
-    /// Works, but not the way it may read.
-    Warning,
-    /// Has no effect.
-    Error,
+impl Note {
+    pub(crate) fn new(object: ObjectRef, code: Code, message: impl Into<String>) -> Self {
+        Self {
+            object,
+            severity: code.severity(),
+            code,
+            message: message.into(),
+        }
+    }
 }
 
 /// Translates one namespace.

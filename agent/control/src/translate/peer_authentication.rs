@@ -9,7 +9,8 @@ use agent_model::{
     Action, Authorization, Clause, Match, PolicyKey, Rule, Scope as PolicyScope, StringMatch,
 };
 
-use super::{ByName, Mesh, Note, Scope, Severity, Translated};
+use super::{ByName, Mesh, Note, Scope, Translated};
+use crate::code::Code;
 use crate::source::istio::{MtlsMode, PeerAuthentication, Selector};
 use crate::source::kubernetes::Labels;
 use crate::source::{Kind, ObjectRef};
@@ -90,7 +91,8 @@ pub(crate) fn resolve(scope: &Scope<'_>, out: &mut Translated) -> PeerModes {
     modes
 }
 
-fn selector(policy: &PeerAuthentication) -> Option<&Selector> {
+/// A selector without labels selects everything, like none.
+pub(crate) fn selector(policy: &PeerAuthentication) -> Option<&Selector> {
     let selector = policy.spec.selector.as_ref()?;
     (!selector.match_labels.is_empty()).then_some(selector)
 }
@@ -194,17 +196,15 @@ fn note_ineffective(
     notes: &mut Vec<Note>,
 ) {
     for policy in policies.values() {
-        let mut add = |severity, message: String| {
-            notes.push(Note {
-                object: ObjectRef::new(Kind::PeerAuthentication, scope.name, &policy.metadata.name),
-                severity,
-                message,
-            });
+        let mut add = |code, message: String| {
+            let name = &policy.metadata.name;
+            let object = ObjectRef::new(Kind::PeerAuthentication, scope.name, name);
+            notes.push(Note::new(object, code, message));
         };
         let has_selector = selector(policy).is_some();
         if has_selector && scope.is_root() {
             add(
-                Severity::Error,
+                Code::RootSelector,
                 "a selector in the root namespace is not supported; no effect".to_owned(),
             );
         }
@@ -214,13 +214,13 @@ fn note_ineffective(
         {
             let name = &winner.metadata.name;
             add(
-                Severity::Error,
+                Code::PeerAuthenticationConflict,
                 format!("{name:?} of this namespace is older and in force; no effect"),
             );
         }
         if !has_selector && !policy.spec.port_level_mtls.is_empty() {
             add(
-                Severity::Error,
+                Code::PortsWithoutSelector,
                 "portLevelMtls without a selector has no effect".to_owned(),
             );
         }
@@ -229,7 +229,10 @@ fn note_ineffective(
             .chain([&policy.spec.mtls.mode])
             .any(|mode| *mode == MtlsMode::Disable)
         {
-            add(Severity::Info, "DISABLE counts as PERMISSIVE".to_owned());
+            add(
+                Code::DisableAsPermissive,
+                "DISABLE counts as PERMISSIVE".to_owned(),
+            );
         }
     }
 }

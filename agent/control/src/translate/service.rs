@@ -69,7 +69,7 @@ fn port(port: &kubernetes::ServicePort) -> ServicePort {
 }
 
 /// Without repetition; `clusterIPs` repeats `clusterIP` as its first.
-fn virtual_ips(service: &kubernetes::Service) -> Vec<IpAddr> {
+pub(crate) fn virtual_ips(service: &kubernetes::Service) -> Vec<IpAddr> {
     let mut ips = Vec::with_capacity(2);
     let spec = &service.spec;
     for address in [spec.cluster_ip].iter().chain(&spec.cluster_ips) {

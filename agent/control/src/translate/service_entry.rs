@@ -10,7 +10,8 @@ use agent_model::{
 
 use super::service::{preference, traffic_distribution};
 use super::workload_entry::{Described, endpoint};
-use super::{Note, Scope, Severity};
+use super::{Note, Scope};
+use crate::code::Code;
 use crate::source::istio::{Address, EntryEndpoint, EntryPort, Resolution, ServiceEntry};
 use crate::source::kubernetes::Labels;
 use crate::source::lenient::IpBlock;
@@ -29,6 +30,8 @@ pub(crate) struct EntryHosts(BTreeMap<Arc<str>, BTreeSet<Claim>>);
 type Claim = (Option<String>, Arc<str>, Arc<str>);
 
 impl EntryHosts {
+    pub(crate) const NONE: Self = Self(BTreeMap::new());
+
     /// Takes a change of an entry. Returns the namespaces that may become something else by it.
     pub(crate) fn put(
         &mut self,
@@ -88,11 +91,11 @@ pub(super) fn in_force<'a>(scope: &Scope<'a>, notes: &mut Vec<Note>) -> Vec<InFo
             let name = entry.metadata.name.as_str();
             if is_service(scope, host) {
                 let message = format!("{host:?} is a Service of this namespace; no effect");
-                notes.push(note(scope, entry, Severity::Error, message));
+                notes.push(note(scope, entry, Code::HostConflict, message));
             } else if let Some(owner) = owners.get(host.as_str()) {
                 if *owner != name {
                     let message = format!("{host:?} is {owner:?}'s, which is older; no effect");
-                    notes.push(note(scope, entry, Severity::Error, message));
+                    notes.push(note(scope, entry, Code::HostConflict, message));
                 }
             } else {
                 owners.insert(host, name);
@@ -311,19 +314,19 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
         return;
     };
     let spec = &entry.spec;
-    let mut say = |severity, message: &str| {
-        notes.push(note(scope, entry, severity, message.to_owned()));
+    let mut say = |code, message: &str| {
+        notes.push(note(scope, entry, code, message.to_owned()));
     };
     if spec.addresses.iter().any(|block| single(block).is_none()) {
         let message = "spec.addresses: blocks of addresses are not supported, only single ones; \
                        connections to the others go out without the mesh";
-        say(Severity::Warning, message);
+        say(Code::AddressBlock, message);
     }
     let has_address = hosts.iter().any(|found| !found.addresses(scope).is_empty());
     if !has_address {
         let message = "no address: nodes do not answer DNS, so clients resolve its hosts \
                        themselves and connect without the mesh";
-        say(Severity::Info, message);
+        say(Code::EntryWithoutAddress, message);
         return;
     }
     let has_names = |endpoint: &EntryEndpoint| matches!(endpoint.address, Address::Host(_));
@@ -332,19 +335,19 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
     if is_resolved && spec.workload_selector.is_none() {
         let message = "endpoints given by name: nodes of Culvert do not resolve names, so \
                        connections to its addresses do not reach these endpoints";
-        say(Severity::Warning, message);
+        say(Code::EndpointByName, message);
     }
     if spec.resolution == Resolution::Static {
         if spec.endpoints.iter().any(has_names) {
             say(
-                Severity::Error,
+                Code::StaticWithoutAddress,
                 "an endpoint's address is a name although resolution is STATIC",
             );
         }
         if spec.endpoints.is_empty() && spec.workload_selector.is_none() {
             let message = "resolution is STATIC and there is no endpoint: connections to its \
                            addresses are refused";
-            say(Severity::Error, message);
+            say(Code::StaticWithoutAddress, message);
         }
     }
 }
@@ -353,10 +356,6 @@ fn reference(scope: &Scope<'_>, entry: &ServiceEntry) -> ObjectRef {
     ObjectRef::new(Kind::ServiceEntry, scope.name, &entry.metadata.name)
 }
 
-fn note(scope: &Scope<'_>, entry: &ServiceEntry, severity: Severity, message: String) -> Note {
-    Note {
-        object: reference(scope, entry),
-        severity,
-        message,
-    }
+fn note(scope: &Scope<'_>, entry: &ServiceEntry, code: Code, message: String) -> Note {
+    Note::new(reference(scope, entry), code, message)
 }

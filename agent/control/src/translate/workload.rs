@@ -5,7 +5,8 @@ use agent_model::{
 };
 
 use super::enrolment::{self, DATAPLANE_MODE, MESH, Why, opted};
-use super::{Note, Scope, Severity};
+use super::{Note, Scope};
+use crate::code::Code;
 use crate::source::kubernetes::{Labels, Metadata, Pod};
 use crate::source::{Kind, ObjectRef};
 
@@ -36,11 +37,8 @@ pub(crate) fn translate(
     let is_meshed = decision.wanted == Wanted::Enrol && is_captured(scope, pod, is_strict);
     let speaks_hbone = mode == NetworkMode::Standard && has_identity && (is_native || is_meshed);
     if decision.reason == Why::HostNetwork && opted(&metadata.labels) == Some(true) {
-        notes.push(Note {
-            object: reference,
-            severity: Severity::Warning,
-            message: "a hostNetwork pod cannot join the mesh".to_owned(),
-        });
+        let message = "a hostNetwork pod cannot join the mesh";
+        notes.push(Note::new(reference, Code::HostNetworkOptedIn, message));
     }
     let name = owner_name(metadata);
     Some(Workload {
@@ -104,15 +102,12 @@ pub(crate) fn opt_in_notes(scope: &Scope<'_>, notes: &mut Vec<Note>) {
                 continue;
             };
             if !known.contains(&value.as_str()) {
-                notes.push(Note {
-                    object: object.clone(),
-                    severity: Severity::Error,
-                    message: format!(
-                        "label {label} has the unknown value {value:?} and counts as not set \
-                         (values: {}, {})",
-                        known[0], known[1]
-                    ),
-                });
+                let message = format!(
+                    "label {label} has the unknown value {value:?} and counts as not set \
+                     (values: {}, {})",
+                    known[0], known[1]
+                );
+                notes.push(Note::new(object.clone(), Code::LabelValueUnknown, message));
             }
         }
     }
@@ -131,7 +126,7 @@ fn is_captured(scope: &Scope<'_>, pod: &Pod, is_strict: bool) -> bool {
 }
 
 /// It speaks HBONE without being captured.
-pub(super) fn speaks_for_itself(labels: &Labels) -> bool {
+pub(crate) fn speaks_for_itself(labels: &Labels) -> bool {
     let protocols = labels.get(TUNNEL);
     protocols.is_some_and(|protocols| protocols.contains("http"))
 }
@@ -140,13 +135,9 @@ fn check_identity(scope: &Scope<'_>, pod: &Pod, object: &ObjectRef, notes: &mut 
     let account = pod.service_account();
     let identity = Identity::new(&scope.mesh.trust_domain, scope.name, account);
     if identity.is_err() {
-        notes.push(Note {
-            object: object.clone(),
-            severity: Severity::Error,
-            message: format!(
-                "service account {account:?} makes no valid identity; not in the mesh"
-            ),
-        });
+        let message =
+            format!("service account {account:?} makes no valid identity; not in the mesh");
+        notes.push(Note::new(object.clone(), Code::IdentityInvalid, message));
     }
     identity.is_ok()
 }

@@ -3,7 +3,8 @@
 use agent_model::{Identity, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType};
 
 use super::workload::{REDIRECTION, canonical_name, canonical_revision, speaks_for_itself};
-use super::{Note, Scope, Severity};
+use super::{Note, Scope};
+use crate::code::Code;
 use crate::source::istio::{Address, EntryEndpoint, WorkloadEntry};
 use crate::source::kubernetes::Labels;
 use crate::source::{Kind, ObjectRef};
@@ -57,12 +58,8 @@ pub(super) fn endpoint(
     described: &Described<'_>,
     notes: &mut Vec<Note>,
 ) -> Option<Workload> {
-    let mut note = |severity, message: String| {
-        notes.push(Note {
-            object: described.object.clone(),
-            severity,
-            message,
-        });
+    let mut note = |code, message: String| {
+        notes.push(Note::new(described.object.clone(), code, message));
     };
     let (addresses, hostname) = match &endpoint.address {
         Address::Missing => (Vec::new(), ""),
@@ -70,7 +67,7 @@ pub(super) fn endpoint(
         Address::Host(host) => (Vec::new(), host.as_str()),
         Address::Unix => {
             let message = "an endpoint that is a Unix socket cannot be reached from other machines";
-            note(Severity::Error, message.to_owned());
+            note(Code::UnixEndpoint, message.to_owned());
             return None;
         }
     };
@@ -81,7 +78,7 @@ pub(super) fn endpoint(
     let has_identity = Identity::new(&scope.mesh.trust_domain, scope.name, account).is_ok();
     if !has_identity {
         let message = format!("service account {account:?} makes no valid identity");
-        note(Severity::Error, message);
+        note(Code::IdentityInvalid, message);
     }
     let is_native = speaks_for_itself(described.labels);
     let speaks_hbone = has_identity && (is_native || described.is_captured);

@@ -80,6 +80,12 @@ impl Folder {
         self.files.keys().map(String::as_str)
     }
 
+    /// File and line of an object; where several files have it, of the one that counts.
+    pub(super) fn place(&self, object: &ObjectRef) -> Option<(&str, u64)> {
+        let mut files = self.files.iter();
+        files.find_map(|(path, file)| Some((path.as_str(), file.held.get(object)?.line)))
+    }
+
     /// What changed since the last call, and everything that is wrong now.
     pub(super) fn settle(&mut self) -> Batch {
         let events = if std::mem::take(&mut self.is_touched) {

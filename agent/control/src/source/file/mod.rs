@@ -11,11 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use agent_net::drain;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Batch, Problem};
+use super::decode::is_other;
+use super::{Batch, ObjectRef, Problem};
 use scan::Scanner;
 
 /// The folder is looked through this often even when nothing reported a change.
@@ -183,11 +185,46 @@ impl Texts {
         self.0.settle()
     }
 
+    /// Takes the text of a file; [`Self::settle`] makes it count.
+    pub(crate) fn put(&mut self, file: &str, text: &[u8]) {
+        self.0.update(file, Ok(text));
+    }
+
+    /// What the files that were put make.
+    pub(crate) fn settle(&mut self) -> Batch {
+        self.0.settle()
+    }
+
+    /// File and line of an object.
+    pub(crate) fn place(&self, object: &ObjectRef) -> Option<(&str, u64)> {
+        self.0.place(object)
+    }
+
     /// Forgets a file.
     pub(crate) fn remove(&mut self, file: &str) -> Batch {
         self.0.remove(file);
         self.0.settle()
     }
+}
+
+/// The objects of a manifest that are of kinds Culvert does not read, each with its line.
+pub(crate) fn others(text: &[u8]) -> Vec<(u64, Value)> {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return Vec::new();
+    };
+    let documents = document::split(text).into_iter();
+    let parsed = documents
+        .take(document::MAX_DOCUMENTS)
+        .filter_map(|document| Some((document.content_line, document::parse(document).ok()?)));
+    let objects = parsed.flat_map(|(line, mut value)| {
+        let is_list = value.get("kind").and_then(Value::as_str) == Some("List");
+        let items = match value.get_mut("items").filter(|_| is_list).map(Value::take) {
+            Some(Value::Array(items)) => items,
+            _ => vec![value],
+        };
+        items.into_iter().map(move |item| (line, item))
+    });
+    objects.filter(|(_, value)| is_other(value)).collect()
 }
 
 /// Reads one manifest as if it were a folder's only file.
@@ -198,7 +235,7 @@ pub(crate) fn read_text(manifest: &str) -> Batch {
 
 /// The documents of a manifest as they stand there.
 #[cfg(test)]
-pub(crate) fn read_values(manifest: &str) -> Vec<serde_json::Value> {
+pub(crate) fn read_values(manifest: &str) -> Vec<Value> {
     let documents = document::split(manifest).into_iter();
     documents
         .map(|document| document::parse(document).unwrap())

@@ -75,6 +75,19 @@ impl Progress {
         kind.failing = None;
     }
 
+    /// What keeps it from being complete, one line a kind.
+    pub(crate) fn obstacles(&self) -> Vec<String> {
+        let kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = kinds.iter().filter(|kind| !kind.is_synced);
+        missing
+            .map(|kind| {
+                let error = kind.failing.as_ref();
+                let error = error.map_or("no answer yet", |(_, error)| error);
+                format!("{:?}: {error}", kind.kind)
+            })
+            .collect()
+    }
+
     pub(super) fn count(&self, index: usize, objects: usize) {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kind) = kinds.get_mut(index) {
