@@ -1,5 +1,6 @@
 //! The whole: a switch, nodes, a control plane, manifests, names.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -8,8 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
+use crate::agent::Agent;
 use crate::apiserver::{ApiServer, Options};
+use crate::cgroup::Group;
 use crate::control::Control;
 use crate::manifests::{Manifests, ServiceSpec};
 use crate::node::Node;
@@ -81,6 +85,8 @@ pub struct Cluster {
     services: AtomicU16,
     settled: AtomicU64,
     keep_logs: AtomicBool,
+    /// With an API server: what a kubelet makes before the first pod.
+    _kubepods: Option<Group>,
 }
 
 impl Cluster {
@@ -110,6 +116,8 @@ impl Cluster {
 
     fn build(spec: &ClusterSpec, run: &Run, programs: Option<Programs>) -> Result<Self> {
         fs::write(run.path("hosts"), HOSTS).context("writing the hosts file")?;
+        let kubepods = spec.kubernetes.then(|| Group::in_kubepods(run));
+        let kubepods = kubepods.transpose()?;
         let switch = Place::create(&run.namespace("net"), None)?;
         topology::make_underlay(&switch)?;
         let folder = run.path("manifests");
@@ -148,6 +156,7 @@ impl Cluster {
             services: AtomicU16::new(10),
             settled: AtomicU64::new(0),
             keep_logs: AtomicBool::new(false),
+            _kubepods: kubepods,
         };
         cluster.connect_routes()?;
         Ok(cluster)
@@ -260,6 +269,7 @@ impl Cluster {
         if let Some(server) = self.manifests.server() {
             // Each kind of object has its own watch: the marker's must not be ahead.
             server.wait_told(Duration::from_secs(10))?;
+            self.wait_tunnelled()?;
         }
         let marker = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
         let yaml = crate::manifests::authorization_policy(
@@ -270,10 +280,7 @@ impl Cluster {
             "[{}]",
         );
         self.manifests.write("zz-settled", &yaml)?;
-        for agent in self.nodes.iter().filter_map(|node| node.agent_if_any()) {
-            if !agent.running() {
-                continue;
-            }
+        for (_, agent) in self.running_agents() {
             poll::until("manifests settled", Duration::from_secs(10), || {
                 let dump = agent.config_dump()?;
                 ensure!(
@@ -284,6 +291,38 @@ impl Cluster {
             })?;
         }
         Ok(())
+    }
+
+    /// With an API server: waits until every running agent knows which pods all of them have
+    /// captured. That is not in the manifests: nodes report it.
+    fn wait_tunnelled(&self) -> Result<()> {
+        let running: Vec<(String, &Agent)> = self.running_agents().collect();
+        poll::until("captured pods known", Duration::from_secs(10), || {
+            let mut captured = BTreeSet::new();
+            for (_, agent) in &running {
+                let status = agent.status()?;
+                let pods = status["pods"].as_array().into_iter().flatten();
+                captured.extend(pods.map(name_of));
+            }
+            for (name, agent) in &running {
+                let dump = agent.config_dump()?;
+                let workloads = dump["workloads"].as_array().into_iter().flatten();
+                let tunnelled = workloads.filter(|workload| workload["protocol"] == "HBONE");
+                let known: BTreeSet<(String, String)> = tunnelled.map(name_of).collect();
+                let unknown: Vec<_> = captured.difference(&known).collect();
+                ensure!(
+                    unknown.is_empty(),
+                    "{name} does not know that {unknown:?} are captured"
+                );
+            }
+            Ok(())
+        })
+    }
+
+    fn running_agents(&self) -> impl Iterator<Item = (String, &Agent)> {
+        let nodes = self.nodes.iter();
+        let agents = nodes.filter_map(|node| Some((node.name(), node.agent_if_any()?)));
+        agents.filter(|(_, agent)| agent.running())
     }
 
     /// Removes every manifest but the nodes', and every name: the state a test starts from.
@@ -330,6 +369,12 @@ impl Drop for Cluster {
             eprintln!("removing run {}: {error:#}", self.run.name());
         }
     }
+}
+
+/// Namespace and name of a pod in a status, or of a workload in a dump.
+fn name_of(object: &Value) -> (String, String) {
+    let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+    (text("namespace"), text("name"))
 }
 
 /// The API server is on the control plane's machine.

@@ -127,6 +127,11 @@ impl Control {
         *lock(&self.extra) = flags.iter().map(ToString::to_string).collect();
     }
 
+    /// Whether it reads from an API server.
+    pub fn in_cluster(&self) -> bool {
+        self.manifests.server().is_some()
+    }
+
     /// URL that agents dial, by IPv4.
     pub fn url(&self) -> String {
         format!("https://{}:{PORT}", underlay(CONTROL_HOST).v4)

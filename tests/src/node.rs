@@ -44,6 +44,7 @@ impl Node {
                 topology::plug_agent(&host, &place, number)?;
                 let token_file = directory.join("token");
                 control.admit(&name, &token_file)?;
+                let by_labels = control.in_cluster();
                 let settings = AgentSettings {
                     node: name,
                     control: control.url(),
@@ -53,7 +54,11 @@ impl Node {
                     directory: directory.clone(),
                     cgroup_root: cgroup_root()?,
                     workers,
-                    extra: Vec::new(),
+                    // As the DaemonSet has it.
+                    extra: by_labels
+                        .then(|| "--enrolment=labels".to_owned())
+                        .into_iter()
+                        .collect(),
                     capabilities: None,
                 };
                 Some(Agent::prepare(run, programs, place, settings)?)

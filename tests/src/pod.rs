@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use crate::cgroup::{Group, Pause};
 use crate::cni::Sandbox;
 use crate::manifests::{Manifests, PodManifest};
 use crate::node::Node;
@@ -27,7 +28,8 @@ pub struct PodSpec {
     pub account: String,
     /// Number of its node, from 1.
     pub node: u8,
-    /// Whether the runtime's call reaches the agent. The namespace's label decides in manifests.
+    /// Whether the runtime's call reaches the agent, where there is no API server: there it always
+    /// does, and labels decide.
     pub meshed: bool,
     /// Labels.
     pub labels: Vec<(String, String)>,
@@ -106,6 +108,8 @@ pub struct Pod {
     manifest: Mutex<PodManifest>,
     sandbox: Sandbox,
     addresses: Addresses,
+    /// With an API server: what runs in it, by which it is found.
+    pause: Mutex<Option<Pause>>,
     deleted: Mutex<bool>,
 }
 
@@ -120,9 +124,9 @@ impl Pod {
         let short = format!("p-{}-{}", spec.namespace, spec.name);
         let place = Place::create(&run.namespace(&short), Some(run.path("hosts")))?;
         manifests.account(&spec.namespace, &spec.account)?;
-        let sandbox = sandbox_of(&place, spec)?;
-        let mut manifest = manifest_of(spec, &node, &sandbox);
         let cluster = manifests.server().is_some();
+        let sandbox = sandbox_of(&place, spec, cluster)?;
+        let mut manifest = manifest_of(spec, &node, &sandbox);
         if cluster {
             // A pod is bound to its node before there is a sandbox.
             manifests.write(&file_of(&manifest), &manifest.yaml())?;
@@ -142,11 +146,7 @@ impl Pod {
                 return Err(error).with_context(|| format!("adding pod {}", spec.name));
             }
         };
-        if cluster {
-            // Its addresses are known when the sandbox is complete.
-            manifests.write(&file_of(&manifest), &manifest.yaml())?;
-        }
-        Ok(Self {
+        let pod = Self {
             run: run.clone(),
             place,
             node,
@@ -154,8 +154,17 @@ impl Pod {
             manifest: Mutex::new(manifest),
             sandbox,
             addresses: both_families(&ips)?,
+            pause: Mutex::default(),
             deleted: Mutex::new(false),
-        })
+        };
+        if cluster {
+            // Containers start, and addresses are told, when the sandbox is complete.
+            let name = format!("{}-{}-pause", spec.namespace, spec.name);
+            let pause = Group::of_pod(run, &pod.sandbox.uid)?.hold(run, &pod.place, &name)?;
+            *lock(&pod.pause) = Some(pause);
+            pod.update(|_| {})?;
+        }
+        Ok(pod)
     }
 
     /// Its addresses.
@@ -223,6 +232,8 @@ impl Pod {
             return Ok(());
         }
         *deleted = true;
+        // Containers end first.
+        drop(lock(&self.pause).take());
         let plugins = self.node.chain().delete(&self.sandbox);
         let namespace = self.place.delete();
         let manifest = self.manifests.remove(&file_of(&lock(&self.manifest)));
@@ -246,10 +257,10 @@ impl Drop for Pod {
     }
 }
 
-fn sandbox_of(place: &Place, spec: &PodSpec) -> Result<Sandbox> {
+fn sandbox_of(place: &Place, spec: &PodSpec, cluster: bool) -> Result<Sandbox> {
     let uid = uuid()?;
     let mut arguments = Vec::new();
-    if !spec.meshed {
+    if !spec.meshed && !cluster {
         arguments.push("CULVERT_MESH=disabled".to_owned());
     }
     Ok(Sandbox {

@@ -253,7 +253,12 @@ pub(crate) fn cgroup_name(run: &Run) -> String {
 fn remove_cgroups(run: &Run) {
     let Ok(root) = cgroup_root() else { return };
     for parent in [root.clone(), root.join("kubepods")] {
-        let _ = fs::remove_dir(parent.join(cgroup_name(run)));
+        let of_run = parent.join(cgroup_name(run));
+        // Its pods'.
+        for entry in fs::read_dir(&of_run).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(entry.path());
+        }
+        let _ = fs::remove_dir(of_run);
     }
     // Ours only when it is empty; a kubelet's has children and stays.
     let _ = fs::remove_dir(root.join("kubepods"));

@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const DENY_CLIENT: &str = "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]";
 
 /// The API server of the shared cluster.
-fn api_server(cluster: &Cluster) -> Result<&ApiServer> {
+pub(crate) fn api_server(cluster: &Cluster) -> Result<&ApiServer> {
     Ok(cluster.manifests().server().context("no API server")?)
 }
 

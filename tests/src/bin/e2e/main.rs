@@ -8,6 +8,7 @@ mod enrolment;
 mod failure;
 mod interop;
 mod kubernetes;
+mod labels;
 mod lifecycle;
 mod observe;
 mod policy;
@@ -103,6 +104,7 @@ const GROUPS: &[&[Case]] = &[
     control_plane::CASES,
     failure::CASES,
     kubernetes::CASES,
+    labels::CASES,
     interop::CASES,
     privilege::CASES,
     demo::CASES,
