@@ -311,7 +311,10 @@ fn left_alone(cluster: &Cluster) -> Result<()> {
         bare_pod(MESHED, "job", &client, &over),
         bare_pod(SYSTEM, "part", "10.67.1.241", &labelled),
     ] {
-        let name = format!("bare-{}", pod["metadata"]["name"]);
+        let name = format!(
+            "bare-{}",
+            pod["metadata"]["name"].as_str().unwrap_or_default()
+        );
         cluster.manifests().write(&name, &pod.to_string())?;
     }
     for (namespace, name, why) in [
