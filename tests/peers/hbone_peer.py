@@ -3,8 +3,8 @@
 
 It reads one JSON object a line from standard input, does what its `op` says and prints one JSON
 object a line: `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. It ends when its input
-does. The operations are the methods of `Peer` below and of `Mesh`, with their parameters as the
-object's keys.
+does. The operations are the methods of `Peer` below and of what it inherits from, with their
+parameters as the object's keys.
 
     {"op": "issue", "name": "me", "url": "https://10.66.0.254:15012", "root": "root-cert.pem",
      "token_file": "token", "identity": "spiffe://cluster.local/ns/demo/sa/peer"}
@@ -30,12 +30,12 @@ import traceback
 sys.dont_write_bytecode = True
 
 import credentials as creds  # noqa: E402
-from mesh import Mesh  # noqa: E402
+from mesh import ControlPlanes, Mesh  # noqa: E402
 from server import Behaviour, Server  # noqa: E402
 from session import Session, describe_error  # noqa: E402
 
 
-class Peer(Mesh):
+class Peer(Mesh, ControlPlanes):
     """State of one process: credentials, connections, servers and streams, each by a name."""
 
     def __init__(self, directory):
@@ -45,6 +45,7 @@ class Peer(Mesh):
         self.connections = {}
         self.servers = {}
         self.discoveries = {}
+        self.planes = {}
 
     # Certificates.
 

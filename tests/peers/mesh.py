@@ -2,9 +2,11 @@
 
 import ipaddress
 import json
+import os
 import secrets
 
 from discovery import Discovery
+from istiod import Istiod
 from ztunnel import View
 
 # The port of the application's own connection, which nobody made here.
@@ -145,3 +147,44 @@ def request_headers(own, source, service, port):
         ["forwarded", f'for="{client}"{host}'],
         ["traceparent", trace],
     ]
+
+
+class ControlPlanes:
+    """Operations on control planes as istiod is one, by name; mixed into the peer."""
+
+    def istiod(
+        self, name, names, accounts, root_file, address="0.0.0.0", port=15012,
+        audience="istio-ca",
+    ):
+        """Starts one and writes its roots to a file, as they stand in `istio-ca-root-cert`."""
+        made = Istiod(self.directory, address, port, names, accounts, audience)
+        self.planes[name] = made
+        with open(root_file, "w", encoding="ascii") as file:
+            file.write(made.issuer.roots())
+        return {}
+
+    def token(self, name, file, namespace, account, pod, node, audience="istio-ca"):
+        """Writes a pod's token to a file."""
+        with open(file, "w", encoding="ascii") as out:
+            os.fchmod(out.fileno(), 0o600)
+            out.write(self.planes[name].token(namespace, account, pod, node, audience))
+        return {}
+
+    def publish(self, name, addresses, policies, pods):
+        """Offers these resources, by name, and knows these pods (node, namespace, account)."""
+        self.planes[name].set(addresses, policies, pods)
+        return {}
+
+    def heard(self, name, clear=False):
+        """What its callers did."""
+        plane = self.planes[name]
+        with plane.lock:
+            seen = json.loads(json.dumps(plane.log))
+            if clear:
+                plane.log.clear()
+            return {"events": seen, "streams": len(plane.streams)}
+
+    def hang_up(self, name):
+        """Ends every connection to it; it goes on listening."""
+        self.planes[name].drop()
+        return {}

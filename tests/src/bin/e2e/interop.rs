@@ -4,6 +4,7 @@
 
 mod discovery;
 mod fields;
+mod istiod;
 mod proxy;
 
 use std::time::Duration;
@@ -32,6 +33,10 @@ pub(crate) const CASES: &[Case] = &[
     alone(
         "interop: a ztunnel is admitted by its pod's token, as Istio has it",
         discovery::pod_token,
+    ),
+    alone(
+        "interop: agents under an istiod, beside a ztunnel of its",
+        istiod::drives_agents,
     ),
 ];
 
