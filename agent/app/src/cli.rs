@@ -61,7 +61,7 @@ pub(crate) struct CommonFlags {
     /// Write log lines as JSON.
     #[arg(long, env = "CULVERT_LOG_JSON")]
     pub(crate) log_json: bool,
-    /// How long live connections may go on after SIGTERM.
+    /// How long live connections may go on after SIGTERM, and after a successor has taken over.
     #[arg(long, env = "CULVERT_DRAIN_DEADLINE", value_name = "DURATION",
           default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain_deadline: Duration,
@@ -188,6 +188,15 @@ pub(crate) struct NodeFlags {
         default_value = "culvert-system"
     )]
     pub(crate) cni_exclude_namespaces: Vec<String>,
+    /// Unix socket on which a running agent hands over to the one that is started after it.
+    /// [default: handover.sock beside --cni-socket]
+    #[arg(long, env = "CULVERT_HANDOVER_SOCKET", value_name = "PATH")]
+    pub(crate) handover_socket: Option<PathBuf>,
+    /// What tells this agent from those before and after it on the node, such as the uid of its
+    /// pod: an agent that was followed and is started again under the same word stands by.
+    /// [default: a random word]
+    #[arg(long, env = "CULVERT_INSTANCE", value_name = "WORD")]
+    pub(crate) instance: Option<String>,
     /// Unix socket of `culvert status`, `why` and `config-dump`.
     #[arg(long, env = "CULVERT_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub(crate) admin_socket: PathBuf,

@@ -14,6 +14,10 @@ use crate::cli::{CommonFlags, ControlFlags, Enrolment, NodeFlags};
 
 /// Where the eBPF object is looked for when no flag names it and it is not beside the program.
 const INSTALLED_OBJECT: &str = "/usr/lib/culvert/culvert.bpf.o";
+/// Name of the hand-over socket beside the enrolment socket.
+const HANDOVER_SOCKET: &str = "handover.sock";
+/// Longest instance word, in bytes; a uid has 36.
+const MAX_INSTANCE: usize = 128;
 /// Name of the eBPF object beside the program.
 const OBJECT_NAME: &str = "culvert.bpf.o";
 /// Name of the CNI plugin beside the program.
@@ -114,6 +118,10 @@ pub(crate) struct NodeConfig {
     pub(crate) enrolment: Enrolment,
     /// Where the CNI plugin is to be installed, when it is.
     pub(crate) installation: Option<Installation>,
+    /// Socket on which this agent hands over to its successor.
+    pub(crate) handover_socket: PathBuf,
+    /// What tells this agent from those before and after it.
+    pub(crate) instance: String,
     /// Socket of the operator's verbs.
     pub(crate) admin_socket: PathBuf,
     /// Metrics listener.
@@ -207,8 +215,12 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         ca_address,
         root_cert: required("root-cert", flags.root_cert)?,
         token_file: required("token-file", flags.token_file)?,
+        handover_socket: flags
+            .handover_socket
+            .unwrap_or_else(|| flags.cni_socket.with_file_name(HANDOVER_SOCKET)),
         cni_socket: flags.cni_socket,
         enrolment: flags.enrolment,
+        instance: instance(flags.instance)?,
         installation,
         admin_socket: flags.admin_socket,
         metrics_listen: flags.metrics_listen,
@@ -420,6 +432,19 @@ fn workers(value: Option<NonZeroUsize>) -> Result<usize, ConfigError> {
         });
     }
     Ok(workers.min(MAX_WORKERS))
+}
+
+/// The word given, else one that nobody else has.
+fn instance(given: Option<String>) -> Result<String, ConfigError> {
+    match given {
+        Some(word) if word.is_empty() || word.len() > MAX_INSTANCE => Err(ConfigError::Invalid {
+            flag: "instance",
+            value: word,
+            problem: "not a word of 1 to 128 bytes",
+        }),
+        Some(word) => Ok(word),
+        None => Ok(format!("{:016x}", rand::random::<u64>())),
+    }
 }
 
 /// The object beside this program, where a build leaves it, else the installed one.

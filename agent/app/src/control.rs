@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::admin;
 use crate::config::ControlConfig;
-use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
+use crate::listen::{Listeners, Serving, bind, metrics_route, readiness_route};
 use crate::readiness::Readiness;
 use crate::shutdown::Signals;
 
@@ -101,9 +101,11 @@ fn listen(
     let shown = Arc::clone(shown);
     let metrics = metrics_route(Arc::clone(metrics));
     let status = admin::status_route(move || status_json(&shown));
+    let port = bind(config.metrics_listen)
+        .with_context(|| format!("listening on {}", config.metrics_listen))?;
     Listeners::default()
         .tcp(
-            config.metrics_listen,
+            port,
             &[Arc::clone(&metrics), readiness_route(readiness.clone())],
         )?
         .unix(&config.admin_socket, &[status, metrics])?

@@ -29,10 +29,8 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds `address` for `routes`. `[::]` serves IPv4 too and falls back to `0.0.0.0` on a
-    /// kernel without IPv6.
-    pub(crate) fn tcp(mut self, address: SocketAddr, routes: &[Route]) -> anyhow::Result<Self> {
-        let listener = bind(address).with_context(|| format!("listening on {address}"))?;
+    /// Serves `listener`, see [`bind`], for `routes`.
+    pub(crate) fn tcp(mut self, listener: TcpListener, routes: &[Route]) -> anyhow::Result<Self> {
         listener.set_nonblocking(true)?;
         self.tcp.push((listener, routes.into()));
         Ok(self)
@@ -116,7 +114,9 @@ impl Drop for Serving {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens on `address`. `[::]` serves IPv4 too and falls back to `0.0.0.0` on a kernel without
+/// IPv6.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address) {
         Err(error)
             if address.is_ipv6()

@@ -1,22 +1,32 @@
 //! `culvert node`: the agent of one node. Wires the rooms and owns their life:
 //!
-//! kernel side -> control-plane client -> certificates -> proxy workers -> enrolment, each on the
+//! control-plane client -> certificates -> kernel side -> proxy workers -> enrolment, each on the
 //! threads it may use: the data path on its workers, everything else on the control runtime or
-//! the admin thread.
+//! the admin threads. An agent that finds another one running follows it (see
+//! [`agent_proxy::handover`]): it takes the kernel side, pods and keys over from it, and is in turn
+//! followed by the next.
 
 mod attach;
 mod follow;
 mod installer;
+mod ports;
+mod predecessor;
 mod samples;
+mod start;
 mod view;
 
+use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use agent_datapath::{Datapath, DatapathError, PodSink, pauses, serve_enrolment};
+use agent_datapath::{Datapath, DatapathError, EnrolledPod, PodSink, pauses, serve_enrolment};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
+use agent_net::Netns;
 use agent_net::drain::{self, Watcher};
 use agent_net::private::PrivateListener;
+use agent_proxy::handover::{Estate, ListenerName};
 use agent_proxy::{Mesh, Workers};
 use agent_telemetry::{Limits, Metrics};
 use agent_xds::{ClientConfig, ClientStatus, NodeFacts};
@@ -27,10 +37,12 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::{KernelConfig, NodeConfig, ReleaseConfig};
-use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
+use crate::listen::{Listeners, Serving};
 use crate::readiness::Readiness;
 use crate::shutdown::Signals;
 use installer::Installer;
+use ports::Ports;
+use predecessor::{Predecessor, Retired};
 use view::NodeView;
 
 /// Version of the program.
@@ -41,8 +53,9 @@ const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
 const CONNECTIONS_PER_POD: u32 = 4096;
 /// TLS handshakes one worker serves for one pod at a time.
 const HANDSHAKES_PER_POD: usize = 64;
-/// Time the control runtime's tasks have to end after the data path has drained.
-const CONTROL_DRAIN: Duration = Duration::from_secs(2);
+/// Time the control runtime's tasks have to end after the data path has drained, and once more for
+/// what does not end by itself.
+const CONTROL_DRAIN: Duration = Duration::from_millis(100);
 
 /// Detaches everything and removes the pins: pods stay connected, un-meshed. Then takes the CNI
 /// plugin out of the runtime's chain, where it was installed; an agent that still runs does not put
@@ -62,7 +75,7 @@ pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
     released
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, or until a successor has taken over.
 pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -74,58 +87,70 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut signals = control.block_on(async { Signals::catch() })?;
     let (drain, draining) = drain::channel();
 
-    let mut agent = Agent::start(&config, &control, &draining, logging.dropped_lines())?;
+    let view = MeshView::watch(&config, &control, &draining)?;
+    let ports = Ports::bind(&config, &view)?;
+    let bring_up = |estate| BroughtUp::by(&config, &view, estate);
+    let Some(brought) = start::start(&config, &view, &control, &mut signals, bring_up)? else {
+        return Ok(());
+    };
+    let mut agent = Agent::start(
+        &config,
+        &control,
+        &draining,
+        (view, ports, brought),
+        logging.dropped_lines(),
+    )?;
     drop(draining);
-    tracing::info!(node = %config.node_name, workers = config.workers, version = VERSION, "started");
+    tracing::info!(node = %config.node_name, workers = config.workers, version = VERSION,
+        generation = agent.generation, "started");
 
     let ended = control.block_on(async {
         tokio::select! {
+            biased;
+            () = agent.retired.wait() => {
+                tracing::info!(deadline = ?config.drain_deadline, "a successor has taken over, draining");
+                Ok(())
+            }
             signal = signals.next() => {
                 tracing::info!(signal, deadline = ?config.drain_deadline, "draining");
                 Ok(())
             }
             // Without enrolment no pod of this node starts: who restarts the agent must see it end.
-            ended = &mut agent.enrolment => Err(match ended {
-                Ok(Err(error)) => anyhow::Error::new(error).context("enrolment ended"),
-                _ => anyhow::anyhow!("enrolment ended"),
-            }),
+            ended = &mut agent.enrolment => match ended {
+                // The successor's doing too.
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(anyhow::Error::new(error).context("enrolment ended")),
+                Err(error) => Err(anyhow::Error::new(error).context("enrolment ended")),
+            },
         }
     });
+    agent.retired.leave(&mut agent.ports, &mut agent.admin);
     if !agent.workers.stop(config.drain_deadline) {
-        tracing::warn!("connections outlived the drain deadline and were closed");
+        tracing::warn!("connections outlived the drain deadline and were ended");
     }
     if !control.block_on(drain.drain(CONTROL_DRAIN)) {
         tracing::warn!("control tasks outlived the drain");
     }
-    control.shutdown_timeout(Duration::from_secs(1));
+    control.shutdown_timeout(CONTROL_DRAIN);
     ended
 }
 
-/// The running agent.
-struct Agent {
-    workers: Arc<Workers>,
-    /// Ends before the drain only by an error.
-    enrolment: JoinHandle<Result<(), DatapathError>>,
-    _installer: Option<Installer>,
-    _listeners: Serving,
+/// The mesh as this agent sees it before it serves anybody.
+struct MeshView {
+    started: Instant,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    state: agent_state::Reader,
+    sync: watch::Receiver<ClientStatus>,
+    synced: watch::Receiver<bool>,
+    certificates: Certificates,
 }
 
-impl Agent {
-    fn start(
-        config: &NodeConfig,
-        control: &Runtime,
-        draining: &Watcher,
-        dropped_lines: Arc<std::sync::atomic::AtomicU64>,
-    ) -> anyhow::Result<Self> {
+impl MeshView {
+    fn watch(config: &NodeConfig, control: &Runtime, draining: &Watcher) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let metrics = Metrics::new(VERSION, Limits::default(), started);
         let readiness = Readiness::default();
-
-        let datapath = Datapath::load(&(&config.kernel).into())
-            .context("cannot load the kernel side; nothing was left attached")?;
-        let datapath = Arc::new(datapath);
-
-        let (writer, reader) = agent_state::channel();
+        let (writer, state) = agent_state::channel();
         let (status, sync) = watch::channel(ClientStatus::default());
         control.spawn(agent_xds::client::run(
             xds_config(config),
@@ -134,44 +159,140 @@ impl Agent {
             draining.clone(),
         ));
         let synced = follow::synced(control, sync.clone(), readiness.wait_for("state manager"));
-
-        let certificates = certificates(config, control)?;
-        control.spawn(follow::certificates(
-            reader.clone(),
-            certificates.clone(),
-            config.node_name.clone(),
-            draining.clone(),
-        ));
-
-        let mesh = Mesh {
-            state: reader.clone(),
+        Ok(Self {
+            started,
+            metrics: Metrics::new(VERSION, Limits::default(), started),
+            readiness,
+            state,
+            sync,
             synced,
-            certificates: certificates.clone(),
+            certificates: certificates(config, control)?,
+        })
+    }
+}
+
+/// What serves the node's pods: made anew, or with what a predecessor handed over.
+struct BroughtUp {
+    datapath: Arc<Datapath>,
+    workers: Arc<Workers>,
+    enrolment: PrivateListener,
+    handover: PrivateListener,
+    /// Metrics and readiness of the predecessor.
+    ports: BTreeMap<ListenerName, TcpListener>,
+    /// Instance of the predecessor.
+    followed: Option<String>,
+}
+
+impl BroughtUp {
+    /// Claims the kernel side and serves every pod of the estate that is what it should be; the
+    /// others are enrolled again.
+    fn by(config: &NodeConfig, view: &MeshView, estate: Option<Estate>) -> anyhow::Result<Self> {
+        let mut estate = estate.unwrap_or_default();
+        let datapath = Datapath::load(&(&config.kernel).into())
+            .context("cannot load the kernel side; nothing was left attached")?;
+        let datapath = Arc::new(datapath);
+        view.certificates.take_over(estate.certificates);
+        let workers = Arc::new(Workers::start(Mesh {
+            state: view.state.clone(),
+            synced: view.synced.clone(),
+            certificates: view.certificates.clone(),
             kernel: Arc::<Datapath>::clone(&datapath),
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::clone(&view.metrics),
             config: agent_proxy::Config {
                 network: config.network.as_str().into(),
                 workers: config.workers,
                 connections_per_pod: CONNECTIONS_PER_POD,
                 handshakes_per_pod: HANDSHAKES_PER_POD,
             },
+        })?);
+        for pod in estate.pods {
+            adopt(&datapath, &workers, pod);
+        }
+        let socket = &config.cni_socket;
+        let enrolment = match estate.listeners.remove(&ListenerName::Enrolment) {
+            Some(listener) => PrivateListener::inherit(listener, socket),
+            None => PrivateListener::bind(socket),
         };
-        let workers = Arc::new(Workers::start(mesh)?);
+        let socket = &config.handover_socket;
+        Ok(Self {
+            datapath,
+            workers,
+            enrolment: enrolment
+                .with_context(|| format!("listening on {}", config.cni_socket.display()))?,
+            handover: PrivateListener::bind(socket)
+                .with_context(|| format!("listening on {}", socket.display()))?,
+            ports: estate
+                .listeners
+                .into_iter()
+                .map(|(name, listener)| (name, TcpListener::from(listener)))
+                .collect(),
+            followed: Some(estate.instance).filter(|instance| !instance.is_empty()),
+        })
+    }
+}
+
+/// A pod that cannot be taken over as it is stays captured and is enrolled again.
+fn adopt(datapath: &Datapath, workers: &Workers, pod: EnrolledPod) {
+    let container = pod.info.container_id.clone();
+    let adopted = match datapath.adopt(pod) {
+        Ok(pod) => pod,
+        Err(error) => {
+            tracing::warn!(container, %error, "pod not taken over");
+            return;
+        }
+    };
+    if let Err(error) = workers.add(adopted) {
+        tracing::warn!(container, %error, "pod not taken over");
+        datapath.unserved(&container, error.to_string());
+    }
+}
+
+/// The running agent.
+struct Agent {
+    workers: Arc<Workers>,
+    /// Ends before the drain only by an error, or because a successor has the socket.
+    enrolment: JoinHandle<Result<(), DatapathError>>,
+    retired: Retired,
+    generation: u64,
+    _installer: Option<Installer>,
+    ports: Vec<Serving>,
+    admin: Option<Serving>,
+}
+
+impl Agent {
+    fn start(
+        config: &NodeConfig,
+        control: &Runtime,
+        draining: &Watcher,
+        (view, mut ports, brought): (MeshView, Ports, BroughtUp),
+        dropped_lines: Arc<AtomicU64>,
+    ) -> anyhow::Result<Self> {
+        let BroughtUp {
+            datapath,
+            workers,
+            enrolment,
+            handover,
+            ports: inherited,
+            followed,
+        } = brought;
+        control.spawn(follow::certificates(
+            view.state.clone(),
+            view.certificates.clone(),
+            config.node_name.clone(),
+            draining.clone(),
+        ));
         control.spawn(agent_proxy::watch_older(
             Arc::clone(&workers),
             draining.clone(),
         ));
-
-        let socket = PrivateListener::bind(&config.cni_socket)
-            .with_context(|| format!("listening on {}", config.cni_socket.display()))?;
-        let (_, pauses) = pauses();
-        let pods = readiness.wait_for("pods");
-        let follow = attach::attach(control, config, &certificates, pods, draining);
+        let pods = view.readiness.wait_for("pods");
+        let follow = attach::attach(control, config, &view.certificates, pods, draining);
+        let (pauses, requests) = pauses();
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),
             Arc::<Workers>::clone(&workers) as Arc<dyn PodSink>,
-            socket,
-            pauses,
+            enrolment,
+            requests,
             follow,
             draining.clone(),
         );
@@ -179,58 +300,78 @@ impl Agent {
             control,
             enrolment,
             Arc::clone(&datapath),
-            readiness.wait_for("proxy"),
+            view.readiness.wait_for("proxy"),
+        );
+        ports.inherit(inherited, config, &view)?;
+        let predecessor = Predecessor {
+            runtime: control.handle().clone(),
+            pauses,
+            datapath: Arc::clone(&datapath),
+            workers: Arc::clone(&workers),
+            certificates: view.certificates.clone(),
+            ports: ports.share()?,
+            namespace: Netns::current()?.cookie(),
+            instance: config.instance.clone(),
+            followed,
+        };
+        let retired = predecessor.serve(
+            handover,
+            config.handover_socket.clone(),
+            &view.readiness,
+            draining.clone(),
         );
 
-        crate::sample_log_drops(&metrics, Arc::clone(&dropped_lines));
-        let runtime = control.metrics();
+        crate::sample_log_drops(&view.metrics, Arc::clone(&dropped_lines));
         samples::register(
-            &metrics,
+            &view.metrics,
             &datapath,
             &workers,
-            &certificates,
-            sync.clone(),
-            runtime,
+            &view.certificates,
+            view.sync.clone(),
+            control.metrics(),
         );
         let installer = installer(config, &datapath)?;
-        let view = Arc::new(NodeView {
-            started,
+        let generation = datapath.generation();
+        let metrics = Arc::clone(&view.metrics);
+        let answers = Arc::new(NodeView {
+            started: view.started,
             node: config.node_name.clone(),
             network: config.network.clone(),
             xds_address: config.xds_address.clone(),
-            readiness: readiness.clone(),
-            state: reader,
-            sync,
-            certificates,
+            readiness: view.readiness,
+            state: view.state,
+            sync: view.sync,
+            certificates: view.certificates,
             datapath,
             workers: Arc::clone(&workers),
-            metrics: Arc::clone(&metrics),
+            metrics: view.metrics,
             dropped_lines,
             installation: installer.as_ref().map(Installer::problem),
         });
-        let admin = admin::routes(view, Arc::clone(&metrics));
-        let listeners = Listeners::default()
-            .tcp(config.metrics_listen, &[metrics_route(metrics)])?
-            .tcp(config.ready_listen, &[readiness_route(readiness)])?
-            .unix(&config.admin_socket, &admin)?
+        let admin = Listeners::default()
+            .unix(&config.admin_socket, &admin::routes(answers, metrics))?
             .start()?;
         Ok(Self {
             workers,
             enrolment,
+            retired,
+            generation,
             _installer: installer,
-            _listeners: listeners,
+            ports: ports.serving(),
+            admin: Some(admin),
         })
     }
 }
 
 /// Installs the CNI plugin where that is asked for, from now on that somebody answers it. An agent
-/// whose hooks were taken away by `--release` does not.
+/// whose hooks were taken away by `--release`, or that has a successor, does not.
 fn installer(config: &NodeConfig, datapath: &Arc<Datapath>) -> anyhow::Result<Option<Installer>> {
     let Some(installation) = config.installation.clone() else {
         return Ok(None);
     };
     let datapath = Arc::clone(datapath);
-    let installer = Installer::start(installation, move || datapath.attached());
+    let is_wanted = move || datapath.is_owner() && datapath.attached();
+    let installer = Installer::start(installation, is_wanted);
     Ok(Some(installer.context("starting the installer")?))
 }
 

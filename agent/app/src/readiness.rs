@@ -17,6 +17,14 @@ impl Readiness {
         }
     }
 
+    /// Becomes pending when another agent has taken over; not before.
+    pub(crate) fn handed_over(&self) -> Pending {
+        Pending {
+            readiness: self.clone(),
+            name: "hand-over",
+        }
+    }
+
     /// What is pending, each with its detail where there is one; empty when ready.
     pub(crate) fn pending(&self) -> Vec<String> {
         let describe = |(name, detail): (&&'static str, &Option<String>)| match detail {

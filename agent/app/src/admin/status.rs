@@ -29,6 +29,8 @@ pub(crate) struct Status {
     pub(crate) node: String,
     /// Seconds since the agent started.
     pub(crate) uptime_seconds: u64,
+    /// How many agents have owned the node's kernel side, up to this one; 0 when another owns it.
+    pub(crate) generation: u64,
     /// What the agent waits for before it is ready; empty when ready.
     pub(crate) pending: Vec<String>,
     /// Pods of this node.

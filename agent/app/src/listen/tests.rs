@@ -29,7 +29,7 @@ fn readiness_names_what_is_pending() {
     let state = readiness.wait_for("state manager");
     let address = free_port();
     let _serving = Listeners::default()
-        .tcp(address, &[readiness_route(readiness)])
+        .tcp(bind(address).unwrap(), &[readiness_route(readiness)])
         .unwrap()
         .start()
         .unwrap();
@@ -48,7 +48,7 @@ fn metrics_come_in_the_format_asked_for() {
     let metrics = Metrics::new("test", Limits::default(), Instant::now());
     let address = free_port();
     let _serving = Listeners::default()
-        .tcp(address, &[metrics_route(metrics)])
+        .tcp(bind(address).unwrap(), &[metrics_route(metrics)])
         .unwrap()
         .start()
         .unwrap();
@@ -70,7 +70,10 @@ fn metrics_come_in_the_format_asked_for() {
 fn clients_that_say_nothing_hold_their_slots_for_seconds_only() {
     let address = free_port();
     let _serving = Listeners::default()
-        .tcp(address, &[readiness_route(Readiness::default())])
+        .tcp(
+            bind(address).unwrap(),
+            &[readiness_route(Readiness::default())],
+        )
         .unwrap()
         .start()
         .unwrap();
@@ -84,7 +87,11 @@ fn clients_that_say_nothing_hold_their_slots_for_seconds_only() {
 #[test]
 fn dropping_it_frees_the_port() {
     let address = free_port();
-    let listeners = || Listeners::default().tcp(address, &[]).unwrap();
+    let listeners = || {
+        Listeners::default()
+            .tcp(bind(address).unwrap(), &[])
+            .unwrap()
+    };
     drop(listeners().start().unwrap());
     drop(listeners().start().unwrap());
 }

@@ -48,6 +48,7 @@ impl AdminView for NodeView {
             version: VERSION.to_owned(),
             node: self.node.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.datapath.generation(),
             pending: self.readiness.pending(),
             pods: self
                 .datapath
