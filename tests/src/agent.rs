@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::http;
@@ -104,6 +105,51 @@ impl Agent {
             Ok(())
         })
         .with_context(|| format!("log of {}:\n{}", self.settings().node, self.log_tail(15)))
+    }
+
+    /// Starts a second agent with the same flags and waits until it has taken the node over. The
+    /// first is given back; it drains and ends.
+    pub fn hand_over(&self) -> Result<Process> {
+        let before = self.generation()?;
+        let first = self.replace()?;
+        poll::until("the second agent serves", Duration::from_secs(30), || {
+            self.must_run()?;
+            let now = self.generation()?;
+            ensure!(now > before, "still generation {now}");
+            Ok(())
+        })
+        .with_context(|| format!("log:\n{}", self.log_tail(20)))?;
+        self.wait_ready(Duration::from_secs(20))?;
+        Ok(first)
+    }
+
+    /// Starts a second agent with the same flags and returns at once, with the first.
+    pub fn replace(&self) -> Result<Process> {
+        self.replace_with(|_| Ok(()))
+    }
+
+    fn replace_with(&self, before: impl FnOnce(&Process) -> Result<()>) -> Result<Process> {
+        let name = format!("agent-{}", self.settings().node);
+        let spawn = || Process::spawn(&self.run, &self.place, &name, self.command(&[]));
+        self.process.replace(before, spawn)
+    }
+
+    /// Stops the agent as a hang would, and starts a second one. The first is given back.
+    pub fn replace_hung(&self) -> Result<Process> {
+        self.replace_with(|first| first.signal(Signal::SIGSTOP))
+    }
+
+    /// Runs a second agent with more flags to its end; its exit code. The first stays what it is.
+    pub fn run_beside(&self, more: &[String], limit: Duration) -> Result<Option<i32>> {
+        let name = format!("agent-{}-beside", self.settings().node);
+        let second = Process::spawn(&self.run, &self.place, &name, self.command(more))?;
+        Ok(second.wait_end(limit)?.code())
+    }
+
+    /// How many agents have owned the node's kernel side.
+    pub fn generation(&self) -> Result<u64> {
+        let status = self.status()?;
+        status["generation"].as_u64().context("no generation")
     }
 
     /// SIGKILL; nothing of it runs any more when this returns.

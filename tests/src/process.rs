@@ -74,6 +74,20 @@ impl Process {
         self.lock().try_wait().ok().flatten()
     }
 
+    /// Waits for an end of its own.
+    pub fn wait_end(&self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                bail!("{} runs on after {limit:?}", self.name);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// SIGKILL, awaited: nothing of the process runs any more when this returns.
     pub fn kill9(&self) -> Result<()> {
         let mut child = self.lock();

@@ -32,6 +32,26 @@ impl Supervised {
         Ok(())
     }
 
+    /// Does something to the one that runs, then starts another in its place. The first is given
+    /// back.
+    pub(crate) fn replace(
+        &self,
+        prepare: impl FnOnce(&Process) -> Result<()>,
+        spawn: impl FnOnce() -> Result<Process>,
+    ) -> Result<Process> {
+        let mut slot = self.lock();
+        let before = slot.take();
+        let before = before.with_context(|| format!("{} does not run", self.what))?;
+        match prepare(&before).and_then(|()| spawn()) {
+            Ok(process) => *slot = Some(process),
+            Err(error) => {
+                *slot = Some(before);
+                return Err(error);
+            }
+        }
+        Ok(before)
+    }
+
     /// SIGKILL; nothing of it runs any more when this returns.
     pub(crate) fn kill9(&self) -> Result<()> {
         match self.lock().take() {

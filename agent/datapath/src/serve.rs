@@ -29,7 +29,7 @@ const CONCURRENCY: usize = 32;
 /// Time a client may take to send its request, and to take its answer.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
 /// Time the requests under way have to end before a pause.
-const PAUSE_WAIT: Duration = Duration::from_secs(10);
+const PAUSE_WAIT: Duration = Duration::from_secs(5);
 const SOCKET: &str = "use the enrolment socket";
 /// Time between two rounds of upkeep, and between two tries for a pod that waits.
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -24,7 +24,7 @@ use crate::listen::Serving;
 use crate::readiness::{Pending, Readiness};
 
 /// Time enrolment may take to pause; the successor waits longer.
-const PAUSE: Duration = Duration::from_secs(12);
+const PAUSE: Duration = Duration::from_secs(6);
 
 /// What is handed over, and by whom.
 pub(super) struct Predecessor {

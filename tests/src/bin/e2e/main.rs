@@ -7,6 +7,7 @@ mod demo;
 mod enrolment;
 mod failure;
 mod interop;
+mod handover;
 mod kubernetes;
 mod labels;
 mod lifecycle;
@@ -58,6 +59,8 @@ enum Kind {
     OnKubernetes(fn(&Cluster) -> Result<()>),
     /// Everything of its own.
     Alone(fn() -> Result<()>),
+    /// The same, with --long only.
+    Long(fn() -> Result<()>),
 }
 
 /// A case on the shared cluster.
@@ -84,6 +87,14 @@ pub(crate) const fn alone(name: &'static str, run: fn() -> Result<()>) -> Case {
     }
 }
 
+/// A case that makes what it needs, and takes minutes.
+pub(crate) const fn long(name: &'static str, run: fn() -> Result<()>) -> Case {
+    Case {
+        name,
+        run: Kind::Long(run),
+    }
+}
+
 /// What became of a case.
 struct Verdict {
     name: &'static str,
@@ -103,6 +114,7 @@ const GROUPS: &[&[Case]] = &[
     protocol::CASES,
     control_plane::CASES,
     failure::CASES,
+    handover::CASES,
     kubernetes::CASES,
     labels::CASES,
     interop::CASES,
@@ -126,7 +138,7 @@ fn main() -> Result<ExitCode> {
     stop::on_signal()?;
     let mut verdicts = run_shared(&shared_cases(&cases), start_cluster)?;
     verdicts.extend(run_shared(&kubernetes_cases(&cases), start_kubernetes)?);
-    verdicts.extend(run_alone(&cases));
+    verdicts.extend(run_alone(&cases, arguments.long));
     if arguments.long {
         verdicts.extend(repeat(&cases)?);
     }
@@ -210,10 +222,14 @@ fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>)
     verdict(name, result, took, start.elapsed().saturating_sub(took))
 }
 
-fn run_alone(cases: &[&Case]) -> Vec<Verdict> {
+fn run_alone(cases: &[&Case], with_long: bool) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for case in cases {
-        let Kind::Alone(run) = case.run else { continue };
+        let run = match case.run {
+            Kind::Alone(run) => run,
+            Kind::Long(run) if with_long => run,
+            Kind::Long(_) | Kind::Shared(_) | Kind::OnKubernetes(_) => continue,
+        };
         println!("{} ...", case.name);
         let start = Instant::now();
         let result = run();
