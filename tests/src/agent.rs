@@ -31,6 +31,8 @@ pub struct AgentSettings {
     pub node: String,
     /// URL of the control plane.
     pub control: String,
+    /// URL of the certificate service; `None`: the control plane's.
+    pub ca: Option<String>,
     /// Its root certificate.
     pub root_cert: PathBuf,
     /// The node's token.
@@ -367,7 +369,8 @@ impl Agent {
             .arg("node")
             .args(["--node-name", &settings.node])
             .args(["--xds-address", &settings.control])
-            .args(["--ca-address", &settings.control])
+            .arg("--ca-address")
+            .arg(settings.ca.as_ref().unwrap_or(&settings.control))
             .arg("--root-cert")
             .arg(&settings.root_cert)
             .arg("--token-file")

@@ -48,6 +48,7 @@ impl Node {
                 let settings = AgentSettings {
                     node: name,
                     control: control.url(),
+                    ca: None,
                     root_cert: control.root_cert(),
                     token_file,
                     host_netns: host.path(),

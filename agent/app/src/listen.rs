@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use agent_net::private::PrivateListener;
+use agent_net::private::{PrivateListener, SocketFile};
 use agent_telemetry::Metrics;
 use anyhow::Context;
 use http::StatusCode;
@@ -70,7 +70,7 @@ impl Listeners {
         })
     }
 
-    async fn serve_until(self, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    async fn serve_until(self, stopped: oneshot::Receiver<Leave>) -> io::Result<()> {
         let mut tasks = tokio::task::JoinSet::new();
         for (listener, routes) in self.tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -83,7 +83,9 @@ impl Listeners {
             tasks.spawn(serve_unix(listener, routes));
         }
         // Also when the owner is gone without a word.
-        let _ = stopped.await;
+        if let Ok(Leave) = stopped.await {
+            files.into_iter().for_each(SocketFile::leave);
+        }
         Ok(())
     }
 }
@@ -100,8 +102,22 @@ async fn serve_unix(listener: tokio::net::UnixListener, routes: Arc<[Route]>) {
 /// Running listeners; dropping it stops them and removes the admin socket.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<Leave>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Said to the thread when the sockets' files are somebody else's from now on.
+#[derive(Debug)]
+struct Leave;
+
+impl Serving {
+    /// Stops them and leaves the files of unix sockets to whoever replaces them.
+    pub(crate) fn leave(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // A thread that has ended has nothing left.
+            let _ = stop.send(Leave);
+        }
+    }
 }
 
 impl Drop for Serving {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use agent_datapath::{Datapath, DatapathError, EnrolledPod, PodSink, pauses, serve_enrolment};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
+use agent_model::NodeWishes;
 use agent_net::Netns;
 use agent_net::drain::{self, Watcher};
 use agent_net::private::PrivateListener;
@@ -40,6 +41,7 @@ use crate::config::{KernelConfig, NodeConfig, ReleaseConfig};
 use crate::listen::{Listeners, Serving};
 use crate::readiness::Readiness;
 use crate::shutdown::Signals;
+use attach::{Attachment, Line};
 use installer::Installer;
 use ports::Ports;
 use predecessor::{Predecessor, Retired};
@@ -124,7 +126,9 @@ pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
             },
         }
     });
-    agent.retired.leave(&mut agent.ports, &mut agent.admin);
+    agent
+        .retired
+        .leave(&agent.ports, &mut agent.admin, &mut agent.attachment);
     if !agent.workers.stop(config.drain_deadline) {
         tracing::warn!("connections outlived the drain deadline and were ended");
     }
@@ -181,6 +185,8 @@ struct BroughtUp {
     ports: BTreeMap<ListenerName, TcpListener>,
     /// Instance of the predecessor.
     followed: Option<String>,
+    /// What the control plane wanted of the predecessor.
+    wishes: Option<Arc<NodeWishes>>,
 }
 
 impl BroughtUp {
@@ -226,6 +232,7 @@ impl BroughtUp {
                 .into_iter()
                 .map(|(name, listener)| (name, TcpListener::from(listener)))
                 .collect(),
+            wishes: estate.wishes,
             followed: Some(estate.instance).filter(|instance| !instance.is_empty()),
         })
     }
@@ -255,8 +262,9 @@ struct Agent {
     retired: Retired,
     generation: u64,
     _installer: Option<Installer>,
-    ports: Vec<Serving>,
+    ports: Ports,
     admin: Option<Serving>,
+    attachment: Option<Attachment>,
 }
 
 impl Agent {
@@ -264,7 +272,7 @@ impl Agent {
         config: &NodeConfig,
         control: &Runtime,
         draining: &Watcher,
-        (view, mut ports, brought): (MeshView, Ports, BroughtUp),
+        (view, ports, brought): (MeshView, Ports, BroughtUp),
         dropped_lines: Arc<AtomicU64>,
     ) -> anyhow::Result<Self> {
         let BroughtUp {
@@ -274,6 +282,7 @@ impl Agent {
             handover,
             ports: inherited,
             followed,
+            wishes,
         } = brought;
         control.spawn(follow::certificates(
             view.state.clone(),
@@ -285,8 +294,15 @@ impl Agent {
             Arc::clone(&workers),
             draining.clone(),
         ));
-        let pods = view.readiness.wait_for("pods");
-        let follow = attach::attach(control, config, &view.certificates, pods, draining);
+        let line = Line {
+            config,
+            certificates: &view.certificates,
+            datapath: &datapath,
+            wishes,
+            pending: view.readiness.wait_for("pods"),
+        };
+        let (attachment, follow) = attach::attach(control, line, draining);
+        let wishes = follow.wishes.clone();
         let (pauses, requests) = pauses();
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),
@@ -302,14 +318,15 @@ impl Agent {
             Arc::clone(&datapath),
             view.readiness.wait_for("proxy"),
         );
-        ports.inherit(inherited, config, &view)?;
+        ports.inherit(inherited, config, control)?;
         let predecessor = Predecessor {
             runtime: control.handle().clone(),
             pauses,
             datapath: Arc::clone(&datapath),
             workers: Arc::clone(&workers),
             certificates: view.certificates.clone(),
-            ports: ports.share()?,
+            ports: ports.clone(),
+            wishes,
             namespace: Netns::current()?.cookie(),
             instance: config.instance.clone(),
             followed,
@@ -357,8 +374,9 @@ impl Agent {
             retired,
             generation,
             _installer: installer,
-            ports: ports.serving(),
+            ports,
             admin: Some(admin),
+            attachment: Some(attachment),
         })
     }
 }

@@ -47,12 +47,21 @@ pub fn ask(socket: &str, question: &Question, timeout: Duration) -> Result<CniRe
         .unwrap_or(Err(CallFailed::Timeout(timeout)))
 }
 
+/// An agent that goes away during the call may have been followed by another, which is asked then:
+/// every request may be made twice.
 fn converse(path: &str, question: &Question) -> Result<CniReply, CallFailed> {
-    let stream =
-        UnixStream::connect(path).map_err(|error| CallFailed::Connect(path.to_owned(), error))?;
-    match question {
-        Question::Alive => Ok(CniReply::default()),
-        Question::Pod(request) => exchange(stream, request),
+    let connect =
+        || UnixStream::connect(path).map_err(|error| CallFailed::Connect(path.to_owned(), error));
+    let stream = connect()?;
+    let Question::Pod(request) = question else {
+        return Ok(CniReply::default());
+    };
+    match exchange(stream, request) {
+        Err(CallFailed::Lost(error)) => match connect() {
+            Ok(stream) => exchange(stream, request),
+            Err(_) => Err(CallFailed::Lost(error)),
+        },
+        answered => answered,
     }
 }
 

@@ -29,12 +29,11 @@ const CONCURRENCY: usize = 32;
 /// Time a client may take to send its request, and to take its answer.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
 /// Time the requests under way have to end before a pause.
-const PAUSE_WAIT: Duration = Duration::from_secs(5);
+const PAUSE_WAIT: Duration = Duration::from_secs(1);
 const SOCKET: &str = "use the enrolment socket";
 /// Time between two rounds of upkeep, and between two tries for a pod that waits.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Time an `Add` waits for the control plane to know its pod; less than a pause waits. The
-/// runtime calls again.
+/// Time an `Add` waits for the control plane to know its pod. The runtime calls again.
 const CALL_WAIT: Duration = Duration::from_secs(8);
 
 /// Serves enrolment until the drain begins, and finishes the requests it took.
@@ -166,11 +165,14 @@ async fn serve<E: Enroller>(
             request = pauses.next() => {
                 // Those under way come first; those that come now wait in the backlog.
                 let idle = async { while requests.join_next().await.is_some() {} };
-                if timeout(PAUSE_WAIT, idle).await.is_err() {
-                    continue;
-                }
+                let _ = timeout(PAUSE_WAIT, idle).await;
                 let _turn = desk.turn.lock().await;
                 if request.pause(&shared).await == Verdict::HandedOver {
+                    // Who still waits, for its turn or for the control plane, has changed nothing:
+                    // it hears no answer and asks the successor.
+                    requests.abort_all();
+                    following.abort_all();
+                    upkeep.abort_all();
                     file.leave();
                     return Ok(());
                 }

@@ -72,7 +72,8 @@ pub enum Wanted {
 }
 
 /// A pod that is bound to this node, as the control plane knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WantedPod {
     /// Kubernetes UID; empty when the control plane has none.
     pub uid: String,
@@ -98,7 +99,8 @@ impl WantedPod {
 }
 
 /// What the control plane wants of one node: all of it, not a change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeWishes {
     /// Every pod bound to the node.
     pub pods: Vec<WantedPod>,

@@ -6,28 +6,50 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use agent_cni::{MESHED_FILE, Meshed, read_meshed, write_meshed};
-use agent_datapath::{Follow, Wishes};
+use agent_datapath::{Datapath, Follow, Wishes};
 use agent_identity::{Certificates, TrustBundle};
-use agent_model::PodReport;
+use agent_model::{NodeWishes, PodReport};
 use agent_net::drain::Watcher;
 use agent_xds::attach::{AttachConfig, AttachStatus, Attached, NodeReport};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{VERSION, xds_config};
 use crate::cli::Enrolment;
 use crate::config::NodeConfig;
 use crate::readiness::Pending;
 
-/// Attaches, and says by what enrolment goes from now on. `pending` is done when the pods that are
-/// wanted have each been tried once, at once where the runtime alone decides.
+/// The line to the control plane. Dropped, nothing more is said or heard on it.
+pub(super) struct Attachment {
+    _tasks: JoinSet<()>,
+}
+
+/// What the line is made with.
+pub(super) struct Line<'a> {
+    pub(super) config: &'a NodeConfig,
+    pub(super) certificates: &'a Certificates,
+    pub(super) datapath: &'a Arc<Datapath>,
+    /// What the predecessor has heard last.
+    pub(super) wishes: Option<Arc<NodeWishes>>,
+    /// Done when the pods that are wanted have each been tried once, at once where the runtime
+    /// alone decides.
+    pub(super) pending: Pending,
+}
+
+/// Attaches, and says by what enrolment goes from now on.
 pub(super) fn attach(
     control: &Runtime,
-    config: &NodeConfig,
-    certificates: &Certificates,
-    pending: Pending,
+    line: Line<'_>,
     draining: &Watcher,
-) -> Follow {
+) -> (Attachment, Follow) {
+    let Line {
+        config,
+        certificates,
+        datapath,
+        wishes: handed,
+        pending,
+    } = line;
     let attached = Attached {
         wishes: watch::Sender::new(None),
         trust: watch::Sender::new(None),
@@ -35,8 +57,12 @@ pub(super) fn attach(
     };
     let list = config.kernel.state_dir.join(MESHED_FILE);
     let (wishes, wanted) = watch::channel(Wishes {
-        meshed: known_namespaces(&list),
-        ..Wishes::default()
+        current: false,
+        meshed: match &handed {
+            Some(handed) => Some(Arc::new(handed.meshed_namespaces.clone())),
+            None => known_namespaces(&list),
+        },
+        node: handed,
     });
     let (pods, told) = watch::channel(None);
     let (reports, reported) = watch::channel(None);
@@ -45,20 +71,47 @@ pub(super) fn attach(
     if !by_labels {
         pending.done();
     }
-    control.spawn(follow_wishes(attached.clone(), wishes, list));
+    let mut tasks = JoinSet::new();
+    let runtime = control.handle();
+    let datapath = Arc::clone(datapath);
+    let list = List {
+        path: list,
+        is_ours: Box::new(move || datapath.is_owner()),
+    };
+    tasks.spawn_on(follow_wishes(attached.clone(), wishes, list), runtime);
     let in_use = hashes.subscribe();
-    control.spawn(trust(certificates.clone(), attached.clone(), hashes));
-    control.spawn(report(told, in_use, reports, pending));
+    let trust = trust(certificates.clone(), attached.clone(), hashes);
+    tasks.spawn_on(trust, runtime);
+    tasks.spawn_on(report(told, in_use, reports, pending), runtime);
     let settings = AttachConfig {
         server: xds_config(config),
         version: VERSION.to_owned(),
-        instance: format!("{:016x}", rand::random::<u64>()),
+        instance: config.instance.clone(),
     };
     let attaching = agent_xds::attach::run(settings, reported, attached, draining.clone());
-    control.spawn(attaching);
-    Follow {
+    tasks.spawn_on(attaching, runtime);
+    let follow = Follow {
         wishes: by_labels.then_some(wanted),
         reports: pods,
+    };
+    (Attachment { _tasks: tasks }, follow)
+}
+
+/// The list that the plugin reads while no agent runs.
+struct List {
+    path: PathBuf,
+    /// No other agent has taken over.
+    is_ours: Box<dyn Fn() -> bool + Send>,
+}
+
+impl List {
+    fn write(&self, namespaces: &BTreeSet<String>) {
+        if !(self.is_ours)() {
+            return;
+        }
+        if let Err(error) = write_meshed(&self.path, namespaces) {
+            tracing::warn!(list = %self.path.display(), %error, "list of meshed namespaces");
+        }
     }
 }
 
@@ -77,7 +130,7 @@ fn known_namespaces(list: &std::path::Path) -> Option<Arc<BTreeSet<String>>> {
 
 /// Puts together what was heard and whether it is up to date; keeps the list that the plugin
 /// reads while no agent runs.
-async fn follow_wishes(attached: Attached, wishes: watch::Sender<Wishes>, list: PathBuf) {
+async fn follow_wishes(attached: Attached, wishes: watch::Sender<Wishes>, list: List) {
     let mut heard = attached.wishes.subscribe();
     let mut status = attached.status.subscribe();
     loop {
@@ -91,15 +144,14 @@ async fn follow_wishes(attached: Attached, wishes: watch::Sender<Wishes>, list: 
         let node = heard.borrow_and_update().clone();
         let current = status.borrow_and_update().current;
         let meshed = node.as_ref().map(|node| {
-            if let Err(error) = write_meshed(&list, &node.meshed_namespaces) {
-                tracing::warn!(list = %list.display(), %error, "list of meshed namespaces");
-            }
+            list.write(&node.meshed_namespaces);
             Arc::new(node.meshed_namespaces.clone())
         });
         wishes.send_modify(|wishes| {
             wishes.current = current;
-            wishes.node = node;
-            if meshed.is_some() {
+            // Until this agent has heard something itself, its predecessor's word counts.
+            if node.is_some() {
+                wishes.node = node;
                 wishes.meshed = meshed;
             }
         });
@@ -163,8 +215,6 @@ async fn report(
 
 #[cfg(test)]
 mod tests {
-    use agent_model::NodeWishes;
-
     use super::*;
     use crate::readiness::Readiness;
 
@@ -184,7 +234,7 @@ mod tests {
         assert_eq!(known_namespaces(&list), None);
         let attached = attached();
         let (sender, mut wishes) = watch::channel(Wishes::default());
-        tokio::spawn(follow_wishes(attached.clone(), sender, list.clone()));
+        tokio::spawn(follow_wishes(attached.clone(), sender, at(&list, true)));
         let namespaces = BTreeSet::from(["shop".to_owned()]);
         attached.status.send_replace(AttachStatus {
             current: true,
@@ -206,6 +256,39 @@ mod tests {
         std::fs::write(&list, "nonsense").unwrap();
         assert_eq!(known_namespaces(&list), None);
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    fn at(path: &std::path::Path, is_ours: bool) -> List {
+        List {
+            path: path.to_owned(),
+            is_ours: Box::new(move || is_ours),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_predecessor_heard_counts_and_its_list_is_left_alone() {
+        let list = std::env::temp_dir().join(format!("culvert-heir-{}", std::process::id()));
+        let _ = std::fs::remove_file(&list);
+        let handed = Arc::new(NodeWishes::default());
+        let (sender, mut wishes) = watch::channel(Wishes {
+            node: Some(Arc::clone(&handed)),
+            ..Wishes::default()
+        });
+        let attached = attached();
+        tokio::spawn(follow_wishes(attached.clone(), sender, at(&list, false)));
+        while !wishes.borrow_and_update().current {
+            attached.status.send_modify(|status| status.current = true);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(wishes.borrow().node, Some(handed));
+        let heard = NodeWishes {
+            pods: Vec::new(),
+            meshed_namespaces: BTreeSet::from(["shop".to_owned()]),
+        };
+        attached.wishes.send_replace(Some(Arc::new(heard.clone())));
+        let new = wishes.wait_for(|wishes| wishes.node.as_deref() == Some(&heard));
+        assert!(new.await.is_ok());
+        assert!(!list.exists(), "another agent's by now");
     }
 
     #[tokio::test]

@@ -4,53 +4,73 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use agent_proxy::handover::ListenerName;
+use agent_telemetry::Metrics;
 use anyhow::Context;
+use tokio::runtime::Runtime;
 
 use super::MeshView;
 use crate::config::NodeConfig;
 use crate::http::Route;
 use crate::listen::{Listeners, Serving, bind, metrics_route, readiness_route};
+use crate::readiness::Readiness;
 
-/// The ports this agent has so far.
-#[derive(Default)]
+/// Time between two tries for a port that another process has.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The ports of this agent; clones are the same.
+#[derive(Clone)]
 pub(super) struct Ports {
+    held: Arc<Mutex<Held>>,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+#[derive(Default)]
+struct Held {
     listeners: BTreeMap<ListenerName, TcpListener>,
     serving: Vec<Serving>,
+    is_closed: bool,
 }
 
 impl Ports {
     /// Serves those that are free. One that is not may be the predecessor's, see
     /// [`Self::inherit`].
     pub(super) fn bind(config: &NodeConfig, view: &MeshView) -> anyhow::Result<Self> {
-        let mut ports = Self::default();
+        let ports = Self {
+            held: Arc::default(),
+            metrics: Arc::clone(&view.metrics),
+            readiness: view.readiness.clone(),
+        };
         for (name, address) in addresses(config) {
-            match bind(address) {
-                Ok(listener) => ports.serve(name, listener, view)?,
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                Err(error) => return Err(error).with_context(|| listening(address)),
-            }
+            ports.try_bind(name, address)?;
         }
         Ok(ports)
     }
 
-    /// Serves the predecessor's. Fails when one is still missing.
+    /// Serves the predecessor's. One that is still missing is another process's, such as a
+    /// predecessor's that hangs: it is waited for, while the pods are served.
     pub(super) fn inherit(
-        &mut self,
+        &self,
         mut inherited: BTreeMap<ListenerName, TcpListener>,
         config: &NodeConfig,
-        view: &MeshView,
+        control: &Runtime,
     ) -> anyhow::Result<()> {
         for (name, address) in addresses(config) {
-            if self.listeners.contains_key(&name) {
+            if self.lock().listeners.contains_key(&name) {
                 continue;
             }
-            let listener = match inherited.remove(&name) {
-                Some(listener) => listener,
-                None => bind(address).with_context(|| listening(address))?,
-            };
-            self.serve(name, listener, view)?;
+            match inherited.remove(&name) {
+                Some(listener) => self.serve(name, listener)?,
+                None if self.try_bind(name, address)? => {}
+                None => {
+                    tracing::warn!(%address, "another process has this port, waiting for it");
+                    control.spawn(self.clone().wait(name, address));
+                }
+            }
         }
         Ok(())
     }
@@ -59,26 +79,68 @@ impl Ports {
     pub(super) fn share(&self) -> io::Result<BTreeMap<ListenerName, TcpListener>> {
         let share =
             |(name, listener): (&ListenerName, &TcpListener)| Ok((*name, listener.try_clone()?));
-        self.listeners.iter().map(share).collect()
+        self.lock().listeners.iter().map(share).collect()
     }
 
-    /// What serves them.
-    pub(super) fn serving(self) -> Vec<Serving> {
-        self.serving
+    /// Serves none of them any more.
+    pub(super) fn close(&self) {
+        let mut held = self.lock();
+        held.is_closed = true;
+        held.listeners.clear();
+        let serving = std::mem::take(&mut held.serving);
+        drop(held);
+        // Waits for their threads.
+        drop(serving);
     }
 
-    fn serve(
-        &mut self,
-        name: ListenerName,
-        listener: TcpListener,
-        view: &MeshView,
-    ) -> anyhow::Result<()> {
+    async fn wait(self, name: ListenerName, address: SocketAddr) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            match self.try_bind(name, address) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(%address, "the port is free now");
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(%address, error = format!("{error:#}"), "port given up");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// False when another process has it.
+    fn try_bind(&self, name: ListenerName, address: SocketAddr) -> anyhow::Result<bool> {
+        match bind(address) {
+            Ok(listener) => self.serve(name, listener).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("listening on {address}")),
+        }
+    }
+
+    fn serve(&self, name: ListenerName, listener: TcpListener) -> anyhow::Result<()> {
+        let mut held = self.lock();
+        if held.is_closed {
+            return Ok(());
+        }
         let serving = Listeners::default()
-            .tcp(listener.try_clone()?, &[route(name, view)])?
+            .tcp(listener.try_clone()?, &[self.route(name)])?
             .start()?;
-        self.serving.push(serving);
-        self.listeners.insert(name, listener);
+        held.serving.push(serving);
+        held.listeners.insert(name, listener);
         Ok(())
+    }
+
+    fn route(&self, name: ListenerName) -> Route {
+        match name {
+            ListenerName::Metrics => metrics_route(Arc::clone(&self.metrics)),
+            _ => readiness_route(self.readiness.clone()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,15 +149,4 @@ fn addresses(config: &NodeConfig) -> [(ListenerName, SocketAddr); 2] {
         (ListenerName::Metrics, config.metrics_listen),
         (ListenerName::Readiness, config.ready_listen),
     ]
-}
-
-fn route(name: ListenerName, view: &MeshView) -> Route {
-    match name {
-        ListenerName::Metrics => metrics_route(std::sync::Arc::clone(&view.metrics)),
-        _ => readiness_route(view.readiness.clone()),
-    }
-}
-
-fn listening(address: SocketAddr) -> String {
-    format!("listening on {address}")
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_datapath::{Datapath, Pause, Pauses};
+use agent_datapath::{Datapath, Pause, Pauses, Wishes};
 use agent_identity::Certificates;
+use agent_model::NodeWishes;
 use agent_net::NetnsCookie;
 use agent_net::drain::Watcher;
 use agent_net::private::PrivateListener;
@@ -20,11 +20,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::VERSION;
+use super::attach::Attachment;
+use super::ports::Ports;
 use crate::listen::Serving;
 use crate::readiness::{Pending, Readiness};
 
 /// Time enrolment may take to pause; the successor waits longer.
-const PAUSE: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// What is handed over, and by whom.
 pub(super) struct Predecessor {
@@ -33,7 +35,9 @@ pub(super) struct Predecessor {
     pub(super) datapath: Arc<Datapath>,
     pub(super) workers: Arc<Workers>,
     pub(super) certificates: Certificates,
-    pub(super) ports: BTreeMap<ListenerName, TcpListener>,
+    pub(super) ports: Ports,
+    /// What is wanted of the pods, where the control plane says so.
+    pub(super) wishes: Option<watch::Receiver<Wishes>>,
     /// Namespace of the agent itself.
     pub(super) namespace: NetnsCookie,
     pub(super) instance: String,
@@ -90,13 +94,22 @@ impl Retired {
     }
 
     /// Leaves to the successor, if there is one, what is its by now.
-    pub(super) fn leave(&self, ports: &mut Vec<Serving>, admin: &mut Option<Serving>) {
+    pub(super) fn leave(
+        &self,
+        ports: &Ports,
+        admin: &mut Option<Serving>,
+        attachment: &mut Option<Attachment>,
+    ) {
         let Some(heir) = *self.heir.borrow() else {
             return;
         };
-        admin.take();
+        // Two agents that say different things about the same pods confuse everybody.
+        attachment.take();
+        if let Some(admin) = admin.take() {
+            admin.leave();
+        }
         if heir.has_ports {
-            ports.clear();
+            ports.close();
         } else {
             self.pending.pending("another agent has taken over");
         }
@@ -154,15 +167,19 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    fn wishes(&self) -> Option<Arc<NodeWishes>> {
+        let wishes = self.own.wishes.as_ref()?.borrow();
+        wishes.node.clone()
+    }
+
     fn estate(&self) -> io::Result<Estate> {
         let mut listeners: BTreeMap<ListenerName, OwnedFd> = BTreeMap::new();
         if let Some(pause) = &self.pause {
             listeners.insert(ListenerName::Enrolment, pause.socket.try_clone()?);
         }
         if self.shares_ports {
-            for (name, listener) in &self.own.ports {
-                listeners.insert(*name, listener.try_clone()?.into());
-            }
+            let ports = self.own.ports.share()?;
+            listeners.extend(ports.into_iter().map(|(name, port)| (name, port.into())));
         }
         Ok(Estate {
             instance: self.own.instance.clone(),
@@ -170,6 +187,7 @@ impl Session<'_> {
             pods: self.own.workers.hand_over()?,
             certificates: self.own.certificates.hand_over(),
             listeners,
+            wishes: self.wishes(),
         })
     }
 }

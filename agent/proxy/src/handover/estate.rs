@@ -10,10 +10,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use agent_datapath::EnrolledPod;
 use agent_identity::HandedCertificate;
+use agent_model::NodeWishes;
 use agent_net::passing::{self, Parcel};
 use agent_net::{Netns, NetnsCookie};
 
 use super::message::{Certificate, ListenerName, Message, Offer, PodRecord};
+
+/// Longest offer with wishes, in bytes: those of some thousand pods and namespaces.
+const MAX_OFFER: usize = passing::MAX_HEADER / 2;
 
 /// Everything that one agent hands to the next. Its descriptors are its own.
 #[derive(Debug, Default)]
@@ -28,18 +32,25 @@ pub struct Estate {
     pub certificates: Vec<HandedCertificate>,
     /// Listeners of the agent itself.
     pub listeners: BTreeMap<ListenerName, OwnedFd>,
+    /// What the control plane wanted of the node's pods last.
+    pub wishes: Option<Arc<NodeWishes>>,
 }
 
 impl Estate {
     /// Sends everything, `Offer` to `End`.
     pub(super) fn send(&self, stream: &UnixStream) -> io::Result<()> {
-        let offer = Offer {
+        let mut offer = Offer {
             version: self.version.clone(),
             instance: self.instance.clone(),
             pods: self.pods.len() as u32,
             certificates: self.certificates.len() as u32,
             listeners: self.listeners.len() as u32,
+            wishes: self.wishes.as_deref().cloned(),
         };
+        if serde_json::to_vec(&offer)?.len() > MAX_OFFER {
+            // The control plane says it again.
+            offer.wishes = None;
+        }
         say(stream, &Message::Offer(offer))?;
         for pod in &self.pods {
             let descriptors = [
@@ -80,6 +91,7 @@ impl Estate {
             Message::Offer(offer) => {
                 self.instance = offer.instance;
                 self.version = offer.version;
+                self.wishes = offer.wishes.map(Arc::new);
             }
             Message::Pod(record) => {
                 let name = record.info.name.clone();

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use agent_datapath::{OlderConnection, OlderDirection};
-use agent_model::{Identity, PodInfo};
+use agent_model::{Identity, NodeWishes, PodInfo};
 use agent_net::sockdiag;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,9 @@ pub struct Offer {
     pub certificates: u32,
     /// How many [`Message::Listener`].
     pub listeners: u32,
+    /// What the control plane wanted of the node's pods last, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wishes: Option<NodeWishes>,
 }
 
 impl Offer {

@@ -12,7 +12,7 @@ use super::taker::{Taker, TakerHears, TakerShall};
 /// Time the other end may take for one word, while it has nothing else to do.
 const WORD: Duration = Duration::from_secs(5);
 /// Time the predecessor may take to pause enrolment, and more.
-const PAUSE: Duration = Duration::from_secs(8);
+const PAUSE: Duration = Duration::from_secs(4);
 /// Time the successor may take to load the kernel side and to adopt every pod.
 const ADOPTION: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use agent_model::PodInfo;
+use agent_model::{NodeWishes, PodInfo};
 
 use super::*;
 
@@ -40,6 +40,10 @@ fn estate() -> Vec<Message> {
         pods: 2,
         certificates: 0,
         listeners: 1,
+        wishes: Some(NodeWishes {
+            pods: Vec::new(),
+            meshed_namespaces: ["shop".to_owned()].into(),
+        }),
     });
     vec![offer, pod(), pod(), listener, Message::End]
 }
