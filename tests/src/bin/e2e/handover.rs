@@ -238,7 +238,7 @@ fn serials_of(agent: &Agent) -> Result<Vec<String>> {
 /// Fifty echo flows in step, each with its own bytes.
 fn flows(cluster: &Cluster) -> Result<()> {
     const FLOWS: usize = 50;
-    const DRAIN: Duration = Duration::from_secs(3);
+    const DRAIN: Duration = Duration::from_secs(2);
     let scene = Scene::strict(cluster)?;
     let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
     for number in [2, 1] {
@@ -395,8 +395,10 @@ fn hung(cluster: &Cluster) -> Result<()> {
     let generation = agent.generation()?;
     let first = agent.replace_hung()?;
     let start = Instant::now();
-    // The first has the readiness port, being in the same namespace.
-    poll::until("the second agent serves", Duration::from_secs(30), || {
+    // The first has the readiness port, being in the same namespace, and answers nobody.
+    let started = format!("generation={}", generation + 1);
+    agent.wait_log(&["started", &started], Duration::from_secs(20))?;
+    poll::until("the second agent serves", LIMIT, || {
         let status = agent.status()?;
         ensure!(status["generation"] == generation + 1, "{status}");
         ensure!(status["pending"] == Value::Array(Vec::new()), "{status}");
