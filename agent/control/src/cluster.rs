@@ -46,6 +46,9 @@ pub(crate) async fn connect(cluster: &ClusterConfig) -> Result<kube::Client, Con
     config.read_timeout = Some(SILENCE);
     config.write_timeout = Some(WRITE);
     config.reset_reader_on_write = true;
+    // kube's own attempts would hide an outage for minutes; whoever asks knows better when and
+    // whether to try again.
+    config.default_retry = false;
     let agent: (HeaderName, HeaderValue) = (USER_AGENT, HeaderValue::from_static(AGENT));
     config.headers.push(agent);
     kube::Client::try_from(config).map_err(unusable("the settings of the cluster"))

@@ -1,0 +1,373 @@
+//! The control plane on a cluster: objects come from the API server fixture through the real
+//! client, and nodes are told over the wire.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test program: what these end is the test"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use agent_control::{ClusterConfig, Config, Control, SourceChoice, Status};
+use agent_model::Workload;
+use agent_net::drain::{self, Drain};
+use agent_xds::{Apply, ClientConfig, ClientStatus, NodeFacts, Rejection, Update};
+use serde_json::Value;
+use tests::apiserver::{ApiServer, Options, Refusal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+const PODS: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.1, phase: Running}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cache, namespace: shop, labels: {app: cache}}
+spec: {nodeName: n2}
+status: {podIP: 10.0.0.2, phase: Running}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+";
+
+const SLICE: &str = "\
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: web, namespace: shop}}]
+";
+
+const POLICY: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {ports: [\"80\"]}}]}]}
+";
+
+const CACHE: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: cache, namespace: shop}
+";
+
+/// A control plane that takes its objects from `api`.
+struct World {
+    folder: PathBuf,
+    address: String,
+    status: Status,
+    serving: JoinHandle<()>,
+    _drain: Drain,
+}
+
+impl World {
+    async fn start(api: &ApiServer) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("culvert-source-{}-{count}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("tokens"), "token n1\n").unwrap();
+        fs::write(folder.join("token"), "token\n").unwrap();
+        api.write_kubeconfig(&folder.join("kubeconfig")).unwrap();
+        let cluster = ClusterConfig {
+            kubeconfig: Some(folder.join("kubeconfig")),
+        };
+        let config = Config {
+            source: SourceChoice::Kubernetes(cluster),
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            node_tokens: Some(folder.join("tokens")),
+            token_reviews: None,
+            state_dir: folder.join("state"),
+            authority: None,
+            trust_domain: "cluster.local".to_owned(),
+            cluster_id: "c1".to_owned(),
+            cert_ttl: Duration::from_secs(3600),
+            serving_names: vec!["127.0.0.1".to_owned()],
+            root_namespace: "culvert-system".to_owned(),
+        };
+        let control = Control::bind(config).await.unwrap();
+        let address = format!("https://{}", control.local_addr().unwrap());
+        let (drain, watcher) = drain::channel();
+        let (shown, status) = tokio::sync::oneshot::channel();
+        let serving = tokio::spawn(control.serve_with(watcher, |status| {
+            let _ = shown.send(status);
+        }));
+        Self {
+            folder,
+            address,
+            status: status.await.unwrap(),
+            serving,
+            _drain: drain,
+        }
+    }
+
+    fn node(&self) -> Node {
+        let config = ClientConfig {
+            address: self.address.clone(),
+            root_cert: self.folder.join("state/root-cert.pem"),
+            token_file: self.folder.join("token"),
+            node: NodeFacts::new("n1", "c1", ""),
+        };
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let applier = Applier(Arc::clone(&seen));
+        let (status, _) = watch::channel(ClientStatus::default());
+        let (drain, watcher) = drain::channel();
+        tokio::spawn(agent_xds::client::run(config, applier, status, watcher));
+        Node {
+            seen,
+            _drain: drain,
+        }
+    }
+
+    fn of_kind(&self, kind: &str) -> Value {
+        let status = self.status.json();
+        let kinds = status["source"]["kinds"].as_array().unwrap();
+        kinds.iter().find(|of| of["kind"] == kind).unwrap().clone()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.serving.abort();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What a node knows, and what it was ever told to forget.
+#[derive(Debug, Default)]
+struct Seen {
+    workloads: BTreeMap<String, Workload>,
+    services: BTreeSet<String>,
+    policies: BTreeSet<String>,
+    removed: Vec<String>,
+}
+
+impl Seen {
+    fn names(&self) -> Vec<&str> {
+        let workloads = self.workloads.values();
+        workloads.map(|workload| &*workload.name).collect()
+    }
+
+    /// Services that a pod serves.
+    fn serves(&self, pod: &str) -> usize {
+        let workload = self.workloads.get(&format!("c1//Pod/shop/{pod}"));
+        workload.map_or(0, |workload| workload.services.len())
+    }
+}
+
+struct Applier(Arc<Mutex<Seen>>);
+
+impl Apply for Applier {
+    fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection> {
+        let mut seen = self.0.lock().unwrap();
+        for update in updates {
+            match update {
+                Update::Workload(workload) => {
+                    seen.workloads.insert(workload.uid.to_string(), *workload);
+                }
+                Update::Service(service) => {
+                    seen.services.insert(service.name.to_string());
+                }
+                Update::Policy(policy) => {
+                    seen.policies.insert(policy.key().to_string());
+                }
+                Update::RemoveAddress(name) => {
+                    seen.workloads.remove(&name);
+                    seen.removed.push(name);
+                }
+                Update::RemovePolicy(key) => {
+                    seen.policies.remove(&key.to_string());
+                    seen.removed.push(key.to_string());
+                }
+                Update::RejectedPolicy(key) => panic!("{key}"),
+            }
+        }
+        Vec::new()
+    }
+}
+
+struct Node {
+    seen: Arc<Mutex<Seen>>,
+    _drain: Drain,
+}
+
+impl Node {
+    async fn until(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Duration {
+        let started = Instant::now();
+        while !condition(&self.seen.lock().unwrap()) {
+            let seen = self.seen.lock().unwrap();
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "{what}: {seen:?}"
+            );
+            drop(seen);
+            sleep(Duration::from_millis(5)).await;
+        }
+        started.elapsed()
+    }
+
+    async fn knows_pods(&self) {
+        self.until("both pods", |seen| seen.names() == ["cache", "web"])
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_reaches_the_nodes() {
+    let api = ApiServer::start().unwrap();
+    api.put(PODS).unwrap();
+    let world = World::start(&api).await;
+    let node = world.node();
+    node.knows_pods().await;
+    // Endpoints are the cluster's word alone: a selector without a slice has none.
+    assert_eq!(node.seen.lock().unwrap().serves("web"), 0);
+    api.put(SLICE).unwrap();
+    let took = node.until("endpoint", |seen| seen.serves("web") == 1).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    api.put(POLICY).unwrap();
+    node.until("policy", |seen| seen.policies.contains("shop/p"))
+        .await;
+    api.remove(POLICY).unwrap();
+    node.until("no policy", |seen| !seen.policies.contains("shop/p"))
+        .await;
+    assert_eq!(world.of_kind("Pod")["objects"], 2);
+    assert_eq!(world.status.json()["serving"], true);
+    // One stream per kind gives the list and the watch.
+    assert_eq!(api.count("list", "pods"), 0);
+}
+
+#[tokio::test]
+async fn what_happened_behind_an_expired_version_is_found_out() {
+    for as_status in [false, true] {
+        let api = ApiServer::start().unwrap();
+        api.gone_as_status(as_status);
+        api.put(&format!("{PODS}---\n{SLICE}---\n{POLICY}"))
+            .unwrap();
+        let world = World::start(&api).await;
+        let node = world.node();
+        node.knows_pods().await;
+        api.down().unwrap();
+        api.remove(CACHE).unwrap();
+        api.put(&SLICE.replace("8080", "8081")).unwrap();
+        api.compact();
+        api.up().unwrap();
+        node.until("the pod gone", |seen| seen.names() == ["web"])
+            .await;
+        node.until("the policy still there", |seen| {
+            seen.policies.contains("shop/p")
+        })
+        .await;
+        let removed = node.seen.lock().unwrap().removed.clone();
+        assert_eq!(
+            removed,
+            ["c1//Pod/shop/cache"],
+            "nothing else was taken away"
+        );
+    }
+}
+
+/// F-15: the state outlives the API server, for nodes that come anew too.
+#[tokio::test]
+async fn the_last_state_outlives_the_api_server() {
+    let api = ApiServer::start().unwrap();
+    api.put(PODS).unwrap();
+    let world = World::start(&api).await;
+    world.node().knows_pods().await;
+    api.down().unwrap();
+    let started = Instant::now();
+    while world.of_kind("Pod")["failingSince"].is_null() {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "the outage is not said"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    world.node().knows_pods().await;
+    assert!(world.status.json()["source"]["failingSince"].is_u64());
+    api.put(SLICE).unwrap();
+    api.up().unwrap();
+    let node = world.node();
+    node.until("what is new", |seen| seen.serves("web") == 1)
+        .await;
+}
+
+/// F-16: until every kind is complete nodes are told nothing.
+#[tokio::test]
+async fn half_a_state_is_told_to_nobody() {
+    let api = ApiServer::start().unwrap();
+    api.put(&format!("{PODS}---\n{POLICY}")).unwrap();
+    let policies = "authorizationpolicies.security.istio.io";
+    api.refuse(Refusal::new(500, 1_000).resource(policies));
+    let world = World::start(&api).await;
+    let node = world.node();
+    let started = Instant::now();
+    while world.of_kind("Pod")["synced"] != true
+        || world.of_kind("AuthorizationPolicy")["failingSince"].is_null()
+        || started.elapsed() < Duration::from_secs(2)
+    {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{}",
+            world.status.json()
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(node.seen.lock().unwrap().workloads.is_empty());
+    assert!(!world.status.is_serving());
+    api.clear_faults();
+    node.knows_pods().await;
+    assert!(node.seen.lock().unwrap().policies.contains("shop/p"));
+}
+
+#[tokio::test]
+async fn definitions_may_be_missing_and_objects_bad() {
+    let options = Options {
+        custom_resources: false,
+        ..Options::default()
+    };
+    let api = ApiServer::start_with(&options).unwrap();
+    api.put(PODS).unwrap();
+    let world = World::start(&api).await;
+    let node = world.node();
+    node.knows_pods().await;
+    for kind in ["AuthorizationPolicy", "MeshConfig", "ServiceEntry"] {
+        assert_eq!(world.of_kind(kind)["absent"], true, "{kind}");
+    }
+
+    let api = ApiServer::start().unwrap();
+    let bad = POLICY
+        .replace("name: p", "name: bad")
+        .replace("80", "eighty");
+    api.put(&format!("{PODS}---\n{bad}---\n{POLICY}")).unwrap();
+    let world = World::start(&api).await;
+    let node = world.node();
+    node.until("the good one", |seen| seen.policies.contains("shop/p"))
+        .await;
+    let problems = world.status.json()["problems"].clone();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    assert_eq!(problems[0]["object"]["name"], "bad");
+    assert_eq!(
+        problems[0]["field"],
+        "spec.rules[0].to[0].operation.ports[0]"
+    );
+}
