@@ -122,9 +122,9 @@ pub(crate) struct PodSpec {
     /// The deprecated name of the same; an API server always writes both.
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) service_account: String,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "with_ports")]
     pub(crate) containers: Vec<Container>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "with_ports")]
     pub(crate) init_containers: Vec<Container>,
 }
 
@@ -171,7 +171,8 @@ pub(crate) struct PodStatus {
     pub(crate) pod_ip: Option<HostIp>,
     #[serde(default, rename = "podIPs", deserialize_with = "nullable")]
     pub(crate) pod_ips: Vec<PodIp>,
-    #[serde(default, deserialize_with = "nullable")]
+    /// `Ready` only.
+    #[serde(default, deserialize_with = "ready_only")]
     pub(crate) conditions: Vec<Condition>,
 }
 
@@ -189,6 +190,22 @@ pub(crate) struct Condition {
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) status: String,
+}
+
+/// The containers that name ports; there are a hundred thousand pods, and nobody asks about the
+/// others.
+fn with_ports<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Container>, D::Error> {
+    let mut containers: Vec<Container> = nullable(from)?;
+    containers.retain(|container| !container.ports.is_empty());
+    containers.shrink_to_fit();
+    Ok(containers)
+}
+
+fn ready_only<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Condition>, D::Error> {
+    let mut conditions: Vec<Condition> = nullable(from)?;
+    conditions.retain(|condition| condition.kind == "Ready");
+    conditions.shrink_to_fit();
+    Ok(conditions)
 }
 
 /// `v1 Service`.
