@@ -141,6 +141,24 @@ fn sample(status: &Value, samples: &mut Samples) {
         &[],
         nodes,
     );
+    let source = &status["source"];
+    if let Some(failing) = source["failingSeconds"].as_u64() {
+        samples.gauge(
+            "culvert_control_source_failing_seconds",
+            "How long the API server could not be read; 0 while it can",
+            &[],
+            failing as f64,
+        );
+    }
+    for kind in source["kinds"].as_array().into_iter().flatten() {
+        let labels = [("kind", kind["kind"].as_str().unwrap_or_default())];
+        samples.gauge(
+            "culvert_control_source_objects",
+            "Objects of the cluster in force",
+            &labels,
+            kind["objects"].as_u64().unwrap_or(0) as f64,
+        );
+    }
     for outcome in ["issued", "refused"] {
         samples.counter(
             "culvert_control_certificates",
@@ -168,12 +186,15 @@ mod tests {
         let status = json!({
             "problems": ["a"], "problemsLeftOut": 2, "nodes": [{}],
             "certificates": {"issued": 5, "refused": 1},
+            "source": {"failingSeconds": 7, "kinds": [{"kind": "Pod", "objects": 9}]},
         });
         metrics.sample_with(move |samples| sample(&status, samples));
         let text = metrics.encode(Instant::now());
         for row in [
             "culvert_control_problems 3",
             "culvert_control_nodes 1",
+            "culvert_control_source_failing_seconds 7",
+            "culvert_control_source_objects{kind=\"Pod\"} 9",
             "culvert_control_certificates_total{outcome=\"issued\"} 5",
             "culvert_control_certificates_total{outcome=\"refused\"} 1",
         ] {

@@ -96,7 +96,7 @@ impl Progress {
     }
 
     /// The `source` of the status: `synced`, `failingSince` (seconds since 1970, of the kind that
-    /// fails longest), and by kind `synced`, `absent` (not defined in the cluster), `objects`,
+    /// fails longest), `failingSeconds` (the same as an age; 0 when nothing fails), and by kind `synced`, `absent` (not defined in the cluster), `objects`,
     /// `lastEventSecondsAgo`, `restarts` (lists after the first), `failingSince`, `error`.
     pub(crate) fn json(&self, now: SystemTime) -> Value {
         let kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +107,7 @@ impl Progress {
             "type": "kubernetes",
             "synced": kinds.iter().all(|kind| kind.is_synced),
             "failingSince": since.map(unix_seconds),
+            "failingSeconds": since.map_or(0, |since| seconds(since, now)),
             "kinds": of_kinds,
         })
     }
@@ -114,9 +115,7 @@ impl Progress {
 
 impl OfKind {
     fn json(&self, now: SystemTime) -> Value {
-        let age = self
-            .last_event
-            .map(|last| now.duration_since(last).unwrap_or_default().as_secs());
+        let age = self.last_event.map(|last| seconds(last, now));
         json!({
             "kind": format!("{:?}", self.kind),
             "synced": self.is_synced,
@@ -128,6 +127,10 @@ impl OfKind {
             "error": self.failing.as_ref().map(|(_, error)| error),
         })
     }
+}
+
+fn seconds(from: SystemTime, to: SystemTime) -> u64 {
+    to.duration_since(from).unwrap_or_default().as_secs()
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {
