@@ -19,6 +19,7 @@ use agent_control::{ClusterConfig, Config, Control, SourceChoice, Status};
 use agent_model::Workload;
 use agent_net::drain::{self, Drain};
 use agent_xds::{Apply, ClientConfig, ClientStatus, NodeFacts, Rejection, Update};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
 use tests::apiserver::{ApiServer, Options, Refusal};
 use tokio::sync::watch;
@@ -26,6 +27,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 const PODS: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: culvert-system}
+---
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
@@ -103,6 +108,7 @@ impl World {
             cluster_id: "c1".to_owned(),
             cert_ttl: Duration::from_secs(3600),
             serving_names: vec!["127.0.0.1".to_owned()],
+            root_overlap: Duration::from_secs(60),
             root_namespace: "culvert-system".to_owned(),
         };
         let control = Control::bind(config).await.unwrap();
@@ -112,6 +118,7 @@ impl World {
         let serving = tokio::spawn(control.serve_with(watcher, |status| {
             let _ = shown.send(status);
         }));
+        fs::write(folder.join("root-cert.pem"), root(api).await).unwrap();
         Self {
             folder,
             address,
@@ -124,7 +131,7 @@ impl World {
     fn node(&self) -> Node {
         let config = ClientConfig {
             address: self.address.clone(),
-            root_cert: self.folder.join("state/root-cert.pem"),
+            root_cert: self.folder.join("root-cert.pem"),
             token_file: self.folder.join("token"),
             node: NodeFacts::new("n1", "c1", ""),
         };
@@ -143,6 +150,19 @@ impl World {
         let status = self.status.json();
         let kinds = status["source"]["kinds"].as_array().unwrap();
         kinds.iter().find(|of| of["kind"] == kind).unwrap().clone()
+    }
+}
+
+/// The root certificate out of the Secret that the control plane makes.
+async fn root(api: &ApiServer) -> Vec<u8> {
+    let started = Instant::now();
+    loop {
+        if let Some(secret) = api.get("secrets", "culvert-system", "culvert-ca") {
+            let root = secret["data"]["ca.crt"].as_str().unwrap();
+            return BASE64_STANDARD.decode(root).unwrap();
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "no root");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -215,12 +235,9 @@ impl Node {
     async fn until(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Duration {
         let started = Instant::now();
         while !condition(&self.seen.lock().unwrap()) {
-            let seen = self.seen.lock().unwrap();
-            assert!(
-                started.elapsed() < Duration::from_secs(30),
-                "{what}: {seen:?}"
-            );
-            drop(seen);
+            if started.elapsed() > Duration::from_secs(30) {
+                panic!("{what}: {:?}", self.seen.lock().unwrap());
+            }
             sleep(Duration::from_millis(5)).await;
         }
         started.elapsed()
