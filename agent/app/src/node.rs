@@ -61,7 +61,8 @@ const CONTROL_DRAIN: Duration = Duration::from_millis(100);
 
 /// Detaches everything and removes the pins: pods stay connected, un-meshed. Then takes the CNI
 /// plugin out of the runtime's chain, where it was installed; an agent that still runs does not put
-/// it back, its hooks being gone. The program goes last, when no chain names it any more.
+/// it back, its hooks being gone. The program goes when no chain names it any more, and what the agent
+/// keeps on disk last: an agent that comes later asks the control plane for the pods.
 pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
     let released =
         Datapath::release(&(&config.kernel).into()).context("cannot release the kernel side");
@@ -73,6 +74,7 @@ pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
             println!("released: {} no longer names culvert-cni", file.display());
         }
         installation.remove_program()?;
+        Datapath::forget(&(&config.kernel).into()).context("cannot remove the list of pods")?;
     }
     released
 }

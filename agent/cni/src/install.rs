@@ -101,9 +101,11 @@ impl Installation {
         Ok(changed)
     }
 
-    /// Removes the program: after [`Self::remove_entry`], and after the pods were let go of.
+    /// Removes the program, and the list that it alone reads: after [`Self::remove_entry`], and after
+    /// the pods were let go of.
     pub fn remove_program(&self) -> Result<(), InstallError> {
-        files::remove(&self.bin_dir.join(PLUGIN))
+        files::remove(&self.bin_dir.join(PLUGIN))?;
+        files::remove(&self.meshed_namespaces)
     }
 
     fn entry(&self) -> Result<Entry, InstallError> {

@@ -174,6 +174,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// Removes the list of pods that [`Self::release`] leaves, where no next agent is meant to come.
+    pub fn forget(config: &Config) -> Result<(), DatapathError> {
+        Records::remove(&config.state_dir)
+    }
+
     /// True while every hook of the node is attached.
     pub fn attached(&self) -> bool {
         hooks::missing(&self.config.cgroup_root, &self.pins).is_empty()

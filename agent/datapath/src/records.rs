@@ -38,6 +38,8 @@ struct Content {
 }
 
 const SCHEMA: u32 = 1;
+/// Name of the list in the state directory.
+const FILE: &str = "pods.json";
 
 impl Records {
     pub(crate) fn new(state_dir: &Path) -> Result<Self, DatapathError> {
@@ -49,7 +51,7 @@ impl Records {
         let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(boot_id).map_err(DatapathError::file(boot_id))?;
         Ok(Self {
-            path: state_dir.join("pods.json"),
+            path: state_dir.join(FILE),
             boot: boot.trim().to_owned(),
         })
     }
@@ -76,6 +78,17 @@ impl Records {
         };
         self.store(&content)
             .map_err(DatapathError::file(&self.path))
+    }
+
+    /// Removes the list of a state directory; no error when there is none.
+    pub(crate) fn remove(state_dir: &Path) -> Result<(), DatapathError> {
+        let path = state_dir.join(FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(DatapathError::file(&path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The cookie as the key of what is compared.
