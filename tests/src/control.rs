@@ -22,10 +22,12 @@ use crate::supervised::Supervised;
 use crate::topology::{CONTROL_HOST, underlay};
 
 const PORT: u16 = 15012;
+/// From the port of a replica to that of its metrics.
+const METRICS: u16 = 2;
 /// Namespace of an installed Culvert.
-const SYSTEM: &str = "culvert-system";
+pub const SYSTEM: &str = "culvert-system";
 /// ConfigMap of the root certificates, and the key in it.
-const BUNDLE: &str = "culvert-ca-root-cert";
+pub const BUNDLE: &str = "culvert-ca-root-cert";
 const BUNDLE_KEY: &str = "root-cert.pem";
 /// As in the DaemonSet.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
@@ -38,6 +40,7 @@ pub struct Control {
     place: Place,
     manifests: Manifests,
     directory: PathBuf,
+    port: u16,
     certificate_ttl: Mutex<Duration>,
     extra: Mutex<Vec<String>>,
     tokens: Mutex<Vec<(String, String)>>,
@@ -66,11 +69,57 @@ impl Control {
             place,
             manifests: manifests.clone(),
             directory,
+            port: PORT,
             certificate_ttl: Mutex::new(certificate_ttl),
             extra: Mutex::default(),
             tokens: Mutex::default(),
             process: Supervised::new("the control plane"),
         })
+    }
+
+    /// A second replica in a cluster, with the same account, on another port of the same machine;
+    /// starts nothing.
+    pub fn replica(&self, port: u16) -> Result<Self> {
+        let directory = self.run.path(format!("control-{port}"));
+        fs::create_dir_all(&directory).context("creating a replica's folder")?;
+        fs::copy(self.kubeconfig(), directory.join("kubeconfig"))
+            .context("a replica needs an API server")?;
+        Ok(Self {
+            run: self.run.clone(),
+            programs: self.programs.clone(),
+            place: self.place.clone(),
+            manifests: self.manifests.clone(),
+            directory,
+            port,
+            certificate_ttl: Mutex::new(*lock(&self.certificate_ttl)),
+            extra: Mutex::new(lock(&self.extra).clone()),
+            tokens: Mutex::default(),
+            process: Supervised::new("a replica of the control plane"),
+        })
+    }
+
+    /// Spreads new connections to `port` over the ports `to`, as kube-proxy does with a Service's
+    /// over its endpoints. Without any the port is what it was before; older connections stay where
+    /// they are.
+    pub fn forward(&self, port: u16, to: &[u16]) -> Result<()> {
+        let table = format!("inet forward{port}");
+        // Without any rule the kernel would forget the older connections' ports.
+        let to = if to.is_empty() { &[port] } else { to };
+        let targets = to.iter().enumerate();
+        let targets: Vec<String> = targets.map(|(n, port)| format!("{n} : {port}")).collect();
+        let script = format!(
+            "table {table} {{ chain new {{ type nat hook prerouting priority dstnat; }}; }}\n\
+             flush chain {table} new\n\
+             add rule {table} new tcp dport {port} redirect to :numgen inc mod {} map {{ {} }}\n",
+            to.len(),
+            targets.join(", ")
+        );
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]);
+        let limit = Duration::from_secs(10);
+        let output = self.place.run_command(command, &script, limit)?;
+        ensure!(output.ok(), "nft: {}\n{script}", output.stderr);
+        Ok(())
     }
 
     /// Admits a node: makes its token, and writes the node's token file. With a folder of
@@ -93,12 +142,12 @@ impl Control {
     /// Starts it and waits until it listens and agents can have its root certificate.
     pub fn start(&self) -> Result<()> {
         self.process.start(|| {
-            let process = Process::spawn(&self.run, &self.place, "control", self.command())?;
+            let process = Process::spawn(&self.run, &self.place, &self.name(), self.command())?;
             poll::until("control plane up", Duration::from_secs(20), || {
                 process.must_run()?;
                 self.mount_bundle()?;
                 ensure!(self.root_cert().exists(), "no root certificate yet");
-                let to = (underlay(CONTROL_HOST).v4, PORT).into();
+                let to = (underlay(CONTROL_HOST).v4, self.port).into();
                 self.place.connect(to, Duration::from_millis(500))?;
                 Ok(())
             })
@@ -132,7 +181,12 @@ impl Control {
         self.manifests.server().is_some()
     }
 
-    /// URL that agents dial, by IPv4.
+    /// Whether it runs.
+    pub fn running(&self) -> bool {
+        self.process.must_run().is_ok()
+    }
+
+    /// URL that agents dial, by IPv4; of every replica the same.
     pub fn url(&self) -> String {
         format!("https://{}:{PORT}", underlay(CONTROL_HOST).v4)
     }
@@ -160,6 +214,11 @@ impl Control {
         replace(&self.root_cert(), bundle, 0o644)
     }
 
+    /// What `culvert install --render` prints, which is what was installed in a cluster.
+    pub fn installation(&self) -> Result<String> {
+        rendered(&self.programs, &self.place)
+    }
+
     /// The namespace it runs in.
     pub fn place(&self) -> &Place {
         &self.place
@@ -170,9 +229,14 @@ impl Control {
         self.process.pid()
     }
 
+    /// The socket of `culvert status`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
-        let path = self.run.log("control");
+        let path = self.run.log(&self.name());
         String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
     }
 
@@ -191,6 +255,14 @@ impl Control {
     /// The kubeconfig it was given, when it reads from an API server.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig")
+    }
+
+    /// Of its process and its log.
+    fn name(&self) -> String {
+        match self.port {
+            PORT => "control".to_owned(),
+            port => format!("control-{port}"),
+        }
     }
 
     fn token_list(&self) -> PathBuf {
@@ -222,7 +294,10 @@ impl Control {
                 .arg(self.kubeconfig()),
         };
         command
-            .args(["--listen", &format!("[::]:{PORT}")])
+            .args(["--listen", &format!("[::]:{}", self.port)])
+            .args(["--metrics-listen", &format!("[::]:{}", self.port + METRICS)])
+            .arg("--admin-socket")
+            .arg(self.admin_socket())
             .arg("--state-dir")
             .arg(self.directory.join("state"))
             .args(["--trust-domain", crate::TRUST_DOMAIN])
@@ -233,15 +308,20 @@ impl Control {
     }
 }
 
-/// What `culvert install --render` prints: above all the rules by which the control plane may do
-/// what it does, and nothing more.
-fn install(server: &ApiServer, programs: &Programs, place: &Place) -> Result<()> {
+/// What `culvert install --render` prints.
+fn rendered(programs: &Programs, place: &Place) -> Result<String> {
     let mut command = Command::new(programs.culvert());
     command.args(["install", "--render"]);
     let output = place.run_command(command, "", Duration::from_secs(10))?;
     ensure!(output.ok(), "install --render: {}", output.stderr);
+    Ok(output.stdout)
+}
+
+/// Above all the rules by which the control plane may do what it does, and nothing more.
+fn install(server: &ApiServer, programs: &Programs, place: &Place) -> Result<()> {
+    let manifests = rendered(programs, place)?;
     server
-        .put(&output.stdout)
+        .put(&manifests)
         .context("the manifests of an installation")
 }
 

@@ -2,6 +2,12 @@
 //! themselves with their pods' tokens, pods are bound before their sandbox and have addresses
 //! after it.
 
+pub(crate) mod churn;
+pub(crate) mod paths;
+pub(crate) mod replicas;
+pub(crate) mod uninstall;
+pub(crate) mod watches;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

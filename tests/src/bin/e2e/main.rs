@@ -118,6 +118,11 @@ const GROUPS: &[&[Case]] = &[
     kubernetes::CASES,
     labels::CASES,
     interop::CASES,
+    kubernetes::watches::CASES,
+    kubernetes::replicas::CASES,
+    kubernetes::paths::CASES,
+    kubernetes::churn::CASES,
+    kubernetes::uninstall::CASES,
     privilege::CASES,
     demo::CASES,
 ];
