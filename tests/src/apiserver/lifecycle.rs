@@ -164,8 +164,17 @@ impl World {
         self.terminating = later;
         let due: Vec<(Instant, String)> = due;
         for (_, namespace) in due {
-            self.empty_namespace(&namespace);
+            // One that is here again under the same name is another.
+            if self.is_terminating(&namespace) {
+                self.empty_namespace(&namespace);
+            }
         }
+    }
+
+    fn is_terminating(&self, namespace: &str) -> bool {
+        let key = (String::new(), namespace.to_owned());
+        let found = self.store.get("namespaces", &key);
+        found.is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null())
     }
 
     /// Deletes everything in a namespace, and the namespace when nothing waits for something.
@@ -183,15 +192,11 @@ impl World {
     /// Removes a terminating namespace when nothing is left in it.
     fn finish_namespace(&mut self, namespace: &str) {
         let key = (String::new(), namespace.to_owned());
-        let terminating = self
-            .store
-            .get("namespaces", &key)
-            .is_some_and(|object| !object["metadata"]["deletionTimestamp"].is_null());
         let kinds = self.kinds.all().iter();
         let mut inside = kinds
             .filter(|kind| kind.namespaced)
             .flat_map(|kind| self.store.keys(&kind.resource(), Some(namespace)));
-        if terminating && inside.next().is_none() {
+        if inside.next().is_none() && self.is_terminating(namespace) {
             drop(inside);
             self.store.remove("namespaces", &key);
         }

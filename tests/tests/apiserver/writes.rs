@@ -356,3 +356,17 @@ async fn a_definition_brings_a_resource_and_takes_it_away() {
         .unwrap();
     assert_eq!(code(widgets.list(&ListParams::default()).await).0, 404);
 }
+
+#[test]
+fn a_namespace_that_is_back_under_its_name_keeps_what_is_in_it() {
+    let server = ApiServer::start().unwrap();
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let content = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept, namespace: shop}\n";
+    server.put(namespace).unwrap();
+    server.remove(namespace).unwrap();
+    server.put(content).unwrap();
+    // Longer than a namespace takes to go.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(server.get("namespaces", "", "shop").is_some());
+    assert!(server.get("configmaps", "shop", "kept").is_some());
+}
