@@ -96,6 +96,7 @@ impl Replica {
             source: SourceChoice::Kubernetes(ClusterConfig {
                 kubeconfig: Some(kubeconfig),
             }),
+            companion: false,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             node_tokens: None,
             token_reviews: Some(TokenReviews {

@@ -106,6 +106,24 @@ pub(crate) struct NodeFlags {
     /// Certificate service. [default: the control plane]
     #[arg(long, env = "CULVERT_CA_ADDRESS", value_name = "URL")]
     pub(crate) ca_address: Option<String>,
+    /// Who says which pods belong into the mesh; another than the control plane where that is
+    /// Istio's, and `culvert control --companion` runs beside it. [default: the control plane]
+    #[arg(long, env = "CULVERT_ENROLMENT_ADDRESS", value_name = "URL")]
+    pub(crate) enrolment_address: Option<String>,
+    /// PEM file with the roots of --enrolment-address. [default: --root-cert]
+    #[arg(long, env = "CULVERT_ENROLMENT_ROOT_CERT", value_name = "FILE")]
+    pub(crate) enrolment_root_cert: Option<PathBuf>,
+    /// File with the bearer token for --enrolment-address. [default: --token-file]
+    #[arg(long, env = "CULVERT_ENROLMENT_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) enrolment_token_file: Option<PathBuf>,
+    /// Namespace of this agent's own pod; Istio's control plane compares it with the token's.
+    #[arg(
+        long,
+        env = "CULVERT_POD_NAMESPACE",
+        value_name = "NAMESPACE",
+        default_value = "culvert-system"
+    )]
+    pub(crate) pod_namespace: String,
     /// PEM file with the roots that the control plane's certificate must chain to. Required.
     #[arg(long, env = "CULVERT_ROOT_CERT", value_name = "FILE")]
     pub(crate) root_cert: Option<PathBuf>,
@@ -257,6 +275,10 @@ pub(crate) struct ControlFlags {
     /// service account of the pod this runs in]
     #[arg(long, env = "CULVERT_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Run beside Istio's control plane, which goes on serving xDS and certificates: say by labels
+    /// which pods node agents enrol, and mark those that are captured. With --kubernetes.
+    #[arg(long, env = "CULVERT_COMPANION")]
+    pub(crate) companion: bool,
     /// Where xDS and certificates are served.
     #[arg(
         long,
@@ -460,6 +482,9 @@ pub(crate) enum Overlay {
     SingleNode,
     /// Short certificates and tokens, replicas on separate nodes, network policies.
     Hardened,
+    /// Under Istio's control plane: the control plane is its companion, agents take discovery and
+    /// certificates from istiod.
+    BesideIstio,
 }
 
 impl Overlay {
@@ -469,6 +494,7 @@ impl Overlay {
             Self::Kind => "overlays/kind",
             Self::SingleNode => "overlays/single-node",
             Self::Hardened => "overlays/hardened",
+            Self::BesideIstio => "overlays/beside-istio",
         }
     }
 }

@@ -108,6 +108,10 @@ pub(crate) struct NodeConfig {
     pub(crate) xds_address: String,
     /// `https://host:port` of the certificate service.
     pub(crate) ca_address: String,
+    /// Who says which pods are enrolled.
+    pub(crate) enrolment_server: EnrolmentServer,
+    /// Namespace of the agent's pod.
+    pub(crate) pod_namespace: String,
     /// Roots of the control plane's certificate.
     pub(crate) root_cert: PathBuf,
     /// This node's bearer token.
@@ -140,6 +144,19 @@ pub(crate) struct NodeConfig {
     pub(crate) drain_deadline: Duration,
 }
 
+/// Where the agent hears which pods belong into the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EnrolmentServer {
+    /// `https://host:port`.
+    pub(crate) address: String,
+    /// Roots of its certificate.
+    pub(crate) root_cert: PathBuf,
+    /// The bearer token it is shown.
+    pub(crate) token_file: PathBuf,
+    /// It issues certificates too, so it knows which roots are to be trusted.
+    pub(crate) issues: bool,
+}
+
 /// Settings of the control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct ControlConfig {
@@ -147,6 +164,8 @@ pub(crate) struct ControlConfig {
     pub(crate) log: LogConfig,
     /// Where the objects come from.
     pub(crate) source: SourceChoice,
+    /// Only enrolment; discovery and certificates are another control plane's.
+    pub(crate) companion: bool,
     /// xDS and certificate listener.
     pub(crate) listen: SocketAddr,
     /// File of `TOKEN NODE` lines.
@@ -207,14 +226,32 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         Some(address) => https("ca-address", address)?,
         None => xds_address.clone(),
     };
+    let root_cert = required("root-cert", flags.root_cert)?;
+    let token_file = required("token-file", flags.token_file)?;
+    let enrolment_address = match flags.enrolment_address {
+        Some(address) => https("enrolment-address", address)?,
+        None => xds_address.clone(),
+    };
+    let enrolment_server = EnrolmentServer {
+        issues: enrolment_address == ca_address,
+        address: enrolment_address,
+        root_cert: flags
+            .enrolment_root_cert
+            .unwrap_or_else(|| root_cert.clone()),
+        token_file: flags
+            .enrolment_token_file
+            .unwrap_or_else(|| token_file.clone()),
+    };
     let config = NodeConfig {
         kernel,
         log,
         node_name: name("node-name", required("node-name", flags.node_name)?)?,
         xds_address,
         ca_address,
-        root_cert: required("root-cert", flags.root_cert)?,
-        token_file: required("token-file", flags.token_file)?,
+        enrolment_server,
+        pod_namespace: name("pod-namespace", flags.pod_namespace)?,
+        root_cert,
+        token_file,
         handover_socket: flags
             .handover_socket
             .unwrap_or_else(|| flags.cni_socket.with_file_name(HANDOVER_SOCKET)),
@@ -281,6 +318,13 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
             problem: "shorter than a second",
         });
     }
+    if flags.companion && !flags.kubernetes {
+        return Err(ConfigError::Invalid {
+            flag: "companion",
+            value: "true".to_owned(),
+            problem: "only with --kubernetes",
+        });
+    }
     let token_reviews = flags.kubernetes.then_some(TokenReviews {
         audiences: flags.token_audience,
         accounts: flags.node_account,
@@ -294,6 +338,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
     Ok(ControlConfig {
         log: log(&flags.common),
         source: source(flags.manifests, flags.kubernetes, flags.kubeconfig)?,
+        companion: flags.companion,
         listen: flags.listen,
         node_tokens,
         token_reviews,

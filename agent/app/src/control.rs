@@ -76,6 +76,7 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
 fn settings(config: ControlConfig) -> agent_control::Config {
     agent_control::Config {
         source: config.source,
+        companion: config.companion,
         listen: config.listen,
         node_tokens: config.node_tokens,
         token_reviews: config.token_reviews,

@@ -400,7 +400,10 @@ fn xds_config(config: &NodeConfig) -> ClientConfig {
         address: config.xds_address.clone(),
         root_cert: config.root_cert.clone(),
         token_file: config.token_file.clone(),
-        node: NodeFacts::new(&config.node_name, &config.cluster_id, &config.network),
+        node: NodeFacts {
+            pod_namespace: config.pod_namespace.clone(),
+            ..NodeFacts::new(&config.node_name, &config.cluster_id, &config.network)
+        },
     }
 }
 

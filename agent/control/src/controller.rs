@@ -42,6 +42,9 @@ const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::fr
 pub struct Config {
     /// Where the objects that describe the mesh come from.
     pub source: SourceChoice,
+    /// Beside Istio's control plane: discovery and certificates are that one's, and so are the
+    /// statuses of its objects. Left are the node service and the marks of captured pods.
+    pub companion: bool,
     /// Address of the one listener, for discovery and certificates.
     pub listen: SocketAddr,
     /// File with one `TOKEN NODE` a line.
@@ -103,6 +106,7 @@ pub struct Control {
     /// The whole state, where it is known already.
     first: Option<Batch>,
     max_ttl: Duration,
+    companion: bool,
     /// Namespace of what is shared with other replicas.
     root_namespace: String,
     /// What agents run as.
@@ -205,6 +209,7 @@ impl Control {
             candidate,
             first,
             max_ttl: config.cert_ttl,
+            companion: config.companion,
             root_namespace: config.root_namespace,
             accounts: config
                 .token_reviews
@@ -227,7 +232,8 @@ impl Control {
         let node_service = NodeService {
             authenticate: Arc::clone(&self.admission),
             placement: placed.clone(),
-            trust: self.trust.bundle(),
+            // The roots of workloads are another's in a companion; its own vouch for it alone.
+            trust: (!self.companion).then(|| self.trust.bundle()),
             attached: attached.clone(),
             drain: drain.clone(),
         };
@@ -246,6 +252,7 @@ impl Control {
             attached: attached.clone(),
             leads: leads.clone(),
             trust: self.trust.shown(),
+            companion: self.companion,
         });
         // Without others this one leads.
         let leads = leads.unwrap_or_else(|| watch::channel(true).1);
@@ -289,17 +296,23 @@ impl Control {
         let following = tokio::spawn(changes.follow(batches, drain.clone()));
         // Who does not know the mesh has nothing to write.
         let standing = candidate.map(|candidate| tokio::spawn(candidate.run(drain.clone())));
-        let acknowledgements = Acknowledgements {
-            attached,
-            ledger: client
-                .clone()
-                .map(|client| Ledger::new(client, &self.root_namespace)),
-            nodes: agents_nodes(status.collection(), self.accounts),
+        let acknowledgements = if self.companion {
+            // Agents read its roots from a file at every connect, and are not told of them.
+            Acknowledgements::of_nobody()
+        } else {
+            Acknowledgements {
+                attached,
+                ledger: client
+                    .clone()
+                    .map(|client| Ledger::new(client, &self.root_namespace)),
+                nodes: agents_nodes(status.collection(), self.accounts),
+            }
         };
         let mapping = client.map(|client| {
             let maps = ConfigMaps {
                 client,
                 collection: status.collection(),
+                only: self.companion.then(|| self.root_namespace.as_str().into()),
                 bundle: self.trust.bundle(),
                 leads: leads.clone(),
             };
@@ -307,12 +320,12 @@ impl Control {
         });
         let keeping = tokio::spawn(self.trust.run(acknowledgements, leads, drain.clone()));
         let services = Services {
-            discovery: discovery.into_service(),
-            certificates: certificates.into_service(),
+            discovery: (!self.companion).then(|| discovery.into_service()),
+            certificates: (!self.companion).then(|| certificates.into_service()),
             nodes: node_service.into_service(),
         };
         if let Ok(address) = self.listener.local_addr() {
-            info!(%address, "control plane serves");
+            info!(%address, companion = self.companion, "control plane serves");
         }
         status.serves();
         serve::serve(self.listener, self.tls, services, drain).await;

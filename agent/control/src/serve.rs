@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::Status;
 use tonic::codegen::Service as _;
 use tracing::{debug, warn};
 
@@ -49,8 +50,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The services of the listener.
 pub(crate) struct Services<A, S> {
-    pub(crate) discovery: AggregatedDiscoveryServiceServer<Discovery<A, S>>,
-    pub(crate) certificates: IstioCertificateServiceServer<CertificateService<A>>,
+    /// `None` where it is another control plane's, like certificates.
+    pub(crate) discovery: Option<AggregatedDiscoveryServiceServer<Discovery<A, S>>>,
+    pub(crate) certificates: Option<IstioCertificateServiceServer<CertificateService<A>>>,
     pub(crate) nodes: NodeServiceServer<NodeService<A>>,
 }
 
@@ -65,18 +67,20 @@ impl<A, S> Clone for Services<A, S> {
 }
 
 impl<A: Authenticate, S: Source> Services<A, S> {
-    /// Unknown paths get the answer of the certificate service, gRPC's UNIMPLEMENTED.
+    /// Paths of services that are not here get gRPC's UNIMPLEMENTED.
     async fn call(
         mut self,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<tonic::body::Body>, Infallible> {
         let path = request.uri().path();
-        if path.starts_with("/envoy.service.discovery.v3.AggregatedDiscoveryService/") {
-            self.discovery.call(request).await
-        } else if path.starts_with("/culvert.node.v1.NodeService/") {
-            self.nodes.call(request).await
-        } else {
-            self.certificates.call(request).await
+        let is_of = |service: &str| path.strip_prefix(service).is_some();
+        let discovery = is_of("/envoy.service.discovery.v3.AggregatedDiscoveryService/");
+        let certificates = is_of("/istio.v1.auth.IstioCertificateService/");
+        match (&mut self.discovery, &mut self.certificates) {
+            (Some(service), _) if discovery => service.call(request).await,
+            (_, Some(service)) if certificates => service.call(request).await,
+            _ if is_of("/culvert.node.v1.NodeService/") => self.nodes.call(request).await,
+            _ => Ok(Status::unimplemented("no such service here").into_http()),
         }
     }
 }

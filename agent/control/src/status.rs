@@ -39,6 +39,7 @@ struct Inner {
     serving: watch::Sender<bool>,
     attached: AttachedNodes,
     trust: Shown,
+    companion: bool,
     reported: Mutex<Reported>,
 }
 
@@ -52,6 +53,7 @@ pub(crate) struct Parts {
     pub(crate) attached: AttachedNodes,
     pub(crate) leads: Option<watch::Receiver<bool>>,
     pub(crate) trust: Shown,
+    pub(crate) companion: bool,
 }
 
 /// How the source is doing.
@@ -90,6 +92,7 @@ impl Status {
             attached,
             leads,
             trust,
+            companion,
         } = parts;
         Self(Arc::new(Inner {
             collection,
@@ -101,6 +104,7 @@ impl Status {
             serving: watch::Sender::new(false),
             attached,
             trust,
+            companion,
             reported: Mutex::default(),
         }))
     }
@@ -132,7 +136,7 @@ impl Status {
     /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
     /// (connected, with the agents attached and what they say of their pods), `certificates`
     /// (issued, refused), `trust` (roots, stage of their rotation, nodes that do not know them
-    /// yet). Lists are bounded; `...LeftOut` counts the rest.
+    /// yet), `companion` (discovery and certificates are another control plane's). Lists are bounded; `...LeftOut` counts the rest.
     pub fn json(&self) -> Value {
         let inner = &self.0;
         let reported = inner
@@ -147,14 +151,14 @@ impl Status {
         let objects = counts
             .iter()
             .map(|(kind, count)| (format!("{kind:?}"), json!(count)));
-        let nodes = inner.nodes.list();
+        let nodes = inner.list_nodes();
         let listed_nodes = nodes.iter().take(MAX_LISTED);
-        let listed_nodes = listed_nodes.map(|status| node(status, &inner.attached));
         let problems: Vec<&Problem> = reported.problems.iter().take(MAX_LISTED).collect();
         let notes: Vec<&Note> = reported.notes.iter().take(MAX_LISTED).collect();
         json!({
             "source": inner.progress.json(),
             "serving": self.is_serving(),
+            "companion": inner.companion,
             "problems": problems,
             "problemsLeftOut": reported.problems.len() - problems.len(),
             "notes": notes,
@@ -203,6 +207,24 @@ impl Status {
             }
         }
         *reported = now;
+    }
+}
+
+impl Inner {
+    /// Those with a discovery stream; in a companion those whose agents are attached.
+    fn list_nodes(&self) -> Vec<Value> {
+        if !self.companion {
+            let nodes = self.nodes.list();
+            return nodes
+                .iter()
+                .map(|status| node(status, &self.attached))
+                .collect();
+        }
+        let attached = |node: Arc<str>| {
+            let (agents, pods) = self.attached.status_of(&node);
+            json!({ "agents": agents, "pods": pods, "node": &*node })
+        };
+        self.attached.nodes().into_iter().map(attached).collect()
     }
 }
 

@@ -80,6 +80,7 @@ impl World {
     fn config(folder: &std::path::Path) -> Config {
         Config {
             source: SourceChoice::Folder(folder.join("manifests")),
+            companion: false,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             node_tokens: Some(folder.join("tokens")),
             token_reviews: None,

@@ -65,6 +65,43 @@ fn a_minimal_node_gets_the_documented_defaults() {
 }
 
 #[test]
+fn enrolment_is_the_control_planes_unless_a_companion_is_named() {
+    let alone = running(&[]).unwrap().enrolment_server;
+    let expected = EnrolmentServer {
+        address: "https://control:15012".to_owned(),
+        root_cert: "/r.pem".into(),
+        token_file: "/token".into(),
+        issues: true,
+    };
+    assert_eq!(alone, expected);
+    let beside = [
+        "--enrolment-address=companion:15012",
+        "--enrolment-root-cert=/c.pem",
+        "--enrolment-token-file=/c",
+    ];
+    let expected = EnrolmentServer {
+        address: "https://companion:15012".to_owned(),
+        root_cert: "/c.pem".into(),
+        token_file: "/c".into(),
+        issues: false,
+    };
+    assert_eq!(running(&beside).unwrap().enrolment_server, expected);
+    // Whoever issues elsewhere is not asked for roots here.
+    let issuer = running(&["--ca-address=issuer:15012"]).unwrap();
+    assert!(!issuer.enrolment_server.issues);
+    assert!(running(&["--enrolment-address=http://companion:15012"]).is_err());
+}
+
+#[test]
+fn a_companion_needs_a_cluster() {
+    let error = control_of(CONTROL, &["--companion"]).unwrap_err();
+    assert!(error.to_string().contains("--kubernetes"), "{error}");
+    let flags = ["--kubernetes", "--serving-names=control"];
+    assert!(control_of(&flags, &["--companion"]).unwrap().companion);
+    assert!(!control_of(&flags, &[]).unwrap().companion);
+}
+
+#[test]
 fn a_missing_setting_is_named_in_all_its_forms() {
     let error = node_of(&NODE[2..], &[]).unwrap_err().to_string();
     assert_eq!(

@@ -22,6 +22,7 @@ pub(super) const ALL: Files = embedded![
     "gateway-classes/gateway-classes.yaml",
     "istio-crds/kustomization.yaml",
     "istio-crds/crds.yaml",
+    "overlays/beside-istio/kustomization.yaml",
     "overlays/hardened/kustomization.yaml",
     "overlays/hardened/network-policies.yaml",
     "overlays/kind/kustomization.yaml",

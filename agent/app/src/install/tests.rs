@@ -11,11 +11,12 @@ use crate::cli::{Arguments, Verb};
 
 /// What can be printed, each as the words after `install --render`, and the folder that says the
 /// same to kubectl.
-const FORMS: [(&[&str], &str); 6] = [
+const FORMS: [(&[&str], &str); 7] = [
     (&[], ""),
     (&["--overlay=kind"], "overlays/kind"),
     (&["--overlay=single-node"], "overlays/single-node"),
     (&["--overlay=hardened"], "overlays/hardened"),
+    (&["--overlay=beside-istio"], "overlays/beside-istio"),
     (&["--with=istio-crds"], "istio-crds"),
     (&["--with=gateway-classes"], "gateway-classes"),
 ];
@@ -109,6 +110,35 @@ fn every_form_renders_and_reads_back() {
         by_name(objects(&[])).len(),
         kustomize::build(files::ALL, "").unwrap().len()
     );
+}
+
+#[test]
+fn beside_istio_agents_get_xds_and_certificates_of_istiod_and_pods_of_the_companion() {
+    let objects = objects(&["--overlay=beside-istio"]);
+    let control = arguments(the(&objects, "Deployment", "culvert-control"));
+    assert!(control.contains(&"--companion"), "{control:?}");
+    let node = the(&objects, "DaemonSet", "culvert-node");
+    let words = arguments(node);
+    for word in [
+        "--xds-address=https://istiod.istio-system.svc:15012",
+        "--root-cert=/var/run/secrets/istio/root-cert.pem",
+        "--token-file=/var/run/secrets/istio-token/istio-token",
+        "--enrolment-address=https://culvert-control.$(POD_NAMESPACE).svc:15012",
+        "--enrolment-root-cert=/var/run/secrets/culvert/root/root-cert.pem",
+        "--enrolment-token-file=/var/run/secrets/culvert/token/token",
+        "--enrolment=labels",
+    ] {
+        let count = words.iter().filter(|other| **other == word).count();
+        assert_eq!(count, 1, "{word} in {words:?}");
+    }
+    // Every file that a flag names is mounted.
+    let mounts = container(node)["volumeMounts"].to_string();
+    let volumes = node["spec"]["template"]["spec"]["volumes"].to_string();
+    for mount in ["/var/run/secrets/istio\"", "/var/run/secrets/istio-token\""] {
+        assert!(mounts.contains(mount), "{mount}: {mounts}");
+    }
+    assert!(volumes.contains("\"audience\":\"istio-ca\""), "{volumes}");
+    assert!(volumes.contains("istio-ca-root-cert"), "{volumes}");
 }
 
 #[test]

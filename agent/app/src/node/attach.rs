@@ -10,6 +10,7 @@ use agent_datapath::{Datapath, Follow, Wishes};
 use agent_identity::{Certificates, TrustBundle};
 use agent_model::{NodeWishes, PodReport};
 use agent_net::drain::Watcher;
+use agent_xds::ClientConfig;
 use agent_xds::attach::{AttachConfig, AttachStatus, Attached, NodeReport};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -80,11 +81,21 @@ pub(super) fn attach(
     };
     tasks.spawn_on(follow_wishes(attached.clone(), wishes, list), runtime);
     let in_use = hashes.subscribe();
-    let trust = trust(certificates.clone(), attached.clone(), hashes);
+    let (certificates, issues) = (certificates.clone(), config.enrolment_server.issues);
+    let told_trust = attached.clone();
+    let trust = async move {
+        if issues {
+            trust(certificates, told_trust, hashes).await;
+        } else {
+            // Reports go on with the hash that never changes.
+            let _hashes = hashes;
+            std::future::pending::<()>().await;
+        }
+    };
     tasks.spawn_on(trust, runtime);
     tasks.spawn_on(report(told, in_use, reports, pending), runtime);
     let settings = AttachConfig {
-        server: xds_config(config),
+        server: server(config),
         version: VERSION.to_owned(),
         instance: config.instance.clone(),
     };
@@ -112,6 +123,18 @@ impl List {
         if let Err(error) = write_meshed(&self.path, namespaces) {
             tracing::warn!(list = %self.path.display(), %error, "list of meshed namespaces");
         }
+    }
+}
+
+/// Who says which pods are wanted. It names roots only where it is the issuer too: those of
+/// another's certificates are none of its business.
+fn server(config: &NodeConfig) -> ClientConfig {
+    let server = &config.enrolment_server;
+    ClientConfig {
+        address: server.address.clone(),
+        root_cert: server.root_cert.clone(),
+        token_file: server.token_file.clone(),
+        ..xds_config(config)
     }
 }
 

@@ -44,7 +44,8 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 pub(crate) struct NodeService<A> {
     pub(crate) authenticate: Arc<A>,
     pub(crate) placement: watch::Receiver<Placement>,
-    pub(crate) trust: watch::Receiver<agent_identity::TrustBundle>,
+    /// Roots to trust; `None` where they are not this control plane's to name.
+    pub(crate) trust: Option<watch::Receiver<agent_identity::TrustBundle>>,
     pub(crate) attached: AttachedNodes,
     pub(crate) drain: drain::Watcher,
 }
@@ -109,7 +110,7 @@ impl Conversation {
     async fn run(
         mut self,
         placement: watch::Receiver<Placement>,
-        trust: watch::Receiver<agent_identity::TrustBundle>,
+        trust: Option<watch::Receiver<agent_identity::TrustBundle>>,
     ) -> Option<Status> {
         match timeout(HELLO, self.requests.next()).await {
             Err(_) => return Some(Status::deadline_exceeded("no hello")),
@@ -175,13 +176,17 @@ fn take(attachment: &Attachment, message: NodeMessage) -> Option<Status> {
 async fn tell(
     node: &str,
     mut placement: watch::Receiver<Placement>,
-    mut trust: watch::Receiver<agent_identity::TrustBundle>,
+    mut trust: Option<watch::Receiver<agent_identity::TrustBundle>>,
     responses: &mpsc::Sender<Result<ControlMessage, Status>>,
 ) {
     let (mut told_wishes, mut told_trust) = (None, None);
     loop {
-        let bundle = trust.borrow_and_update().clone();
-        if told_trust.as_ref() != Some(&bundle) {
+        let bundle = trust
+            .as_mut()
+            .map(|trust| trust.borrow_and_update().clone());
+        if let Some(bundle) = bundle
+            && told_trust.as_ref() != Some(&bundle)
+        {
             let wire = TrustBundle {
                 pem: bundle.pem().to_owned(),
                 sha256: bundle.sha256().to_owned(),
@@ -200,9 +205,15 @@ async fn tell(
             }
             told_wishes = Some(wishes);
         }
+        let trust_changed = async {
+            match &mut trust {
+                Some(trust) => trust.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         let changed = tokio::select! {
             changed = placement.changed() => changed,
-            changed = trust.changed() => changed,
+            changed = trust_changed => changed,
         };
         if changed.is_err() {
             return;

@@ -100,7 +100,7 @@ impl AttachedNodes {
     }
 
     /// The nodes with an agent that has reported.
-    pub(super) fn nodes(&self) -> BTreeSet<Arc<str>> {
+    pub(crate) fn nodes(&self) -> BTreeSet<Arc<str>> {
         let state = self.lock();
         let heard = state.agents.values().filter(|agent| agent.report.is_some());
         heard.map(|agent| Arc::clone(&agent.node)).collect()

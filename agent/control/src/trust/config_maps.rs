@@ -39,6 +39,8 @@ const PAGE: u32 = 500;
 pub(crate) struct ConfigMaps {
     pub(crate) client: kube::Client,
     pub(crate) collection: Arc<RwLock<Collection>>,
+    /// The one namespace it is written to; `None`: to every one.
+    pub(crate) only: Option<Arc<str>>,
     pub(crate) bundle: watch::Receiver<TrustBundle>,
     /// Of several replicas one writes.
     pub(crate) leads: watch::Receiver<bool>,
@@ -87,7 +89,8 @@ impl ConfigMaps {
         let namespaces: BTreeSet<Arc<str>> = {
             let collection = self.collection.read();
             let collection = collection.unwrap_or_else(PoisonError::into_inner);
-            collection.live_namespaces().collect()
+            let is_meant = |name: &Arc<str>| self.only.as_ref().is_none_or(|only| only == name);
+            collection.live_namespaces().filter(is_meant).collect()
         };
         let mut written = 0;
         for namespace in wrong(&namespaces, &present, bundle.pem()) {

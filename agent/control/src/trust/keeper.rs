@@ -38,6 +38,15 @@ pub(crate) struct Acknowledgements {
 }
 
 impl Acknowledgements {
+    /// For a control plane whose agents are not told of roots: nobody is waited for.
+    pub(crate) fn of_nobody() -> Self {
+        Self {
+            attached: AttachedNodes::default(),
+            ledger: None,
+            nodes: Box::new(BTreeSet::new),
+        }
+    }
+
     /// What every node trusts; `None` when it is not known.
     async fn now(&mut self, leads: bool) -> Option<Hashes> {
         let own = self.attached.trust_hashes();

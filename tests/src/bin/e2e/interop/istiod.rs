@@ -2,6 +2,8 @@
 //! its names, its tokens. One pod of node 1 belongs to a ztunnel.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -101,7 +103,7 @@ fn ztunnel(cluster: &Cluster, istiod: &Istiod, scene: &Scene) -> Result<Peer> {
     let peer = Peer::start(cluster.run(), &scene.foreign, "ztunnel")?;
     let file = cluster.run().path("ztunnel-token");
     istiod.token(("istio-system", "ztunnel"), "ztunnel-n1", "n1", &file)?;
-    let url = cluster.control()?.url();
+    let url = &istiod.url;
     peer.must(&json!({
         "op": "discover", "name": "zt", "url": url, "root": istiod.roots, "token_file": file,
         "node": facts("n1"),
@@ -241,9 +243,10 @@ fn spoke_as_istiod_expects(istiod: &Istiod) -> Result<()> {
 /// A control plane as istiod is one, at the address of Culvert's.
 pub(super) struct Istiod {
     pub(super) peer: Peer,
-    roots: std::path::PathBuf,
+    roots: PathBuf,
+    url: String,
     /// What was heard and cleared.
-    earlier: std::sync::Mutex<Vec<Value>>,
+    earlier: Mutex<Vec<Value>>,
 }
 
 impl Istiod {
@@ -251,7 +254,7 @@ impl Istiod {
     pub(super) fn replaces_control(cluster: &Cluster) -> Result<Self> {
         let control = cluster.control()?;
         control.stop()?;
-        let istiod = Self::start(cluster)?;
+        let istiod = Self::start(cluster, agent_model::CONTROL_PORT)?;
         for node in cluster.nodes() {
             let agent = node.agent()?;
             agent.stop()?;
@@ -262,7 +265,7 @@ impl Istiod {
     }
 
     /// Starts one where the cluster's control plane runs.
-    pub(super) fn start(cluster: &Cluster) -> Result<Self> {
+    pub(super) fn start(cluster: &Cluster, port: u16) -> Result<Self> {
         let control = cluster.control()?;
         let peer = Peer::start(cluster.run(), control.place(), "istiod")?;
         let address = tests::topology::underlay(tests::topology::CONTROL_HOST).v4;
@@ -271,13 +274,14 @@ impl Istiod {
             "op": "istiod", "name": "istiod",
             "names": ["istiod.istio-system.svc", address.to_string()],
             "accounts": ["istio-system/ztunnel", format!("{}/{}", ACCOUNT.0, ACCOUNT.1)],
-            "root_file": roots,
+            "root_file": roots, "port": port,
         }))?;
-        let earlier = std::sync::Mutex::default();
+        let earlier = Mutex::default();
         Ok(Self {
             peer,
             roots,
             earlier,
+            url: format!("https://{address}:{port}"),
         })
     }
 
@@ -294,6 +298,7 @@ impl Istiod {
         node.agent()?.change(|settings| {
             settings.root_cert = self.roots.clone();
             settings.token_file = file;
+            settings.control = self.url.clone();
         });
         Ok(())
     }
@@ -303,7 +308,7 @@ impl Istiod {
         (namespace, account): (&str, &str),
         pod: &str,
         node: &str,
-        file: &std::path::Path,
+        file: &Path,
     ) -> Result<()> {
         self.peer
             .must(&json!({
