@@ -38,6 +38,10 @@ pub(crate) const CASES: &[Case] = &[
         "interop: agents under an istiod, beside a ztunnel of its",
         istiod::drives_agents,
     ),
+    alone(
+        "interop: a companion of an istiod: labels enrol pods, their marks say so",
+        istiod::with_companion,
+    ),
 ];
 
 const LIMIT: Duration = Duration::from_secs(10);

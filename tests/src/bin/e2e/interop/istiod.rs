@@ -24,6 +24,10 @@ const PORT: u16 = 8080;
 const BEHIND: u16 = 9090;
 /// The account of the agents, which istiod is told of (`CA_TRUSTED_NODE_ACCOUNTS`).
 const ACCOUNT: (&str, &str) = ("culvert-system", "culvert-node");
+/// Port of an istiod that has a companion at the same address.
+const BESIDE: u16 = 15112;
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+const MESH: &str = "culvert.dev/mesh";
 const STATIC_STRICT: &str = "istio-system/istio_converted_static_strict";
 
 /// Everything that an istiod does for agents, and what it hears from them.
@@ -57,9 +61,7 @@ fn drive(cluster: &Cluster) -> Result<()> {
         pod.delete()?;
     }
     drop(app);
-    istiod.peer.must(&json!({
-        "op": "publish", "name": "istiod", "addresses": {}, "policies": {}, "pods": [],
-    }))?;
+    istiod.publishes_nothing()?;
     baseline.wait(cluster)
 }
 
@@ -240,7 +242,114 @@ fn spoke_as_istiod_expects(istiod: &Istiod) -> Result<()> {
     Ok(())
 }
 
-/// A control plane as istiod is one, at the address of Culvert's.
+/// Culvert's control plane as the companion of an istiod, and a cluster: labels of its API bring
+/// pods into the mesh, their marks tell istiod, everything else is istiod's.
+pub(super) fn with_companion() -> Result<()> {
+    let run = format!("{}c", run_name());
+    let spec = ClusterSpec::new(&run).kubernetes();
+    let cluster = Cluster::start(&spec).context("starting the cluster")?;
+    accompany(&cluster).inspect_err(|_| cluster.keep_logs())
+}
+
+fn accompany(cluster: &Cluster) -> Result<()> {
+    let istiod = Istiod::beside_control(cluster)?;
+    let baseline = Baseline::take(cluster)?;
+    label(cluster, None)?;
+    cluster.manifests().namespace("outside", None)?;
+    let scene = Scene {
+        client: cluster.pod(&PodSpec::new(NAMESPACE, "client"))?,
+        server: cluster.pod(&PodSpec::new(NAMESPACE, "server").on(2))?,
+        // Another proxy's pod, which Culvert has to leave alone.
+        foreign: cluster.pod(&PodSpec::new(NAMESPACE, "foreign").label(MESH, "disabled"))?,
+        outsider: cluster.pod(&PodSpec::new("outside", "outsider"))?,
+    };
+    let app = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    label(cluster, Some("ambient"))?;
+    for pod in [&scene.client, &scene.server] {
+        marked(cluster, pod, &json!("enabled")).context("labelled")?;
+    }
+    marked(cluster, &scene.foreign, &Value::Null)?;
+    marked(cluster, &scene.outsider, &Value::Null)?;
+    // What an istiod makes of the marks.
+    istiod.publish(&scene, &[STATIC_STRICT], strict(), json!({}))?;
+    istiod.settled(cluster, &[STATIC_STRICT])?;
+    let ztunnel = ztunnel(cluster, &istiod, &scene)?;
+    traffic(&scene, &ztunnel, &app)?;
+    only_enrolment(cluster, &ztunnel)?;
+    label(cluster, Some("none"))?;
+    for pod in [&scene.client, &scene.server] {
+        marked(cluster, pod, &Value::Null).context("no longer labelled")?;
+    }
+    for to in scene.server.sockets(PORT) {
+        must_serve(&scene.outsider, to).context("nothing of the mesh is left")?;
+    }
+    label(cluster, Some("ambient"))?;
+    for pod in [&scene.client, &scene.server] {
+        marked(cluster, pod, &json!("enabled")).context("labelled again")?;
+    }
+    drop(ztunnel);
+    for pod in [scene.client, scene.server, scene.foreign, scene.outsider] {
+        pod.delete()?;
+    }
+    drop(app);
+    istiod.publishes_nothing()?;
+    baseline.wait(cluster)
+}
+
+/// The namespace's label, as users of Istio write it.
+fn label(cluster: &Cluster, mode: Option<&str>) -> Result<()> {
+    let labels = mode.map_or_else(String::new, |mode| {
+        format!("\n  labels:\n    istio.io/dataplane-mode: {mode}")
+    });
+    let yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}{labels}\n");
+    cluster
+        .manifests()
+        .write(&format!("namespace-{NAMESPACE}"), &yaml)
+}
+
+/// Waits for the mark that istiod goes by.
+fn marked(cluster: &Cluster, pod: &Pod, mark: &Value) -> Result<()> {
+    let server = cluster.manifests().server().context("no API server")?;
+    let manifest = pod.manifest();
+    let what = format!("{} marked {mark}", manifest.name);
+    poll::until(&what, LIMIT, || {
+        let object = server.get("pods", &manifest.namespace, &manifest.name);
+        let object = object.context("no such pod")?;
+        let annotations = &object["metadata"]["annotations"];
+        ensure!(annotations[REDIRECTION] == *mark, "{annotations}");
+        Ok(())
+    })
+}
+
+/// The companion issues nothing, discovers nothing, and leaves other namespaces' ConfigMaps alone.
+fn only_enrolment(cluster: &Cluster, peer: &Peer) -> Result<()> {
+    let control = cluster.control()?;
+    let token_file = cluster.node(1)?.directory().join("token");
+    let refused = peer.must_fail(&json!({
+        "op": "issue", "name": "other", "url": control.url(), "root": control.root_cert(),
+        "token_file": token_file, "identity": spiffe(NAMESPACE, "client"),
+    }))?;
+    ensure!(
+        refused.contains("grpc-status 12"),
+        "certificates: {refused}"
+    );
+    peer.must(&json!({
+        "op": "discover", "name": "other", "url": control.url(), "root": control.root_cert(),
+        "token_file": token_file, "node": facts("n1"),
+    }))?;
+    poll::until("discovery refused", LIMIT, || {
+        let told = peer.must(&json!({ "op": "known", "name": "other", "wait": 1 }))?;
+        let failure = told["failure"].as_str().unwrap_or_default();
+        ensure!(failure.starts_with("12:"), "discovery: {told}");
+        Ok(())
+    })?;
+    let server = cluster.manifests().server().context("no API server")?;
+    let map = server.get("configmaps", NAMESPACE, "culvert-ca-root-cert");
+    ensure!(map.is_none(), "the companion's root in a foreign namespace");
+    Ok(())
+}
+
+/// A control plane as istiod is one.
 pub(super) struct Istiod {
     pub(super) peer: Peer,
     roots: PathBuf,
@@ -258,6 +367,31 @@ impl Istiod {
         for node in cluster.nodes() {
             let agent = node.agent()?;
             agent.stop()?;
+            istiod.adopts(cluster, node.number())?;
+            agent.start_ready()?;
+        }
+        Ok(istiod)
+    }
+
+    /// Stands beside a cluster's control plane, which becomes its companion; every agent is
+    /// started anew under both.
+    fn beside_control(cluster: &Cluster) -> Result<Self> {
+        let control = cluster.control()?;
+        control.set_extra(&["--companion"]);
+        control.stop()?;
+        control.start()?;
+        let istiod = Self::start(cluster, BESIDE)?;
+        for node in cluster.nodes() {
+            let agent = node.agent()?;
+            agent.stop()?;
+            let (roots, token) = (control.root_cert(), agent.settings().token_file);
+            agent.change(|settings| {
+                settings.extra.extend([
+                    format!("--enrolment-address={}", control.url()),
+                    format!("--enrolment-root-cert={}", roots.display()),
+                    format!("--enrolment-token-file={}", token.display()),
+                ]);
+            });
             istiod.adopts(cluster, node.number())?;
             agent.start_ready()?;
         }
@@ -337,6 +471,14 @@ impl Istiod {
             .must(&json!({
                 "op": "publish", "name": "istiod", "addresses": addresses, "policies": policies,
                 "pods": pods,
+            }))
+            .map(drop)
+    }
+
+    fn publishes_nothing(&self) -> Result<()> {
+        self.peer
+            .must(&json!({
+                "op": "publish", "name": "istiod", "addresses": {}, "policies": {}, "pods": [],
             }))
             .map(drop)
     }
