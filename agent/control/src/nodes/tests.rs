@@ -150,6 +150,26 @@ fn a_node_is_told_of_its_pods_and_of_every_meshed_namespace() {
 }
 
 #[test]
+fn a_pod_waits_for_its_namespace_to_be_heard_of() {
+    let both = manifest(MESHED, "");
+    let (namespace, pod) = both.split_once("---\n").unwrap();
+    let mut pods = collection(pod, true);
+    let told = |pods: &mut Collection| {
+        let placement = pods.new_placement().unwrap_or_default();
+        wishes(&placement, "n1").pods
+    };
+    assert_eq!(told(&mut pods), []);
+    apply(&mut pods, namespace);
+    assert_eq!(told(&mut pods)[0].wanted, Wanted::Enrol);
+    // Its own label decides without one; and a folder need not have any.
+    let labelled = pod.replace("uid: u1,", "uid: u1, labels: {culvert.dev/mesh: disabled},");
+    let mut own = collection(&labelled, true);
+    assert_eq!(told(&mut own)[0].wanted, Wanted::Leave);
+    let mut folder = collection(pod, false);
+    assert_eq!(told(&mut folder)[0].wanted, Wanted::Leave);
+}
+
+#[test]
 fn what_did_not_change_is_no_change() {
     let mut pods = collection(&manifest(MESHED, ""), true);
     assert!(pods.new_placement().is_some());

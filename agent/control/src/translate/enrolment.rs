@@ -160,11 +160,15 @@ impl PartialEq for NodePod {
     }
 }
 
-/// What a namespace's pods are to their nodes, with the node of each.
+/// What a namespace's pods are to their nodes, with the node of each. In a cluster every pod has a
+/// namespace, and one that is not heard of yet may have a label: until then nodes are told nothing
+/// of a pod without a label of its own, which waits there.
 pub(crate) fn of_nodes(scope: &Scope<'_>, namespace: &Arc<str>) -> Vec<(Arc<str>, NodePod)> {
+    let is_told = scope.namespace.is_some() || !scope.mesh.waits_for_capture;
     let pods = scope.objects.pods.values();
     let bound = pods.filter(|pod| !pod.spec.node_name.is_empty());
     bound
+        .filter(|pod| is_told || opted(&pod.metadata.labels).is_some())
         .map(|pod| {
             let of_node = NodePod {
                 namespace: Arc::clone(namespace),
