@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::apiserver::ApiServer;
+use crate::command::Output;
 use crate::manifests::Manifests;
 use crate::place::Place;
 use crate::poll;
@@ -212,6 +213,20 @@ impl Control {
         let bundle = bundle.context("no ConfigMap with the root certificates yet")?;
         fs::create_dir_all(self.directory.join("mounted"))?;
         replace(&self.root_cert(), bundle, 0o644)
+    }
+
+    /// Runs `culvert check --kubernetes` with these flags too, as an administrator on the control
+    /// plane's machine.
+    pub fn check(&self, flags: &[&str]) -> Result<Output> {
+        let server = self.manifests.server().context("no API server")?;
+        let kubeconfig = self.directory.join("admin.kubeconfig");
+        write_secret(&kubeconfig, server.kubeconfig())?;
+        let mut command = Command::new(self.programs.culvert());
+        command
+            .args(["check", "--kubernetes", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(flags);
+        self.place.run_command(command, "", Duration::from_secs(20))
     }
 
     /// What `culvert install --render` prints, which is what was installed in a cluster.

@@ -220,6 +220,11 @@ impl Pod {
         Process::spawn(&self.run, &self.place, &name, command)
     }
 
+    /// The process that holds its namespace, where there is one: with an API server.
+    pub fn process(&self) -> Option<u32> {
+        lock(&self.pause).as_ref().map(Pause::pid)
+    }
+
     /// CNI CHECK.
     pub fn check_cni(&self) -> Result<()> {
         self.node.chain().check(&self.sandbox, &self.ips())

@@ -332,7 +332,8 @@ fn mode(lab: &Lab, mode: &str) -> Result<()> {
         .apply("mode", &peer_authentication(MESHED, mode))
 }
 
-fn must_answer(place: &Place, to: SocketAddr) -> Result<()> {
+/// A new connection and a request on it.
+pub(crate) fn must_answer(place: &Place, to: SocketAddr) -> Result<()> {
     let answer = http::get(place, to, SMALL_PATH)?;
     ensure!(
         answer.status == 200 && answer.body == SMALL_BODY,
@@ -365,12 +366,13 @@ fn must_not_answer(place: &Place, to: SocketAddr) -> Result<()> {
 }
 
 /// One HTTP connection kept alive.
-struct KeepAlive {
+pub(crate) struct KeepAlive {
     stream: BufReader<TcpStream>,
 }
 
 impl KeepAlive {
-    fn open(place: &Place, to: SocketAddr) -> Result<Self> {
+    /// Connects.
+    pub(crate) fn open(place: &Place, to: SocketAddr) -> Result<Self> {
         let stream = place.connect(to, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.set_nodelay(true)?;
@@ -379,7 +381,8 @@ impl KeepAlive {
         })
     }
 
-    fn request(&mut self) -> Result<()> {
+    /// One request and its answer.
+    pub(crate) fn request(&mut self) -> Result<()> {
         let request = format!("GET {SMALL_PATH} HTTP/1.1\r\nHost: web\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut line = String::new();

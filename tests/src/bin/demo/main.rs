@@ -1,5 +1,6 @@
 //! Shows a stranger that it works: one line per fact, with its evidence, then a table.
 
+mod cluster;
 mod facts;
 mod load;
 
@@ -42,8 +43,14 @@ fn main() -> Result<()> {
     spec.kubernetes = arguments.kubernetes;
     let lab = Lab::start(&spec)?;
     introduce(&lab, start.elapsed());
+    let more = if arguments.kubernetes {
+        cluster::ALL
+    } else {
+        &[]
+    };
     let lines: Vec<Line> = facts::ALL
         .iter()
+        .chain(more)
         .map(|(fact, show)| line(&lab, fact, *show))
         .collect();
     let table = load::table(&lab);

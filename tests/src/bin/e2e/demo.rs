@@ -41,7 +41,7 @@ fn demo() -> Result<()> {
 }
 
 fn demo_on_kubernetes() -> Result<()> {
-    shows(&["--kubernetes"], 9)
+    shows(&["--kubernetes"], 14)
 }
 
 /// The demo with these flags shows at least so many lines, all of them true.
