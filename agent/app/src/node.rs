@@ -39,7 +39,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::{KernelConfig, NodeConfig, ReleaseConfig};
 use crate::listen::{Listeners, Serving};
-use crate::readiness::Readiness;
+use crate::readiness::{Pending, Readiness};
 use crate::shutdown::Signals;
 use attach::{Attachment, Line};
 use installer::Installer;
@@ -146,6 +146,10 @@ struct MeshView {
     started: Instant,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    /// What the agent waits for besides, named from the start: the readiness port answers already.
+    kernel_side: Pending,
+    proxy: Pending,
+    pods: Pending,
     state: agent_state::Reader,
     sync: watch::Receiver<ClientStatus>,
     synced: watch::Receiver<bool>,
@@ -168,6 +172,9 @@ impl MeshView {
         Ok(Self {
             started,
             metrics: Metrics::new(VERSION, Limits::default(), started),
+            kernel_side: readiness.wait_for("kernel side"),
+            proxy: readiness.wait_for("proxy"),
+            pods: readiness.wait_for("pods"),
             readiness,
             state,
             sync,
@@ -301,7 +308,7 @@ impl Agent {
             certificates: &view.certificates,
             datapath: &datapath,
             wishes,
-            pending: view.readiness.wait_for("pods"),
+            pending: view.pods,
         };
         let (attachment, follow) = attach::attach(control, line, draining);
         let wishes = follow.wishes.clone();
@@ -318,7 +325,7 @@ impl Agent {
             control,
             enrolment,
             Arc::clone(&datapath),
-            view.readiness.wait_for("proxy"),
+            view.proxy,
         );
         ports.inherit(inherited, config, control)?;
         let predecessor = Predecessor {

@@ -30,11 +30,11 @@ pub(super) fn start(
     signals: &mut Signals,
     bring_up: impl Fn(Option<Estate>) -> anyhow::Result<BroughtUp>,
 ) -> anyhow::Result<Option<BroughtUp>> {
-    let pending = view.readiness.wait_for("kernel side");
+    let pending = &view.kernel_side;
     let mut way = Way {
         control,
         signals,
-        pending: &pending,
+        pending,
     };
     let hello = Hello {
         protocol: PROTOCOL,

@@ -56,6 +56,7 @@ fn lies(cluster: &Cluster) -> Result<()> {
     namespaces(cluster)?;
     let node = cluster.node(1)?;
     let honest = cluster.pod(&PodSpec::new(MESHED, "honest"))?;
+    cluster.settle()?;
     let before = cluster.node(1)?.agent()?.status()?["pods"].to_string();
     let mut sandbox = honest.sandbox().clone();
     sandbox.id = "f".repeat(64);
