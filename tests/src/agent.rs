@@ -102,8 +102,8 @@ impl Agent {
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         poll::until("agent ready", limit, || {
             self.must_run()?;
-            let answer = http::get(&self.place, local(READY_PORT), "/healthz/ready")?;
-            ensure!(answer.status == 200, "not ready: {}", answer.body.trim());
+            let (status, body) = self.readiness()?;
+            ensure!(status == 200, "not ready: {}", body.trim());
             Ok(())
         })
         .with_context(|| format!("log of {}:\n{}", self.settings().node, self.log_tail(15)))
@@ -146,6 +146,23 @@ impl Agent {
         let name = format!("agent-{}-beside", self.settings().node);
         let second = Process::spawn(&self.run, &self.place, &name, self.command(more))?;
         Ok(second.wait_end(limit)?.code())
+    }
+
+    /// A second agent of the node in a namespace of its own, as the pods of an update are. Not
+    /// started.
+    pub fn beside(&self, place: Place) -> Result<Self> {
+        Self::prepare(&self.run, &self.programs, place, self.settings())
+    }
+
+    /// Waits for a clean end of its own.
+    pub fn wait_end(&self, limit: Duration) -> Result<()> {
+        self.process.wait_end(limit)
+    }
+
+    /// What the readiness port answers.
+    pub fn readiness(&self) -> Result<(u16, String)> {
+        let answer = http::get(&self.place, local(READY_PORT), "/healthz/ready")?;
+        Ok((answer.status, answer.body))
     }
 
     /// How many agents have owned the node's kernel side.

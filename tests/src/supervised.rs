@@ -52,6 +52,17 @@ impl Supervised {
         Ok(before)
     }
 
+    /// Waits for a clean end of its own.
+    pub(crate) fn wait_end(&self, limit: Duration) -> Result<()> {
+        let mut slot = self.lock();
+        let process = slot.as_ref();
+        let process = process.with_context(|| format!("{} does not run", self.what))?;
+        let status = process.wait_end(limit)?;
+        *slot = None;
+        ensure!(status.success(), "{} ended with {status}", self.what);
+        Ok(())
+    }
+
     /// SIGKILL; nothing of it runs any more when this returns.
     pub(crate) fn kill9(&self) -> Result<()> {
         match self.lock().take() {

@@ -92,14 +92,23 @@ pub fn make_bridge(place: &Place, node: u8) -> Result<()> {
 
 /// Plugs the agent's own namespace into the node's pod bridge.
 pub fn plug_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
-    let addresses = pod_range(node, 2);
+    plug(host, agent, "agent0", node, 2)
+}
+
+/// The same for a second agent of the node, as an update has one.
+pub fn plug_second_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
+    plug(host, agent, "agent1", node, 3)
+}
+
+fn plug(host: &Place, agent: &Place, link: &str, node: u8, last: u8) -> Result<()> {
+    let addresses = pod_range(node, last);
     let gateway = pod_range(node, 1);
     host.ip(&[
         format!(
-            "link add agent0 type veth peer name eth0 netns {}",
+            "link add {link} type veth peer name eth0 netns {}",
             agent.name()
         ),
-        "link set agent0 master cni0 up".to_owned(),
+        format!("link set {link} master cni0 up"),
     ])?;
     agent.ip(&[
         format!("addr add {}/24 dev eth0", addresses.v4),

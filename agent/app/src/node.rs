@@ -321,12 +321,7 @@ impl Agent {
             follow,
             draining.clone(),
         );
-        let enrolment = follow::enrolment(
-            control,
-            enrolment,
-            Arc::clone(&datapath),
-            view.proxy,
-        );
+        let enrolment = follow::enrolment(control, enrolment, Arc::clone(&datapath), view.proxy);
         ports.inherit(inherited, config, control)?;
         let predecessor = Predecessor {
             runtime: control.handle().clone(),

@@ -43,6 +43,10 @@ pub(crate) const CASES: &[Case] = &[
         queued,
     ),
     shared(
+        "handover: an update as a DaemonSet makes it: two namespaces, the first started again",
+        update,
+    ),
+    shared(
         "handover: F-13 a peer that does not read holds nobody up",
         stuck,
     ),
@@ -428,6 +432,69 @@ fn hung(cluster: &Cluster) -> Result<()> {
     // Its ports were waited for.
     agent.wait_ready(Duration::from_secs(5))?;
     serve("after the first woke up")
+}
+
+/// The second agent's pod has a namespace of its own; the first one's container is started again by
+/// the kubelet, and is needed when the second is taken away.
+fn update(cluster: &Cluster) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let serve = |when: &'static str| -> Result<()> {
+        for to in scene.server.sockets(PORT) {
+            must_serve(&scene.client, to).context(when)?;
+            must_refuse(&scene.outsider, to).context(when)?;
+        }
+        Ok(())
+    };
+    let node = cluster.node(2)?;
+    let agent = node.agent()?;
+    named(agent, "first");
+    end_of(&agent.hand_over()?, Duration::from_secs(12))?;
+    let generation = agent.generation()?;
+    let mut held = scene.client.connect(scene.server.sockets(PORT)[0], LIMIT)?;
+    held.set_read_timeout(Some(LIMIT))?;
+    echo_on(&mut held, b"before")?;
+
+    let place = Place::create(&cluster.run().namespace("n2b"), None)?;
+    tests::topology::plug_second_agent(node.host(), &place, 2)?;
+    let second = agent.beside(place.clone())?;
+    named(&second, "second");
+    second.start_ready()?;
+    ensure!(second.generation()? == generation + 1);
+    poll::until("the first is not ready", LIMIT, || {
+        let (status, body) = agent.readiness()?;
+        ensure!(
+            status == 500 && body.contains("taken over"),
+            "{status} {body}"
+        );
+        Ok(())
+    })?;
+    echo_on(&mut held, b"carried by the first")?;
+    serve("by the second, while the first drains")?;
+    drop(held);
+    agent.wait_end(Duration::from_secs(12))?;
+
+    agent.start()?;
+    poll::until("it stands by", LIMIT, || {
+        let (status, body) = agent.readiness()?;
+        ensure!(
+            status == 500 && body.contains("has followed this one"),
+            "{status} {body}"
+        );
+        Ok(())
+    })?;
+    ensure!(second.generation()? == generation + 1, "it is left alone");
+    serve("with the first standing by")?;
+    second.kill9()?;
+    agent.wait_ready(LIMIT)?;
+    serve("by the first again")?;
+    place.delete()?;
+    agent.change(|settings| settings.extra.clear());
+    Ok(())
+}
+
+fn named(agent: &Agent, instance: &str) {
+    agent.change(|settings| settings.extra = vec!["--instance".into(), instance.into()]);
 }
 
 /// They wait in the listeners while the first agent hangs for a moment, and while it hands over.
