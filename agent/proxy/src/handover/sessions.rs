@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::estate::{self, Estate};
 use super::giver::{Giver, GiverHears, GiverShall};
-use super::message::{Hello, Message};
+use super::message::{Hello, Message, Refused};
 use super::taker::{Taker, TakerHears, TakerShall};
 
 /// Time the other end may take for one word, while it has nothing else to do.
@@ -68,7 +68,10 @@ pub fn give(stream: &UnixStream, followed: Option<String>, own: &mut impl Incumb
             }
             GiverShall::Wait => hear_giver(stream, ADOPTION),
             GiverShall::Refuse(because) => {
-                tracing::info!(?because, successor = ?hello, "hand-over refused");
+                // Asked again four times a second by one that stands by.
+                if because != Refused::Superseded {
+                    tracing::info!(?because, successor = ?hello, "hand-over refused");
+                }
                 let _ = estate::say(stream, &Message::Refused { because });
                 return Left::Goes;
             }
