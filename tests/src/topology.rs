@@ -92,16 +92,15 @@ pub fn make_bridge(place: &Place, node: u8) -> Result<()> {
 
 /// Plugs the agent's own namespace into the node's pod bridge.
 pub fn plug_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
-    plug(host, agent, "agent0", node, 2)
+    plug_as(host, agent, "agent0", pod_range(node, 2), node)
 }
 
 /// The same for a second agent of the node, as an update has one.
 pub fn plug_second_agent(host: &Place, agent: &Place, node: u8) -> Result<()> {
-    plug(host, agent, "agent1", node, 3)
+    plug_as(host, agent, "agent1", pod_range(node, 3), node)
 }
 
-fn plug(host: &Place, agent: &Place, link: &str, node: u8, last: u8) -> Result<()> {
-    let addresses = pod_range(node, last);
+fn plug_as(host: &Place, agent: &Place, link: &str, addresses: Addresses, node: u8) -> Result<()> {
     let gateway = pod_range(node, 1);
     host.ip(&[
         format!(

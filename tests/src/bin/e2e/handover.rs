@@ -117,7 +117,9 @@ fn restarts(cluster: &Cluster, times: u32) -> Result<()> {
 
 fn many(cluster: &Cluster, times: u32, load: &Load) -> Result<()> {
     let mut longest = Duration::ZERO;
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_secs(1));
+    let slowest_us = load.slowest_us.swap(0, Ordering::SeqCst);
+    println!("  the slowest before took {} ms", slowest_us / 1000);
     for round in 0..times {
         let agent = cluster.node(if round % 2 == 0 { 2 } else { 1 })?.agent()?;
         let start = Instant::now();
