@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::apiserver::ApiServer;
 use crate::command::Output;
@@ -247,6 +247,19 @@ impl Control {
     /// The socket of `culvert status`.
     pub fn admin_socket(&self) -> PathBuf {
         self.directory.join("control.sock")
+    }
+
+    /// What `culvert status --json` prints of it.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(self.programs.culvert());
+        command
+            .args(["status", "--json", "--admin-socket"])
+            .arg(self.admin_socket());
+        let output = self
+            .place
+            .run_command(command, "", Duration::from_secs(10))?;
+        ensure!(output.ok(), "culvert status: {}", output.stderr);
+        serde_json::from_str(&output.stdout).context("status is not JSON")
     }
 
     /// Everything it has logged.

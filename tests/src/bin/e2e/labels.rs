@@ -35,6 +35,10 @@ pub(crate) const CASES: &[Case] = &[
         reboot,
     ),
     on_kubernetes(
+        "kubernetes: an agent that follows another knows what is wanted, and the first says nothing more",
+        handed_over,
+    ),
+    on_kubernetes(
         "kubernetes: host-network, completed and Culvert's own pods are left alone and told why",
         left_alone,
     ),
@@ -274,6 +278,46 @@ fn reboot(cluster: &Cluster) -> Result<()> {
     let status = cluster.node(1)?.agent()?.status()?;
     ensure!(status["pods"] == json!([]), "still listed: {status}");
     Ok(())
+}
+
+fn handed_over(cluster: &Cluster) -> Result<()> {
+    let server = api_server(cluster)?;
+    cluster.manifests().namespace(MESHED, None)?;
+    let scene = unlabelled(cluster)?;
+    let _echo = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    cluster.manifests().namespace(MESHED, Some(true))?;
+    let pods = [&scene.client, &scene.server];
+    pods.iter().try_for_each(|pod| is_captured(server, pod))?;
+    cluster.settle()?;
+    let mut tunnelled = open(&scene)?;
+    let mut firsts = Vec::new();
+    for node in cluster.nodes() {
+        firsts.push(node.agent()?.hand_over()?);
+    }
+    // They were found, not named by a runtime, and are taken over as what they are.
+    pods.iter().try_for_each(|pod| is_captured(server, pod))?;
+    all_echo(&mut tunnelled).context("carried by the first agents")?;
+    poll::until("one agent a node is attached", LIMIT, || {
+        let status = cluster.control()?.status()?;
+        let nodes = status["nodes"].as_array().context("no nodes")?;
+        for node in nodes {
+            let agents = node["agents"].as_array().map_or(0, Vec::len);
+            ensure!(agents == 1, "{agents} agents of {}", node["name"]);
+        }
+        Ok(())
+    })?;
+    // What is wanted next is the second agents' to do, with the flows of the first still open.
+    cluster.manifests().namespace(MESHED, None)?;
+    pods.iter().try_for_each(|pod| is_free(server, pod))?;
+    drop(tunnelled);
+    for first in firsts {
+        let status = first.wait_end(Duration::from_secs(12))?;
+        ensure!(status.success(), "a first agent ended with {status}");
+    }
+    cluster.manifests().namespace(MESHED, Some(true))?;
+    pods.iter().try_for_each(|pod| is_captured(server, pod))?;
+    let late = cluster.pod(&PodSpec::new(MESHED, "late").on(2))?;
+    is_captured(server, &late)
 }
 
 /// A pod on node 1 that nothing of runs.
