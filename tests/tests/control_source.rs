@@ -110,6 +110,7 @@ impl World {
             serving_names: vec!["127.0.0.1".to_owned()],
             root_overlap: Duration::from_secs(60),
             root_namespace: "culvert-system".to_owned(),
+            companion: false,
         };
         let control = Control::bind(config).await.unwrap();
         let address = format!("https://{}", control.local_addr().unwrap());
