@@ -368,6 +368,7 @@ impl Agent {
             metrics: view.metrics,
             dropped_lines,
             installation: installer.as_ref().map(Installer::problem),
+            reports: attachment.reports.clone(),
         });
         let admin = Listeners::default()
             .unix(&config.admin_socket, &admin::routes(answers, metrics))?

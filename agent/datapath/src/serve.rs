@@ -2,6 +2,7 @@
 //! It also enrols the pods of the agent's own list again, and does the kernel side's upkeep.
 
 mod follow;
+mod left;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::left::LeftPods;
 use crate::pause::{PauseRequests, Verdict};
 use crate::wishes::{Call, Follow, Wishes};
 use crate::{Datapath, DatapathError, EnrolledPod, PodSink, PodStatus};
@@ -238,6 +240,7 @@ struct Desk<E> {
     sink: Arc<dyn PodSink>,
     /// What is wanted; without it the runtime's word is enough.
     wishes: Option<watch::Receiver<Wishes>>,
+    left: LeftPods,
     turn: Mutex<()>,
     /// A request was worked off.
     worked: Notify,
@@ -253,6 +256,7 @@ impl<E: Enroller> Desk<E> {
             enroller,
             sink,
             wishes,
+            left: LeftPods::default(),
             turn: Mutex::new(()),
             worked: Notify::new(),
         }
@@ -328,13 +332,17 @@ impl<E: Enroller> Desk<E> {
         self.blocking(move |e| e.check(&container)).await
     }
 
-    /// A runtime's `Del`: of a pod it named when it added it, or of one that was found.
+    /// A runtime's `Del`: of a pod it named when it added it, of one that was found, or of one that
+    /// is not enrolled any more and still has connections.
     async fn delete_called(&self, pod: PodInfo) -> Result<(), String> {
         self.delete(pod.container_id.clone()).await?;
-        match self.enroller.found_as(&pod) {
-            Some(found) => self.delete(found).await,
-            None => Ok(()),
+        if let Some(found) = self.enroller.found_as(&pod) {
+            self.delete(found).await?;
         }
+        for cookie in self.left.take(&pod) {
+            self.let_go(cookie).await;
+        }
+        Ok(())
     }
 
     async fn add(&self, pod: PodInfo) -> Result<(), String> {

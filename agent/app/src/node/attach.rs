@@ -23,6 +23,8 @@ use crate::readiness::Pending;
 
 /// The line to the control plane. Dropped, nothing more is said or heard on it.
 pub(super) struct Attachment {
+    /// What became of the pods, as the control plane is told; `None` until it is known.
+    pub(super) reports: watch::Receiver<Option<Vec<PodReport>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -66,6 +68,7 @@ pub(super) fn attach(
         node: handed,
     });
     let (pods, told) = watch::channel(None);
+    let known = told.clone();
     let (reports, reported) = watch::channel(None);
     let hashes = watch::Sender::new(String::new());
     let by_labels = config.enrolment == Enrolment::Labels;
@@ -105,7 +108,11 @@ pub(super) fn attach(
         wishes: by_labels.then_some(wanted),
         reports: pods,
     };
-    (Attachment { _tasks: tasks }, follow)
+    let attachment = Attachment {
+        reports: known,
+        _tasks: tasks,
+    };
+    (attachment, follow)
 }
 
 /// The list that the plugin reads while no agent runs.

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use agent_datapath::{Datapath, OlderConnection, OlderDirection, PodStatus};
 use agent_identity::{CertificateState, CertificateStatus, Certificates};
+use agent_model::{PodProgress, PodReport};
 use agent_proxy::Workers;
 use agent_state::view::View;
 use agent_telemetry::{Direction, Metrics};
@@ -23,6 +24,9 @@ use crate::admin::{
 };
 use crate::readiness::Readiness;
 
+/// Pods that a list of problems names.
+const MAX_LISTED: usize = 20;
+
 /// What the answers are made of.
 pub(super) struct NodeView {
     pub(super) started: Instant,
@@ -38,6 +42,8 @@ pub(super) struct NodeView {
     pub(super) metrics: Arc<Metrics>,
     pub(super) dropped_lines: Arc<AtomicU64>,
     pub(super) installation: Option<Problem>,
+    /// What became of the pods that are wanted in the mesh.
+    pub(super) reports: watch::Receiver<Option<Vec<PodReport>>>,
 }
 
 impl AdminView for NodeView {
@@ -145,7 +151,9 @@ impl NodeView {
             let problem = problem.as_ref()?;
             Some(format!("the CNI plugin is not installed: {problem}"))
         });
-        unattached.into_iter().chain(problem).collect()
+        let pods = self.reports.borrow();
+        let pods = left_out(pods.as_deref().unwrap_or_default());
+        unattached.into_iter().chain(problem).chain(pods).collect()
     }
 
     fn control_plane(&self) -> ControlPlaneView {
@@ -192,6 +200,22 @@ impl NodeView {
         };
         serde_json::Value::Object(pods.iter().map(row).collect())
     }
+}
+
+/// The pods that should be captured and are not, the first few by name.
+fn left_out(reports: &[PodReport]) -> Vec<String> {
+    let failed = reports
+        .iter()
+        .filter(|report| report.state == PodProgress::Failed);
+    let named = failed.clone().take(MAX_LISTED).map(|report| {
+        format!(
+            "pod {}/{} belongs into the mesh and is not captured: {}",
+            report.namespace, report.name, report.detail
+        )
+    });
+    let more = failed.count().saturating_sub(MAX_LISTED);
+    let rest = (more > 0).then(|| format!("{more} more pods are not captured"));
+    named.chain(rest).collect()
 }
 
 fn older_view(older: OlderConnection) -> OlderView {
@@ -250,4 +274,32 @@ fn unix_now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs().cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_that_are_left_out_are_problems_and_a_long_list_is_cut() {
+        let report = |state, name: String| PodReport {
+            uid: String::new(),
+            namespace: "shop".to_owned(),
+            name,
+            state,
+            detail: "no such process".to_owned(),
+        };
+        let mut reports = vec![
+            report(PodProgress::Verified, "web".to_owned()),
+            report(PodProgress::Pending, "late".to_owned()),
+        ];
+        assert_eq!(left_out(&reports), Vec::<String>::new());
+        let many = (0..MAX_LISTED + 2).map(|n| report(PodProgress::Failed, format!("bad-{n}")));
+        reports.extend(many);
+        let problems = left_out(&reports);
+        assert_eq!(problems.len(), MAX_LISTED + 1);
+        let first = "pod shop/bad-0 belongs into the mesh and is not captured: no such process";
+        assert_eq!(problems[0], first);
+        assert_eq!(problems[MAX_LISTED], "2 more pods are not captured");
+    }
 }

@@ -181,9 +181,7 @@ impl Collection {
             for of_node in &**pods {
                 let metadata = &of_node.pod.metadata;
                 let report = captured.get(&(&**namespace, metadata.name.as_str()));
-                let report = report.filter(|report| {
-                    report.uid.is_empty() || metadata.uid.is_empty() || report.uid == metadata.uid
-                });
+                let report = report.filter(|report| of_node.pod.is_meant_by(report));
                 differs |= match report {
                     Some(_) => {
                         let uid: Arc<str> = metadata.uid.as_str().into();

@@ -205,9 +205,7 @@ impl<M: MarkPods> Annotator<M> {
         for pod in pods.values().flat_map(|pods| pods.iter()) {
             let metadata = &pod.pod.metadata;
             let report = by_name.get(&(&*pod.namespace, &*metadata.name)).copied();
-            let report = report.filter(|report| {
-                report.uid.is_empty() || metadata.uid.is_empty() || report.uid == metadata.uid
-            });
+            let report = report.filter(|report| pod.pod.is_meant_by(report));
             let Some(patch) = difference(pod, report) else {
                 continue;
             };

@@ -119,6 +119,23 @@ fn a_pod_that_refuses_plaintext_is_never_sent_any() {
     assert!(is_hbone(&pods), "refused until enrolled");
 }
 
+#[test]
+fn a_static_pod_goes_by_the_uid_that_its_node_knows() {
+    let mirror = "annotations: {kubernetes.io/config.mirror: 4b5a69788796a5b4c3d2e1f00f1e2d3c}";
+    let manifest = manifest(MESHED, mirror);
+    let (placement, _) = placed(&manifest);
+    let uid = &wishes(&placement, "n1").pods[0].uid;
+    assert_eq!(uid, "4b5a69788796a5b4c3d2e1f00f1e2d3c");
+    let mut pods = collection(&manifest, true);
+    let by_object = report(PodProgress::Verified, "");
+    assert!(!reported(&mut pods, "n1", std::slice::from_ref(&by_object)));
+    let by_node = PodReport {
+        uid: uid.clone(),
+        ..by_object
+    };
+    assert!(reported(&mut pods, "n1", &[by_node]));
+}
+
 fn placed(manifest: &str) -> (Placement, NodePod) {
     let mut pods = collection(manifest, true);
     let placement = pods.new_placement().unwrap();

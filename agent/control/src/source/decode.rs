@@ -10,7 +10,9 @@ use super::istio::{
     check_authorization, check_mesh_config, check_peer_authentication, check_service_entry,
     check_workload_entry,
 };
-use super::kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
+use super::kubernetes::{
+    EndpointSlice, MIRROR, Metadata, Namespace, Node, Pod, Service, ServiceAccount,
+};
 use super::{Kind, Object, ObjectRef};
 
 /// Kubernetes allows 253 bytes for most names; they become parts of resource names here.
@@ -286,6 +288,7 @@ fn is_read(annotation: &str) -> bool {
             | "culvert.dev/status"
             | "ambient.istio.io/redirection"
             | SIDECAR
+            | MIRROR
             | "istio.io/autoRegistrationGroup"
     )
 }

@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use agent_model::PodReport;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use super::lenient::{HostIp, nullable, optional_ip, port};
+
+/// On the API object that a kubelet makes of a static pod: the UID by which the node knows the pod,
+/// in its cgroup and to its runtime.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Labels or annotations.
 pub(crate) type Labels = BTreeMap<String, String>;
@@ -94,6 +99,20 @@ impl Pod {
             .into_iter()
             .find(|name| !name.is_empty())
             .map_or("default", String::as_str)
+    }
+
+    /// The UID by which its node knows it: that of the object, but for a static pod, whose object is
+    /// only the kubelet's picture of it.
+    pub(crate) fn uid_on_node(&self) -> &str {
+        let mirrored = self.metadata.annotations.get(MIRROR);
+        let mirrored = mirrored.filter(|uid| !uid.is_empty());
+        mirrored.unwrap_or(&self.metadata.uid)
+    }
+
+    /// True when a node's word on a pod of this name is on this very pod.
+    pub(crate) fn is_meant_by(&self, report: &PodReport) -> bool {
+        let uid = self.uid_on_node();
+        report.uid.is_empty() || uid.is_empty() || report.uid == uid
     }
 
     /// Its addresses without repetition, the primary one first.

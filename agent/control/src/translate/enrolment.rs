@@ -141,7 +141,7 @@ impl NodePod {
     /// As the node is told of it.
     pub(crate) fn wish(&self) -> WantedPod {
         WantedPod {
-            uid: self.pod.metadata.uid.clone(),
+            uid: self.pod.uid_on_node().to_owned(),
             namespace: self.namespace.to_string(),
             name: self.pod.metadata.name.clone(),
             ips: self.pod.addresses(),

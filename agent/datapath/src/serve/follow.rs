@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::NodeWishes;
+use agent_model::{NodeWishes, PodInfo};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Desk, Enroller, UPKEEP};
@@ -78,10 +78,13 @@ impl<E: Enroller> Desk<E> {
         attempts: &mut Attempts,
         is_old: impl Fn() -> bool,
     ) {
-        let due = attempts.due(plan(wishes, &self.enroller.enrolled()), Instant::now());
-        for container in due.leave {
+        let enrolled = self.enroller.enrolled();
+        let due = attempts.due(plan(wishes, &enrolled), Instant::now());
+        let is_due = |pod: &PodInfo| due.leave.contains(&pod.container_id);
+        for pod in enrolled.into_iter().filter(is_due) {
+            let container = pod.container_id.clone();
             let _turn = self.turn.lock().await;
-            match self.leave(container.clone()).await {
+            match self.leave(pod).await {
                 Ok(()) => tracing::info!(container, "has left the mesh"),
                 Err(error) => tracing::warn!(container, error, "cannot leave the mesh"),
             }
@@ -115,9 +118,11 @@ impl<E: Enroller> Desk<E> {
         }
     }
 
-    async fn leave(&self, container: String) -> Result<(), String> {
+    async fn leave(&self, pod: PodInfo) -> Result<(), String> {
+        let container = pod.container_id.clone();
         let left = self.blocking(move |e| e.leave(&container)).await?;
         if let Some(cookie) = left {
+            self.left.keep(pod, cookie);
             let sink = Arc::clone(&self.sink);
             let leaving = tokio::task::spawn_blocking(move || sink.leave(cookie));
             leaving.await.map_err(|error| error.to_string())?;

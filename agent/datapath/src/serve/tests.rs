@@ -531,3 +531,18 @@ async fn a_found_pod_goes_with_a_runtimes_call_that_names_another_container() {
     ];
     assert_eq!(following.asked(), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_that_left_has_open_ends_with_the_pod() {
+    let following = Following::start();
+    following.want(&[("web", Wanted::Enrol)]);
+    following.settle().await;
+    following.want(&[("web", Wanted::Leave)]);
+    following.settle().await;
+    following.asked();
+    following.call(CniVerb::Del, "other").await.unwrap();
+    assert_eq!(following.asked(), ["unenrol container", "remove 7"]);
+    following.call(CniVerb::Del, "web").await.unwrap();
+    let expected = ["unenrol container", "remove 7", "remove 7"];
+    assert_eq!(following.asked(), expected);
+}

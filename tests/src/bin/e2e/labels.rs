@@ -88,7 +88,12 @@ fn come_and_go(cluster: &Cluster) -> Result<()> {
     pods.iter().try_for_each(|pod| is_captured(server, pod))?;
     cluster.settle()?;
     all_echo(&mut tunnelled).context("opened through the mesh, which was left and joined")?;
-    in_force(&scene).context("labelled again")
+    in_force(&scene).context("labelled again")?;
+
+    // What the agent still holds of them must not outlive the pods: the gate sees it.
+    label(None)?;
+    pods.iter().try_for_each(|pod| is_free(server, pod))?;
+    all_echo(&mut tunnelled).context("before the pods end")
 }
 
 /// A scene as before Culvert: nobody asked for the mesh.
@@ -273,6 +278,8 @@ fn reboot(cluster: &Cluster) -> Result<()> {
     in_force(&scene)?;
     says(server, &scene.client, "verified")?;
     told(server, MESHED, "ghost", "failed: ")?;
+    let problems = cluster.node(1)?.agent()?.status()?["problems"].to_string();
+    ensure!(problems.contains("ghost"), "problems: {problems}");
     // The runtime ends a pod that it never named to this agent.
     scene.client.delete()?;
     let status = cluster.node(1)?.agent()?.status()?;
