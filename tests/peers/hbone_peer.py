@@ -17,6 +17,7 @@ parameters as the object's keys.
 configuration file, and so for the whole process.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -84,7 +85,7 @@ class Peer(Mesh, ControlPlanes):
 
     def dial(
         self, conn, to, cert=None, trust=None, alpn=("h2",), version="1.3", tls=True, h2=True,
-        seconds=5, source=None,
+        seconds=5, source=None, profile="peer",
     ):
         """Opens a connection up to the first SETTINGS of the server.
 
@@ -107,7 +108,7 @@ class Peer(Mesh, ControlPlanes):
         if not h2:
             self.connections[conn] = Raw(sock)
             return told
-        session = self.connections[conn] = Session(sock, client=True)
+        session = self.connections[conn] = Session(sock, client=True, profile=profile)
         # A server refuses a client's certificate only after the client's handshake is over.
         session.wait(lambda: session.settings is not None, seconds)
         if session.settings is None:
@@ -134,7 +135,7 @@ class Peer(Mesh, ControlPlanes):
         session = self.connections[conn]
         data = text.encode() if text else pattern(size)
         session.send(session.streams[stream], data, end)
-        return {}
+        return {"sha256": hashlib.sha256(data).hexdigest()}
 
     def receive(self, conn, stream, until="data", count=1, wait=10):
         """Waits until `count` bytes have arrived in all (`data`), or for the `end` or reset."""
@@ -189,11 +190,14 @@ class Peer(Mesh, ControlPlanes):
 
     # The server.
 
-    def listen(self, name, cert, trust=None, address="::", port=15008, alpn=("h2",), **wishes):
+    def listen(
+        self, name, cert, trust=None, address="::", port=15008, alpn=("h2",), profile="peer",
+        **wishes,
+    ):
         """Starts a server."""
         own, trusted = self.credentials[cert], self.credentials[trust or cert]
         self.servers[name] = Server(
-            address, port, own, trusted, list(alpn), Behaviour(**wishes)
+            address, port, own, trusted, list(alpn), Behaviour(**wishes), profile
         )
         return {}
 

@@ -75,7 +75,7 @@ class Istiod:
             self.note(event="tls-failed", error=describe_error(error))
             sock.close()
             return
-        self.sessions.append(Session(tls, client=False, listener=self))
+        Session(tls, client=False, listener=self, among=self.sessions)
 
     def note(self, **event):
         """Writes an event down."""

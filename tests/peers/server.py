@@ -37,6 +37,11 @@ class Behaviour:
         self.reset_after = None
         # Ends the TCP connection with a reset once this many bytes have arrived.
         self.abort_after = None
+        # Ends our half once this many bytes have arrived and gone back, and then resets the stream
+        # without an error: nothing more is wanted, and nothing went wrong.
+        self.finish_after = None
+        # Follows an answer that is an error, which ends the stream, by a reset without an error.
+        self.then_reset = False
         # Sends trailers at the end.
         self.trailers = False
         self.change(wishes)
@@ -52,9 +57,10 @@ class Behaviour:
 class Server:
     """A listener; every connection has its own thread."""
 
-    def __init__(self, address, port, own, trusted, alpn, behaviour):
+    def __init__(self, address, port, own, trusted, alpn, behaviour, profile="peer"):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.behaviour = behaviour
+        self.profile = profile
         self.context = server_context(own, trusted, alpn)
         self.lock = threading.Lock()
         self.log = []
@@ -133,7 +139,7 @@ class Server:
         )
         ends = (_plain(tls.getsockname()[0]), _plain(tls.getpeername()[0]))
         tunnels = Tunnels(self, number, ends, identities)
-        self.sessions.append(Session(tls, client=False, listener=tunnels))
+        Session(tls, client=False, listener=tunnels, profile=self.profile, among=self.sessions)
 
 
 def _plain(ip):
@@ -183,6 +189,8 @@ class Tunnels:
         headers = [(":status", str(behaviour.status)), *map(tuple, behaviour.headers)]
         good = behaviour.status == 200
         session.answer(stream, headers, end=not good and not behaviour.body)
+        if not good and behaviour.then_reset:
+            session.reset(stream, 0)
         if not good and behaviour.body:
             session.send(stream, b"x" * behaviour.body, end=True)
         if good and behaviour.mode == "speak":
@@ -199,6 +207,10 @@ class Tunnels:
             session.close(abort=True)
         elif behaviour.mode != "sink":
             session.send(stream, data)
+        if behaviour.finish_after is not None and stream.received >= behaviour.finish_after:
+            session.send(stream, b"", end=True)
+            if not stream.outgoing:
+                session.reset(stream, 0)
 
     def ended(self, session, stream):
         """The peer's half ended; ours ends when everything is sent."""

@@ -21,6 +21,16 @@ import h2.settings
 
 # What a stream keeps of its data; the rest is counted and hashed only.
 KEPT = 1 << 20
+# What proxies announce, by setting (2 push, 3 streams, 4 window of a stream, 5 frame, 6 headers),
+# and the window of their connections.
+PROFILES = {
+    "peer": ({3: 200, 4: 1 << 20, 6: 65536}, 1 << 24),
+    "ztunnel": ({3: 200, 4: 4 << 20, 5: 1 << 20, 6: 65536}, 1 << 24),
+    "ztunnel-client": ({2: 0, 4: 4 << 20, 5: 1 << 20, 6: 16384}, 1 << 24),
+    # HTTP/2's own windows and frames.
+    "envoy": ({3: 100}, 65535),
+    "narrow": ({3: 4, 4: 4096}, 65535),
+}
 
 
 class Stream:
@@ -74,9 +84,9 @@ class Stream:
 
 
 class Session:
-    """An HTTP/2 connection."""
+    """An HTTP/2 connection; it is in the list `among` before anything happens on it."""
 
-    def __init__(self, sock, client, listener=None, window=1 << 20):
+    def __init__(self, sock, client, listener=None, profile="peer", among=None):
         sock.setblocking(False)
         _no_delay(sock)
         self.sock = sock
@@ -98,19 +108,20 @@ class Session:
             normalize_inbound_headers=False,
         )
         self.h2 = h2.connection.H2Connection(config)
-        self.h2.local_settings = h2.settings.Settings(
-            client=client,
-            initial_values={
-                h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window,
-                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 200,
-                h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 65536,
-                **({h2.settings.SettingCodes.ENABLE_PUSH: 0} if client else {}),
-            },
-        )
+        wanted, window = PROFILES[profile]
+        announced = {h2.settings.SettingCodes(code): value for code, value in wanted.items()}
+        if client:
+            announced[h2.settings.SettingCodes.ENABLE_PUSH] = 0
+        self.h2.local_settings = h2.settings.Settings(client=client, initial_values=announced)
+        # The library looks at this one when its settings are made, which was before.
+        self.h2.max_inbound_frame_size = self.h2.local_settings.max_frame_size
         with self.lock:
             self.h2.initiate_connection()
-            self.h2.increment_flow_control_window((1 << 24) - 65535)
+            if window > 65535:
+                self.h2.increment_flow_control_window(window - 65535)
             self._flush()
+        if among is not None:
+            among.append(self)
         threading.Thread(target=self._read, daemon=True).start()
 
     # What a caller does.

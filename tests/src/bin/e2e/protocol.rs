@@ -12,6 +12,7 @@ mod malformed;
 mod recursion;
 mod ssrf;
 mod status;
+mod ztunnel;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,14 @@ pub(crate) const CASES: &[Case] = &[
     shared(
         "hbone: tunnels to a foreign server end well",
         destination::tunnels,
+    ),
+    shared(
+        "hbone: a ztunnel's tunnel into a pod: a hundred streams, large frames, its ends",
+        ztunnel::into_a_pod,
+    ),
+    shared(
+        "hbone: tunnels out to a ztunnel and to an Envoy: their limits, their ends",
+        ztunnel::out_of_a_pod,
     ),
     shared(
         "hbone: T-IMP-1 identity is the namespace's",
