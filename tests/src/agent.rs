@@ -183,7 +183,17 @@ impl Agent {
 
     /// Runs `culvert node --release` with the agent's own flags.
     pub fn release(&self) -> Result<()> {
-        let command = self.command(&["--release".to_owned()]);
+        self.run_release(self.command(&["--release".to_owned()]))
+    }
+
+    /// The same by the variable, as `kubectl set env` says it to the agents of a cluster.
+    pub fn release_by_variable(&self) -> Result<()> {
+        let mut command = self.command(&[]);
+        command.env("CULVERT_RELEASE", "true");
+        self.run_release(command)
+    }
+
+    fn run_release(&self, command: Command) -> Result<()> {
         let output = self
             .place
             .run_command(command, "", Duration::from_secs(30))?;

@@ -14,11 +14,12 @@ use tests::apiserver::{ApiServer, Options};
 
 type Case = (&'static str, fn(&Kubectl) -> Result<()>);
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     ("kubectl_shows_what_is_there", shows),
     ("kubectl_labels_patches_and_deletes", changes),
     ("kubectl_applies_on_either_side", applies),
     ("kubectl_installs_culvert_twice_and_removes_it", installs),
+    ("kubectl_does_what_the_install_page_says", install_page),
 ];
 
 /// What libtest does, as far as cargo and `cargo xtask test` use it.
@@ -116,6 +117,23 @@ impl Kubectl {
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a line of a shell, as an administrator would in this folder.
+    fn shell(&self, line: &str, folder: &str) -> Result<()> {
+        let output = Command::new("sh")
+            .args(["-ec", line])
+            .current_dir(folder)
+            .env("KUBECONFIG", self.folder.join("kubeconfig"))
+            .env("HOME", &self.folder)
+            .output()
+            .context("starting a shell")?;
+        ensure!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     fn says(&self, words: &[&str], wanted: &str) -> Result<()> {
@@ -270,5 +288,52 @@ fn installs(kubectl: &Kubectl) -> Result<()> {
     .flat_map(|resource| kubectl.server.names(resource))
     .collect();
     ensure!(left.is_empty(), "left over: {left:?}");
+    Ok(())
+}
+
+/// Every `kubectl` line of README's *Install*, in order.
+fn install_page(kubectl: &Kubectl) -> Result<()> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let readme = std::fs::read_to_string(format!("{root}/README.md"))?;
+    let (_, page) = readme.split_once("\n## Install\n").context("no page")?;
+    let (page, _) = page.split_once("\n## ").context("no end of the page")?;
+    let server = &kubectl.server;
+    server.put(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: culvert-ca-root-cert\n  \
+         namespace: shop\n  labels: {app.kubernetes.io/name: culvert}\n",
+    )?;
+    let mut lines = 0;
+    for line in page.lines().filter(|line| line.starts_with("kubectl ")) {
+        kubectl.shell(line, root)?;
+        lines += 1;
+        // What each step is there for.
+        let shop = server.get("namespaces", "", "shop").context("no shop")?;
+        let label = &shop["metadata"]["labels"]["culvert.dev/mesh"];
+        let agents = server.get("daemonsets.apps", "culvert-system", "culvert-node");
+        let agents = agents.map_or_else(String::new, |agents| agents.to_string());
+        if line.starts_with("kubectl label namespace ") {
+            ensure!(label == "enabled", "{line}: {shop}");
+        } else if line.starts_with("kubectl label namespaces ") {
+            ensure!(label.is_null(), "{line}: {shop}");
+        } else if line.contains("patch daemonset") {
+            ensure!(agents.contains("\"maxUnavailable\":\"100%\""), "{agents}");
+        } else if line.contains("set env") {
+            ensure!(agents.contains("CULVERT_RELEASE"), "{agents}");
+        }
+    }
+    ensure!(lines >= 10, "only {lines} lines");
+    for resource in [
+        "daemonsets.apps",
+        "deployments.apps",
+        "clusterroles.rbac.authorization.k8s.io",
+        "customresourcedefinitions.apiextensions.k8s.io",
+    ] {
+        let left = server.names(resource);
+        ensure!(left.is_empty(), "left over: {left:?}");
+    }
+    ensure!(server.get("namespaces", "", "culvert-system").is_none());
+    ensure!(server.get("namespaces", "", "shop").is_some());
+    let map = server.get("configmaps", "shop", "culvert-ca-root-cert");
+    ensure!(map.is_none(), "left over: {map:?}");
     Ok(())
 }

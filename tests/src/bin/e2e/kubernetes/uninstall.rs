@@ -1,4 +1,4 @@
-//! Culvert leaves, step by step as `deploy/README.md` says, and nothing of it stays.
+//! Culvert leaves, step by step as README's *Install* says, and nothing of it stays.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ fn install_and_leave(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         let agent = node.agent()?;
         agent.stop()?;
-        agent.release()?;
-        agent.release().context("a second time")?;
+        agent.release_by_variable()?;
+        agent.release_by_variable().context("a second time")?;
         // What the DaemonSet's controller and the kubelet do.
         server.remove(&named(
             "Pod",
