@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use agent_model::Identity;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -296,9 +296,29 @@ fn verify_chain(
             None,
             None,
         )
-        .map_err(|error| format!("it does not verify: {error}"))?;
+        .map_err(|error| unverified(&error, now))?;
     }
     Ok(())
+}
+
+/// Why it does not verify. The commonest reason is a clock, and webpki does not say which way.
+fn unverified(error: &webpki::Error, now: SystemTime) -> String {
+    let apart = |one: SystemTime, other: SystemTime| {
+        let apart = one.duration_since(other).unwrap_or_default();
+        format!("{} s", apart.as_secs())
+    };
+    let at = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    match error {
+        webpki::Error::CertNotValidYet { not_before, .. } => format!(
+            "it is not valid before {} from now: the clock here is behind",
+            apart(at(*not_before), now)
+        ),
+        webpki::Error::CertExpired { not_after, .. } => format!(
+            "it has ended {} ago: the clock here is ahead, or the certificate is old",
+            apart(now, at(*not_after))
+        ),
+        other => format!("it does not verify: {other}"),
+    }
 }
 
 fn next_generation() -> u64 {

@@ -4,7 +4,7 @@
 mod renewal;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use agent_model::Identity;
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{CaClient, Certificate, HandedCertificate, IdentityError, TrustBundle};
-use renewal::{Renewal, Trust};
+use renewal::{Renewal, Settings, Trust};
 
 /// Identities one node can hold certificates for.
 pub const MAX_IDENTITIES: usize = 4096;
@@ -22,6 +22,9 @@ pub const MAX_IDENTITIES: usize = 4096;
 const MAX_REQUESTS: usize = 8;
 /// How long a connection waits for the first certificate of its identity.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// Says what time it is.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// The node's certificates. Cheap to clone; used from every thread. All network work runs on the
 /// runtime given at construction.
@@ -31,10 +34,8 @@ pub struct Certificates {
 }
 
 struct Shared {
-    client: Arc<dyn CaClient>,
     runtime: Handle,
-    ttl: Duration,
-    requests: Arc<Semaphore>,
+    settings: Settings,
     trust: Arc<Trust>,
     /// Replaced as a whole when an identity comes or goes, so that lookups take no lock.
     renewals: ArcSwap<HashMap<Identity, Arc<Renewal>>>,
@@ -43,12 +44,25 @@ struct Shared {
 impl Certificates {
     /// `ttl` is the lifetime asked for; the service may give less.
     pub fn new(client: Arc<dyn CaClient>, runtime: Handle, ttl: Duration) -> Self {
+        Self::with_clock(client, runtime, ttl, Arc::new(SystemTime::now))
+    }
+
+    /// As [`Self::new`], by another clock.
+    pub fn with_clock(
+        client: Arc<dyn CaClient>,
+        runtime: Handle,
+        ttl: Duration,
+        clock: Clock,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                client,
                 runtime,
-                ttl,
-                requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+                settings: Settings {
+                    client,
+                    ttl,
+                    requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+                    clock,
+                },
                 trust: Arc::default(),
                 renewals: ArcSwap::default(),
             }),
@@ -61,7 +75,7 @@ impl Certificates {
             .renewals
             .load()
             .get(identity)?
-            .current(SystemTime::now())
+            .current(self.now())
     }
 
     /// The certificate of `identity`, from the cache or from the service. Waits up to 5 s; callers
@@ -72,7 +86,8 @@ impl Certificates {
             return Ok(certificate);
         }
         let renewal = self.renewal(identity)?;
-        match tokio::time::timeout(WAIT, renewal.wait()).await {
+        let waiting = renewal.wait(&self.shared.settings.clock);
+        match tokio::time::timeout(WAIT, waiting).await {
             Ok(certificate) => Ok(certificate),
             Err(_) => Err(IdentityError::NotAvailable {
                 identity: identity.clone(),
@@ -104,7 +119,7 @@ impl Certificates {
 
     /// Copies of all valid certificates with their keys, for the successor of this process.
     pub fn hand_over(&self) -> Vec<HandedCertificate> {
-        let now = SystemTime::now();
+        let now = self.now();
         let renewals = self.shared.renewals.load();
         let valid = renewals.values().filter_map(|renewal| renewal.current(now));
         valid.map(|certificate| certificate.hand_over()).collect()
@@ -116,7 +131,7 @@ impl Certificates {
         let take = |handed: HandedCertificate| {
             let identity = handed.identity.clone();
             let taken = handed
-                .receive(SystemTime::now())
+                .receive(self.now())
                 .and_then(|certificate| self.start(&identity, Some(certificate)));
             taken.inspect_err(
                 |error| tracing::warn!(%identity, %error, "certificate not taken over"),
@@ -151,6 +166,28 @@ impl Certificates {
         self.shared.trust.withdrawals.subscribe()
     }
 
+    /// [`Self::trust`] for what the control plane wrote: usable roots count, what is wrong with the
+    /// rest is kept for [`Self::trust_problems`]. An error when there is no usable root: the bundle
+    /// before stays.
+    pub fn trust_text(&self, text: &[u8]) -> Result<TrustBundle, String> {
+        let read = TrustBundle::read(text);
+        let problems = match &read {
+            Ok((_, problems)) => problems.clone(),
+            Err(problem) => vec![format!("all of it: {problem}")],
+        };
+        let slot = &self.shared.trust.problems;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+        let (bundle, _) = read?;
+        self.trust(&bundle);
+        Ok(bundle)
+    }
+
+    /// What is wrong with the bundle that was told last.
+    pub fn trust_problems(&self) -> Vec<String> {
+        let slot = &self.shared.trust.problems;
+        slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The roots of [`Self::trust`], once there were any.
     pub fn trusted(&self) -> Option<TrustBundle> {
         self.shared.trust.lock().clone()
@@ -158,7 +195,7 @@ impl Certificates {
 
     /// Every identity with what is known about its certificate, ordered by identity.
     pub fn status(&self) -> Vec<CertificateStatus> {
-        let now = SystemTime::now();
+        let now = self.now();
         let renewals = self.shared.renewals.load();
         let mut rows: Vec<_> = renewals
             .iter()
@@ -208,12 +245,14 @@ impl Certificates {
             self.shared.runtime.spawn(renewal::keep_renewed(
                 Arc::downgrade(&fresh),
                 identity.clone(),
-                Arc::clone(&self.shared.client),
-                Arc::clone(&self.shared.requests),
-                self.shared.ttl,
+                self.shared.settings.clone(),
             ));
         }
         Ok(chosen)
+    }
+
+    fn now(&self) -> SystemTime {
+        (self.shared.settings.clock)()
     }
 }
 
@@ -241,6 +280,8 @@ pub struct CertificateStatus {
     pub serial: Option<String>,
     /// The last failure since the last success.
     pub last_error: Option<String>,
+    /// It is not renewed, and less than a fifth of its life is left.
+    pub ends_soon: bool,
     /// Leaf and intermediates, PEM.
     pub chain_pem: Option<String>,
     /// The roots its peers must chain to, PEM.

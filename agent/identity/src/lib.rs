@@ -23,7 +23,7 @@ mod x509;
 pub use authority::{Authority, MAX_CSR_BYTES, NewRoot, Signer};
 pub use ca_client::{CaClient, GrpcCaClient, GrpcCaConfig, IssueFuture};
 pub use certificate::{Certificate, HandedCertificate, PendingKey};
-pub use certificates::{CertificateState, CertificateStatus, Certificates, MAX_IDENTITIES};
+pub use certificates::{CertificateState, CertificateStatus, Certificates, Clock, MAX_IDENTITIES};
 pub use error::IdentityError;
 pub use provider::provider;
 pub use schedule::{renewal_delay, retry_backoff};

@@ -19,6 +19,16 @@ pub fn renewal_delay(obtained: SystemTime, not_after: SystemTime, random: f64) -
         .max(MIN_DELAY)
 }
 
+/// Part of a certificate's life that is left when people should know that it is not renewed.
+const LATE: f64 = 0.2;
+
+/// Whether less than a fifth of the lifetime that a certificate had when it was obtained is left.
+pub fn is_late(obtained: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+    let lifetime = not_after.duration_since(obtained).unwrap_or_default();
+    let left = not_after.duration_since(now).unwrap_or_default();
+    left < lifetime.mul_f64(LATE)
+}
+
 /// The delays between failed attempts: 1 s, doubled up to 150 s, each 20 % shorter or longer.
 pub fn retry_backoff() -> Backoff {
     Backoff::new(FIRST_RETRY, MAX_RETRY)
@@ -43,6 +53,15 @@ mod tests {
     fn an_expired_certificate_is_renewed_at_once_but_not_in_a_hot_loop() {
         let later = UNIX_EPOCH + Duration::from_secs(60);
         assert_eq!(renewal_delay(later, UNIX_EPOCH, 0.5), MIN_DELAY);
+    }
+
+    #[test]
+    fn f_19_late_is_less_than_a_fifth() {
+        let minute = |minutes: u64| UNIX_EPOCH + Duration::from_secs(60 * minutes);
+        let is_late = |now| is_late(minute(0), minute(10), now);
+        assert!(!is_late(minute(8)));
+        assert!(is_late(minute(8) + Duration::from_secs(1)));
+        assert!(is_late(minute(11)));
     }
 
     proptest! {

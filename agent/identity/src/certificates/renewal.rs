@@ -7,22 +7,25 @@ use agent_model::Identity;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::{CertificateState, CertificateStatus};
+use super::{CertificateState, CertificateStatus, Clock};
 use crate::certificate::PendingKey;
+use crate::schedule::is_late;
 use crate::{CaClient, Certificate, IdentityError, TrustBundle, renewal_delay, retry_backoff};
 
 /// One attempt, connecting included.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A waiting connection shortens the wait before the next attempt to this.
 const DEMANDED_RETRY: Duration = Duration::from_secs(1);
-/// How often a sleeping task looks whether its identity was forgotten.
-const FORGOTTEN_CHECK: Duration = Duration::from_secs(10);
+/// How often a sleeping task looks whether its identity was forgotten, or the clock was set.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The roots that the control plane told, for every identity. Whoever changes them or stores a
 /// certificate holds the lock: no certificate is left with the roots before.
 #[derive(Default)]
 pub(super) struct Trust {
     told: Mutex<Option<TrustBundle>>,
+    /// What is wrong with what was told last.
+    pub(super) problems: Mutex<Vec<String>>,
     /// Counts the times a root was trusted no longer.
     pub(super) withdrawals: watch::Sender<u64>,
 }
@@ -31,6 +34,15 @@ impl Trust {
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<TrustBundle>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What all identities have in common.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) client: Arc<dyn CaClient>,
+    pub(super) ttl: Duration,
+    pub(super) requests: Arc<Semaphore>,
+    pub(super) clock: Clock,
 }
 
 /// The current certificate and the last failure of one identity.
@@ -61,11 +73,11 @@ impl Renewal {
     }
 
     /// Waits for a valid certificate, asking for an early attempt.
-    pub(super) async fn wait(&self) -> Arc<Certificate> {
+    pub(super) async fn wait(&self, clock: &Clock) -> Arc<Certificate> {
         let mut issued = self.issued.subscribe();
         loop {
             issued.mark_unchanged();
-            if let Some(certificate) = self.current(SystemTime::now()) {
+            if let Some(certificate) = self.current(clock()) {
                 return certificate;
             }
             self.demand.notify_one();
@@ -92,22 +104,29 @@ impl Renewal {
             not_before: certificate.as_ref().map(|c| unix_seconds(c.not_before())),
             not_after: certificate.as_ref().map(|c| unix_seconds(c.not_after())),
             serial: certificate.as_ref().map(|c| c.serial().to_owned()),
+            ends_soon: last_error.is_some() && self.is_late(now),
             last_error,
             chain_pem: certificate.as_ref().map(|c| c.chain_pem().to_owned()),
             roots_pem: certificate.as_ref().map(|c| c.trust().pem().to_owned()),
         }
     }
 
-    fn store(&self, certificate: Certificate) {
+    fn is_late(&self, now: SystemTime) -> bool {
+        let current = self.current.load_full();
+        current.is_some_and(|current| is_late(current.obtained(), current.not_after(), now))
+    }
+
+    fn store(&self, certificate: Certificate) -> Arc<Certificate> {
         let told = self.trust.lock();
-        let certificate = match &*told {
+        let certificate = Arc::new(match &*told {
             Some(bundle) => certificate.trusting(bundle.clone()),
             None => certificate,
-        };
-        self.current.store(Some(Arc::new(certificate)));
+        });
+        self.current.store(Some(Arc::clone(&certificate)));
         drop(told);
         *self.error_slot() = None;
         self.issued.send_modify(|count| *count += 1);
+        certificate
     }
 
     /// Gives the certificate at hand other roots; true when one of those before is not among
@@ -136,42 +155,40 @@ impl Renewal {
     }
 }
 
-/// Obtains the certificate unless there is one, then renews it for as long as `renewal` is wanted. A failed renewal
-/// leaves the old certificate in place.
-pub(super) async fn keep_renewed(
-    renewal: Weak<Renewal>,
-    identity: Identity,
-    client: Arc<dyn CaClient>,
-    requests: Arc<Semaphore>,
-    ttl: Duration,
-) {
+/// Obtains the certificate unless there is one, then renews it for as long as `renewal` is wanted.
+/// A failed renewal leaves the old certificate in place.
+pub(super) async fn keep_renewed(renewal: Weak<Renewal>, identity: Identity, settings: Settings) {
     let mut backoff = retry_backoff();
     let first = renewal
         .upgrade()
         .and_then(|wanted| wanted.current.load_full());
     if let Some(certificate) = first {
-        sleep_while_wanted(&renewal, delay_of(&certificate)).await;
+        sleep_until_due(&renewal, &certificate, &settings.clock).await;
     }
     loop {
         if renewal.strong_count() == 0 {
             return;
         }
-        let result = attempt(&identity, client.as_ref(), &requests, ttl).await;
+        let result = attempt(&identity, &settings).await;
         let Some(wanted) = renewal.upgrade() else {
             return;
         };
         match result {
             Ok(certificate) => {
                 backoff.reset();
-                let delay = delay_of(&certificate);
-                tracing::info!(%identity, serial = certificate.serial(), renew_in = ?delay, "certificate obtained");
-                wanted.store(certificate);
+                let certificate = wanted.store(certificate);
                 drop(wanted);
-                sleep_while_wanted(&renewal, delay).await;
+                let serial = certificate.serial();
+                tracing::info!(%identity, serial, not_after = ?certificate.not_after(), "certificate obtained");
+                sleep_until_due(&renewal, &certificate, &settings.clock).await;
             }
             Err(error) => {
                 let delay = backoff.next(rand::random());
-                tracing::warn!(%identity, %error, retry_in = ?delay, "certificate not obtained");
+                if wanted.is_late((settings.clock)()) {
+                    tracing::error!(%identity, %error, retry_in = ?delay, "certificate not renewed, and less than a fifth of its life is left");
+                } else {
+                    tracing::warn!(%identity, %error, retry_in = ?delay, "certificate not obtained");
+                }
                 wanted.fail(&error);
                 drop(wanted);
                 sleep_until_demanded(&renewal, delay).await;
@@ -180,37 +197,31 @@ pub(super) async fn keep_renewed(
     }
 }
 
-/// Time from now until a certificate is to be renewed; one that was taken over has had some of its.
-fn delay_of(certificate: &Certificate) -> Duration {
+async fn attempt(identity: &Identity, settings: &Settings) -> Result<Certificate, IdentityError> {
+    let _permit = settings.requests.acquire().await;
+    let key = PendingKey::generate(identity)?;
+    let answer = {
+        let issue = settings.client.issue(identity, key.csr_pem(), settings.ttl);
+        tokio::time::timeout(ATTEMPT_TIMEOUT, issue)
+            .await
+            .map_err(|_| IdentityError::Service("no answer in time".to_owned()))??
+    };
+    key.complete(&answer, (settings.clock)())
+}
+
+/// Sleeps until the certificate is to be renewed; one that was taken over has had some of its time.
+/// Whatever becomes of the wall clock, that is no later than it was at first: a clock that is set
+/// back is not waited for. When it is set forward, or the machine slept, it may be earlier.
+async fn sleep_until_due(renewal: &Weak<Renewal>, certificate: &Certificate, clock: &Clock) {
     let delay = renewal_delay(
         certificate.obtained(),
         certificate.not_after(),
         rand::random(),
     );
-    let age = SystemTime::now().duration_since(certificate.obtained());
-    delay.saturating_sub(age.unwrap_or_default())
-}
-
-async fn attempt(
-    identity: &Identity,
-    client: &dyn CaClient,
-    requests: &Semaphore,
-    ttl: Duration,
-) -> Result<Certificate, IdentityError> {
-    let _permit = requests.acquire().await;
-    let key = PendingKey::generate(identity)?;
-    let answer = {
-        let issue = client.issue(identity, key.csr_pem(), ttl);
-        tokio::time::timeout(ATTEMPT_TIMEOUT, issue)
-            .await
-            .map_err(|_| IdentityError::Service("no answer in time".to_owned()))??
-    };
-    key.complete(&answer, SystemTime::now())
-}
-
-async fn sleep_while_wanted(renewal: &Weak<Renewal>, mut left: Duration) {
-    while !left.is_zero() && renewal.strong_count() > 0 {
-        let nap = left.min(FORGOTTEN_CHECK);
+    let due = certificate.obtained() + delay;
+    let mut left = delay.min(due.duration_since(clock()).unwrap_or_default());
+    while !left.is_zero() && renewal.strong_count() > 0 && clock() < due {
+        let nap = left.min(LOOK);
         tokio::time::sleep(nap).await;
         left -= nap;
     }
@@ -227,7 +238,7 @@ async fn sleep_until_demanded(renewal: &Weak<Renewal>, delay: Duration) {
         let Some(wanted) = renewal.upgrade() else {
             return;
         };
-        let nap = left.min(FORGOTTEN_CHECK);
+        let nap = left.min(LOOK);
         if tokio::time::timeout(nap, wanted.demand.notified())
             .await
             .is_ok()

@@ -1,8 +1,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use super::*;
 use crate::{Authority, IssueFuture};
+
+/// F-19 to F-26, by a clock of their own.
+mod faults;
 
 fn identity(account: &str) -> Identity {
     Identity::new("cluster.local", "shop", account).unwrap()
@@ -18,12 +20,18 @@ struct Ca {
     most_active: AtomicUsize,
     /// Signs for this identity whatever is asked.
     instead: Option<Identity>,
+    clock: Clock,
 }
 
 impl Ca {
     fn new(delay: Duration) -> Self {
+        Self::by(delay, Arc::new(SystemTime::now))
+    }
+
+    fn by(delay: Duration, clock: Clock) -> Self {
         Self {
-            authority: Authority::in_memory("cluster.local", SystemTime::now()).unwrap(),
+            authority: Authority::in_memory("cluster.local", clock()).unwrap(),
+            clock,
             delay,
             failing: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
@@ -58,10 +66,9 @@ impl CaClient for Ca {
                 let key = crate::PendingKey::generate(other)?;
                 return self
                     .authority
-                    .sign(key.csr_pem(), other, ttl, SystemTime::now());
+                    .sign(key.csr_pem(), other, ttl, (self.clock)());
             }
-            self.authority
-                .sign(csr_pem, identity, ttl, SystemTime::now())
+            self.authority.sign(csr_pem, identity, ttl, (self.clock)())
         })
     }
 }
@@ -135,38 +142,6 @@ async fn a_dead_service_is_asked_ever_less_often() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     // 1+2+4+...+128+150+150 seconds, each 20 % off.
     assert!((8..=13).contains(&ca.calls()), "{}", ca.calls());
-}
-
-#[tokio::test]
-async fn f_19_renewed_at_half_life_and_kept_while_renewal_fails() {
-    let ca = Arc::new(Ca::new(Duration::ZERO));
-    // Certificates count whole seconds: this one lives for 3 to 4.
-    let ttl = Duration::from_secs(4);
-    let cache = certificates(&ca, ttl);
-    let web = identity("web");
-    let start = Instant::now();
-    let first = cache.get(&web).await.unwrap();
-    while cache.cached(&web).unwrap().generation() == first.generation() {
-        assert!(start.elapsed() < Duration::from_millis(3000), "not renewed");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(
-        start.elapsed() > Duration::from_millis(1300),
-        "renewed too early"
-    );
-
-    ca.failing.store(true, Ordering::SeqCst);
-    let second = cache.cached(&web).unwrap();
-    let calls = ca.calls();
-    while ca.calls() == calls {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let kept = cache.get(&web).await.unwrap();
-    assert_eq!(kept.generation(), second.generation(), "kept until expiry");
-    while SystemTime::now() < second.not_after() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(cache.cached(&web).is_none(), "never used after expiry");
 }
 
 #[tokio::test(start_paused = true)]
