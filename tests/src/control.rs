@@ -251,15 +251,28 @@ impl Control {
 
     /// What `culvert status --json` prints of it.
     pub fn status(&self) -> Result<Value> {
+        let text = self.verb(&["status", "--json"])?;
+        serde_json::from_str(&text).with_context(|| format!("status is not JSON: {text}"))
+    }
+
+    /// An operator's verb against its admin socket; gives back what it printed.
+    pub fn verb(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(self.programs.culvert());
         command
-            .args(["status", "--json", "--admin-socket"])
+            .args(words)
+            .arg("--admin-socket")
             .arg(self.admin_socket());
-        let output = self
-            .place
-            .run_command(command, "", Duration::from_secs(10))?;
-        ensure!(output.ok(), "culvert status: {}", output.stderr);
-        serde_json::from_str(&output.stdout).context("status is not JSON")
+        let limit = Duration::from_secs(10);
+        let output = self.place.run_command(command, "", limit)?;
+        ensure!(
+            output.ok(),
+            "culvert {}: exit {:?}: {}{}",
+            words.join(" "),
+            output.code,
+            output.stdout,
+            output.stderr
+        );
+        Ok(output.stdout)
     }
 
     /// Everything it has logged.
@@ -324,12 +337,13 @@ impl Control {
         command
             .args(["--listen", &format!("[::]:{}", self.port)])
             .args(["--metrics-listen", &format!("[::]:{}", self.port + METRICS)])
-            .arg("--admin-socket")
-            .arg(self.admin_socket())
             .arg("--state-dir")
             .arg(self.directory.join("state"))
             .args(["--trust-domain", crate::TRUST_DOMAIN])
             .args(["--cert-ttl", &format!("{ttl}s")])
+            .args(["--root-overlap", "1s"])
+            .arg("--admin-socket")
+            .arg(self.admin_socket())
             .args(["--serving-names", &format!("{},{}", address.v4, address.v6)])
             .args(lock(&self.extra).iter());
         command

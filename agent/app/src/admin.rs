@@ -1,6 +1,7 @@
 //! What an operator may ask a node agent, over its admin socket. Nothing here changes anything.
 
 mod client;
+mod control;
 mod escape;
 mod query;
 mod status;
@@ -16,11 +17,12 @@ use http::header::HOST;
 use http::request::Parts;
 
 pub(crate) use client::get;
+pub(crate) use control::control_text;
 pub(crate) use escape::printable;
 pub(crate) use query::why_path;
 pub(crate) use status::{
     CertificateView, Connections, ControlPlaneView, OlderView, PodView, RejectedResource, Status,
-    Tunnels,
+    TrustView, Tunnels,
 };
 pub(crate) use why::{EndView, EndpointView, PolicyView, RouteKind, Why};
 

@@ -24,6 +24,7 @@ type Shown = Arc<Mutex<Option<Status>>>;
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(config: ControlConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
+    crate::secrecy::keep();
     let metrics = Metrics::new(crate::VERSION, Limits::default(), Instant::now());
     crate::sample_log_drops(&metrics, logging.dropped_lines());
     let readiness = Readiness::default();

@@ -19,6 +19,7 @@ mod install;
 mod listen;
 mod node;
 mod readiness;
+mod secrecy;
 mod shutdown;
 mod verbs;
 mod why;

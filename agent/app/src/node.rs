@@ -82,6 +82,7 @@ pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
 /// Runs the agent until SIGTERM or SIGINT, or until a successor has taken over.
 pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
+    crate::secrecy::keep();
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("control")

@@ -15,9 +15,8 @@ pub(crate) fn status(flags: &StatusFlags) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let value: serde_json::Value = serde_json::from_str(&answer).context("unexpected answer")?;
-    // The control plane has no text form.
     if value["role"] == "control" {
-        return print_json(&answer);
+        return print(&admin::control_text(&value));
     }
     let status: Status = serde_json::from_value(value).context("unexpected answer")?;
     print(&status.to_text())

@@ -23,7 +23,7 @@ pub fn renewal_delay(obtained: SystemTime, not_after: SystemTime, random: f64) -
 const LATE: f64 = 0.2;
 
 /// Whether less than a fifth of the lifetime that a certificate had when it was obtained is left.
-pub fn is_late(obtained: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+pub(crate) fn is_late(obtained: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
     let lifetime = not_after.duration_since(obtained).unwrap_or_default();
     let left = not_after.duration_since(now).unwrap_or_default();
     left < lifetime.mul_f64(LATE)

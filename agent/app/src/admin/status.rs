@@ -37,6 +37,8 @@ pub(crate) struct Status {
     pub(crate) pods: Vec<PodView>,
     /// Certificates of this node's workloads.
     pub(crate) certificates: Vec<CertificateView>,
+    /// Which roots peers' certificates may come from.
+    pub(crate) trust: TrustView,
     /// The control plane as seen from here.
     pub(crate) control_plane: ControlPlaneView,
     /// Connections in progress.
@@ -105,6 +107,18 @@ pub(crate) struct CertificateView {
     pub(crate) expires_in_seconds: Option<i64>,
     /// Why the last renewal failed.
     pub(crate) last_error: Option<String>,
+}
+
+/// The roots, as the control plane told them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct TrustView {
+    /// What names the set of roots to the control plane; absent until it has told any.
+    pub(crate) bundle: Option<String>,
+    /// SHA-256 of each root, lower-case hexadecimal.
+    pub(crate) roots: Vec<String>,
+    /// What is wrong with the bundle that was told last.
+    pub(crate) problems: Vec<String>,
 }
 
 /// The control plane as the node sees it.
@@ -238,6 +252,7 @@ impl Status {
                 plane.workloads, plane.services, plane.policies
             ),
         );
+        line("Trust", self.trust.summary());
         line(
             "Connections",
             format!(
@@ -251,6 +266,23 @@ impl Status {
         if self.log_lines_dropped > 0 {
             line("Log", format!("{} lines dropped", self.log_lines_dropped));
         }
+    }
+}
+
+impl TrustView {
+    fn summary(&self) -> String {
+        let short = |hash: &String| hash.chars().take(16).collect::<String>();
+        let mut text = match &self.bundle {
+            Some(bundle) => {
+                let roots: Vec<_> = self.roots.iter().map(short).collect();
+                format!("bundle {}, roots {}", short(bundle), roots.join(", "))
+            }
+            None => "the roots that came with each certificate".to_owned(),
+        };
+        if !self.problems.is_empty() {
+            text.push_str(&format!(", LEFT OUT: {}", self.problems.join("; ")));
+        }
+        text
     }
 }
 

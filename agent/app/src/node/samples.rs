@@ -139,6 +139,19 @@ fn proxy(samples: &mut Samples, workers: &Weak<Workers>) {
 }
 
 fn identities(samples: &mut Samples, certificates: &Certificates) {
+    samples.gauge(
+        "culvert_trust_bundle_problems",
+        "Roots of the control plane's bundle that are left out, or that none of it could be used",
+        &[],
+        certificates.trust_problems().len() as f64,
+    );
+    let trusted = certificates.trusted();
+    samples.gauge(
+        "culvert_trusted_roots",
+        "Roots that peers' certificates may come from, as the control plane told",
+        &[],
+        trusted.map_or(0, |bundle| bundle.roots().len()) as f64,
+    );
     for row in certificates.status() {
         if let Some(not_after) = row.not_after {
             samples.gauge(

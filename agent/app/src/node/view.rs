@@ -20,7 +20,7 @@ use super::VERSION;
 use super::installer::Problem;
 use crate::admin::{
     AdminView, CertificateView, Connections, ControlPlaneView, OlderView, PodView,
-    RejectedResource, SCHEMA, Status, Tunnels, Why,
+    RejectedResource, SCHEMA, Status, TrustView, Tunnels, Why,
 };
 use crate::readiness::Readiness;
 
@@ -68,6 +68,7 @@ impl AdminView for NodeView {
                 .into_iter()
                 .map(certificate)
                 .collect(),
+            trust: self.trust(),
             control_plane: self.control_plane(),
             connections: Connections {
                 inbound: self.metrics.connections(Direction::Inbound),
@@ -153,7 +154,32 @@ impl NodeView {
         });
         let pods = self.reports.borrow();
         let pods = left_out(pods.as_deref().unwrap_or_default());
-        unattached.into_iter().chain(problem).chain(pods).collect()
+        let ending = self.certificates.status();
+        let ending = ending.into_iter().filter(|row| row.ends_soon).count();
+        let ending = (ending > 0).then(|| {
+            format!(
+                "{ending} certificates have less than a fifth of their life left and are not renewed"
+            )
+        });
+        unattached
+            .into_iter()
+            .chain(problem)
+            .chain(pods)
+            .chain(ending)
+            .collect()
+    }
+
+    fn trust(&self) -> TrustView {
+        let bundle = self.certificates.trusted();
+        let roots = bundle.as_ref().map_or(&[][..], |bundle| bundle.roots());
+        TrustView {
+            roots: roots
+                .iter()
+                .map(|root| root.fingerprint.to_string())
+                .collect(),
+            bundle: bundle.as_ref().map(|bundle| bundle.sha256().to_owned()),
+            problems: self.certificates.trust_problems(),
+        }
     }
 
     fn control_plane(&self) -> ControlPlaneView {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use agent_identity::{Authority, Certificates};
-use agent_model::Reason;
+use agent_identity::{Authority, CaClient, Certificates, IssueFuture};
+use agent_model::{Identity, Reason};
 use agent_net::NetnsCookie;
 use agent_net::flow::FlowRead;
 use proptest::prelude::*;
@@ -351,6 +351,54 @@ fn a_new_certificate_gets_new_tunnels_and_the_old_run_dry() {
         assert!(server.ended(1).await[0].is_ok());
         settle().await;
         assert_eq!(pool.stats().tunnels, 1);
+    });
+}
+
+/// The authority of every test here, asked as a service.
+struct Mesh;
+
+impl CaClient for Mesh {
+    fn issue<'a>(
+        &'a self,
+        identity: &'a Identity,
+        csr_pem: &'a str,
+        ttl: Duration,
+    ) -> IssueFuture<'a> {
+        Box::pin(async move { mesh().sign(csr_pem, identity, ttl, SystemTime::now()) })
+    }
+}
+
+#[test]
+fn f_25_a_tunnel_to_a_server_of_a_withdrawn_root_takes_no_new_stream() {
+    worker(async {
+        let control = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = control.handle().clone();
+        std::thread::spawn(move || control.block_on(std::future::pending::<()>()));
+        let certificates = Certificates::new(Arc::new(Mesh), handle, HOUR);
+        let server = Server::start(echo).await;
+        let pool = pool();
+        let open = async || {
+            let own = certificates.get(&identity("client")).await.unwrap();
+            let dial = to(server.address);
+            pool.open(&server.target(&own), &request(), dial).await
+        };
+        let mut before = open().await.unwrap();
+        let next = Authority::in_memory("cluster.local", SystemTime::now()).unwrap();
+        // Both are trusted: who is verified by either is served.
+        let both = mesh().bundle().with(next.bundle().roots());
+        certificates.trust(&both);
+        let mut meanwhile = open().await.unwrap();
+        ping(&mut meanwhile, "under both").await;
+        // The server has still a leaf of the old one.
+        certificates.trust(&next.bundle());
+        open().await.unwrap_err();
+        ping(&mut before, "what was open goes on").await;
+        certificates.trust(&both);
+        let mut again = open().await.unwrap();
+        ping(&mut again, "under both again").await;
     });
 }
 

@@ -18,6 +18,7 @@ mod protocol;
 mod scene;
 mod services;
 mod transfer;
+mod trust;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -124,6 +125,7 @@ const GROUPS: &[&[Case]] = &[
     kubernetes::churn::CASES,
     kubernetes::uninstall::CASES,
     privilege::CASES,
+    trust::CASES,
     demo::CASES,
 ];
 

@@ -125,7 +125,7 @@ spec:
 }
 
 #[test]
-fn of_several_with_one_host_the_oldest_counts() {
+fn t_cfg_of_several_with_one_host_the_oldest_counts() {
     let entry = |namespace: &str, name: &str, created: &str| {
         format!(
             "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
