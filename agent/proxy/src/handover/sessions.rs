@@ -178,3 +178,6 @@ fn hear(stream: &UnixStream, limit: Duration) -> Option<(Message, agent_net::pas
         .inspect_err(|error| tracing::debug!(%error, "hand-over: the other end is lost"))
         .ok()
 }
+
+#[cfg(test)]
+mod tests;
