@@ -224,7 +224,7 @@ impl Inner {
             let (agents, pods) = self.attached.status_of(&node);
             json!({ "agents": agents, "pods": pods, "node": &*node })
         };
-        self.attached.nodes().into_iter().map(attached).collect()
+        self.attached.attached().into_iter().map(attached).collect()
     }
 }
 

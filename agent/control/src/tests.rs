@@ -96,9 +96,15 @@ impl World {
     }
 
     async fn start(manifest: &str) -> Self {
+        Self::start_with(manifest, |_| {}).await
+    }
+
+    async fn start_with(manifest: &str, change: impl FnOnce(&mut Config)) -> Self {
         let folder = Self::folder();
         fs::write(folder.join("manifests/shop.yaml"), manifest).unwrap();
-        let control = Control::bind(Self::config(&folder)).await.unwrap();
+        let mut config = Self::config(&folder);
+        change(&mut config);
+        let control = Control::bind(config).await.unwrap();
         let address = control.local_addr().unwrap();
         let (drain, watcher) = drain::channel();
         let (shown, status) = tokio::sync::oneshot::channel();
@@ -370,6 +376,30 @@ impl Attachment {
         let met = met.unwrap_or_else(|_| panic!("never: {what}"));
         NodeWishes::clone(met.unwrap().as_ref().unwrap())
     }
+}
+
+#[tokio::test]
+async fn a_companion_says_which_pods_and_nothing_else() {
+    let world = World::start_with(SHOP, |config| config.companion = true).await;
+    let (agent, discovery) = (world.attach("n1"), world.node("n1"));
+    let wishes = agent.wishes("pods", |_| true).await;
+    assert_eq!(wishes.pods.len(), 1);
+    // Roots would have come before the pods.
+    assert_eq!(*agent.attached.trust.borrow(), None);
+    let refused = world
+        .certificate("n1", "spiffe://cluster.local/ns/shop/sa/web", 60)
+        .await;
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("Unimplemented"), "{refused}");
+    let mut status = discovery.status.clone();
+    let failed = status.wait_for(|status| status.last_error.is_some());
+    let failed = timeout(PATIENCE, failed).await.unwrap().unwrap().clone();
+    assert!(failed.last_error.unwrap().contains("Unimplemented"));
+    assert!(!failed.synced);
+    let told = world.status.json();
+    assert_eq!(told["companion"], true);
+    assert_eq!(told["nodes"][0]["node"], "n1");
+    world.stop().await;
 }
 
 #[tokio::test]

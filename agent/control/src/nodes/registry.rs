@@ -99,8 +99,15 @@ impl AttachedNodes {
         self.lock().merged(node)
     }
 
+    /// The nodes with an agent attached.
+    pub(crate) fn attached(&self) -> BTreeSet<Arc<str>> {
+        let state = self.lock();
+        let nodes = state.agents.values().map(|agent| Arc::clone(&agent.node));
+        nodes.collect()
+    }
+
     /// The nodes with an agent that has reported.
-    pub(crate) fn nodes(&self) -> BTreeSet<Arc<str>> {
+    pub(super) fn nodes(&self) -> BTreeSet<Arc<str>> {
         let state = self.lock();
         let heard = state.agents.values().filter(|agent| agent.report.is_some());
         heard.map(|agent| Arc::clone(&agent.node)).collect()
