@@ -299,23 +299,27 @@ impl<E: Enroller> Desk<E> {
         }
     }
 
-    /// Whether a pod that is being added belongs into the mesh; waits a while to learn it.
+    /// Whether a pod that is being added belongs into the mesh; waits a while to learn it. A pod
+    /// that stays unknown is held up in the mesh's namespaces only; elsewhere it is found later,
+    /// should it be wanted after all.
     async fn is_wanted(&self, pod: &PodInfo) -> Result<bool, String> {
         let Some(mut wishes) = self.wishes.clone() else {
             return Ok(true);
         };
         let known = wishes.wait_for(|wishes| wishes.call(pod) != Call::Wait);
-        let Ok(Ok(wishes)) = timeout(CALL_WAIT, known).await else {
-            return Err("the control plane does not know this pod yet".to_owned());
+        let call = match timeout(CALL_WAIT, known).await {
+            Ok(Ok(wishes)) => wishes.call(pod),
+            _ => Call::Wait,
         };
-        match wishes.call(pod) {
-            Call::Enrol => Ok(true),
-            Call::Pass(reason) => {
-                tracing::info!(container = pod.container_id, reason, "not for the mesh");
-                Ok(false)
-            }
-            Call::Wait => Err("what is wanted of this pod changes too fast".to_owned()),
-        }
+        let is_outside = wishes.borrow().is_outside(&pod.namespace);
+        let reason = match call {
+            Call::Enrol => return Ok(true),
+            Call::Pass(reason) => reason,
+            Call::Wait if is_outside => "unknown, and its namespace is not meshed".to_owned(),
+            Call::Wait => return Err("the control plane does not know this pod yet".to_owned()),
+        };
+        tracing::info!(container = pod.container_id, reason, "not for the mesh");
+        Ok(false)
     }
 
     /// A pod that is not wanted in the mesh is as it should be when it is not there.

@@ -17,6 +17,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 /// A pod must be unwanted for this long before it leaves: its peers learn of it first, and labels
 /// that flap cost nothing.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
+/// Until a pod that could not leave is tried again.
+const LEAVE_RETRY: Duration = Duration::from_secs(5);
 
 /// What the control plane wants, as far as it is known.
 #[derive(Debug, Clone, Default)]
@@ -61,13 +63,17 @@ impl Wishes {
                 Wanted::Leave => Call::Pass(wanted.reason.clone()),
             },
             None if self.current => Call::Wait,
-            None => match &self.meshed {
-                Some(meshed) if !meshed.contains(&pod.namespace) => {
-                    Call::Pass("its namespace is not meshed".to_owned())
-                }
-                _ => Call::Wait,
-            },
+            None if self.is_outside(&pod.namespace) => {
+                Call::Pass("its namespace is not meshed".to_owned())
+            }
+            None => Call::Wait,
         }
+    }
+
+    /// True when the namespace is known not to be of the mesh, by its labels or its pods'.
+    pub(crate) fn is_outside(&self, namespace: &str) -> bool {
+        let meshed = self.meshed.as_ref();
+        meshed.is_some_and(|meshed| !meshed.contains(namespace))
     }
 }
 
@@ -81,13 +87,15 @@ pub(crate) struct Plan {
 }
 
 /// Compares. An enrolled pod that the control plane does not know stays: the runtime says when it
-/// is over.
+/// is over. One without an address has no sandbox yet: the runtime will name it.
 pub(crate) fn plan(wishes: &NodeWishes, enrolled: &[PodInfo]) -> Plan {
     let mut plan = Plan::default();
     for pod in &wishes.pods {
         let mut same = enrolled.iter().filter(|info| pod.is(info));
         match pod.wanted {
-            Wanted::Enrol if same.next().is_none() => plan.find.push(pod.clone()),
+            Wanted::Enrol if same.next().is_none() && !pod.ips.is_empty() => {
+                plan.find.push(pod.clone());
+            }
             Wanted::Enrol => {}
             Wanted::Leave => plan
                 .leave
@@ -101,7 +109,7 @@ pub(crate) fn plan(wishes: &NodeWishes, enrolled: &[PodInfo]) -> Plan {
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     tries: BTreeMap<Key, Try>,
-    /// Containers that are not wanted, since when.
+    /// Containers that are not wanted, and when they are to leave.
     unwanted: BTreeMap<String, Instant>,
 }
 
@@ -125,28 +133,41 @@ impl Attempts {
         let find = plan.find.into_iter().filter(is_due).collect();
         let mut leave = plan.leave;
         leave.retain(|container| {
-            let since = self.unwanted.entry(container.clone()).or_insert(now);
-            now.duration_since(*since) >= LEAVE_GRACE
+            let due = self.unwanted.entry(container.clone());
+            *due.or_insert(now + LEAVE_GRACE) <= now
         });
         Plan { find, leave }
     }
 
-    /// Notes a failure.
-    pub(crate) fn failed(&mut self, pod: &WantedPod, error: String, now: Instant, random: f64) {
+    /// Notes a failure; true when it is not the one that the last try came to.
+    pub(crate) fn failed(
+        &mut self,
+        pod: &WantedPod,
+        error: String,
+        now: Instant,
+        random: f64,
+    ) -> bool {
         let entry = self.tries.entry(key(pod)).or_insert_with(|| Try {
             backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             next: now,
             error: String::new(),
         });
         entry.next = now + entry.backoff.next(random);
+        let is_news = entry.error != error;
         entry.error = error;
+        is_news
+    }
+
+    /// Notes that a container could not leave; it is tried again a while later.
+    pub(crate) fn stays(&mut self, container: &str, now: Instant) {
+        self.unwanted
+            .insert(container.to_owned(), now + LEAVE_RETRY);
     }
 
     /// When something is due next, if anything is.
     pub(crate) fn next(&self) -> Option<Instant> {
         let tries = self.tries.values().map(|entry| entry.next);
-        let leaves = self.unwanted.values().map(|since| *since + LEAVE_GRACE);
-        tries.chain(leaves).min()
+        tries.chain(self.unwanted.values().copied()).min()
     }
 
     fn error(&self, pod: &WantedPod) -> Option<&str> {
@@ -194,8 +215,8 @@ pub(crate) fn report(
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             state: match error {
-                Some(_) if !pod.ips.is_empty() => PodProgress::Failed,
-                _ => PodProgress::Pending,
+                Some(_) => PodProgress::Failed,
+                None => PodProgress::Pending,
             },
             detail: error.unwrap_or_default().to_owned(),
         }

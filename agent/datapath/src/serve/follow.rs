@@ -86,7 +86,10 @@ impl<E: Enroller> Desk<E> {
             let _turn = self.turn.lock().await;
             match self.leave(pod).await {
                 Ok(()) => tracing::info!(container, "has left the mesh"),
-                Err(error) => tracing::warn!(container, error, "cannot leave the mesh"),
+                Err(error) => {
+                    tracing::warn!(container, error, "cannot leave the mesh");
+                    attempts.stays(&container, Instant::now());
+                }
             }
         }
         if due.find.is_empty() {
@@ -111,8 +114,10 @@ impl<E: Enroller> Desk<E> {
             match result {
                 Ok(()) => tracing::info!(namespace, name, "a running pod was enrolled"),
                 Err(error) => {
-                    tracing::warn!(namespace, name, error, "not enrolled");
-                    attempts.failed(&pod, error, Instant::now(), jitter());
+                    // Tries that end the same way again and again fill no log.
+                    if attempts.failed(&pod, error.clone(), Instant::now(), jitter()) {
+                        tracing::warn!(namespace, name, error, "not enrolled");
+                    }
                 }
             }
         }

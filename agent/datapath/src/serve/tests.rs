@@ -509,6 +509,23 @@ async fn a_call_goes_by_what_is_wanted_and_waits_until_that_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_control_plane_that_misses_a_pod_holds_up_the_meshs_own_only() {
+    let following = Following::start();
+    for (meshed, is_held_up) in [("shop", true), ("elsewhere", false)] {
+        following.wishes.send_replace(Wishes {
+            current: true,
+            node: Some(Arc::default()),
+            meshed: Some(Arc::new([meshed.to_owned()].into())),
+        });
+        let start = Instant::now();
+        let added = following.call(CniVerb::Add, "web").await;
+        assert_eq!(added.is_err(), is_held_up, "{meshed}: {added:?}");
+        assert_eq!(start.elapsed(), CALL_WAIT, "it might have been opted in");
+    }
+    assert_eq!(following.asked(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_found_pod_goes_with_a_runtimes_call_that_names_another_container() {
     let following = Following::start();
     following.want(&[("web", Wanted::Enrol)]);

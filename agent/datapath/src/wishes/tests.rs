@@ -104,7 +104,10 @@ fn a_runtimes_call_waits_only_for_what_may_be_meshed() {
 
 #[test]
 fn the_plan_is_the_difference() {
+    let mut unplaced = wanted("unplaced", "u7", Wanted::Enrol);
+    unplaced.ips.clear();
     let wishes = node(vec![
+        unplaced,
         wanted("new", "u1", Wanted::Enrol),
         wanted("in", "u2", Wanted::Enrol),
         wanted("out", "u3", Wanted::Leave),
@@ -141,12 +144,14 @@ async fn one_bad_pod_is_tried_ever_more_rarely_and_blocks_no_other() {
         let due = attempts.due(plan(&[&bad]), now);
         if !due.find.is_empty() {
             tries += 1;
-            attempts.failed(&bad, "no process".into(), now, 0.5);
+            let is_news = attempts.failed(&bad, "no process".into(), now, 0.5);
+            assert_eq!(is_news, tries == 1);
         }
         now = attempts.next().unwrap();
     }
     assert!((8..16).contains(&tries), "{tries}");
     assert_eq!(attempts.due(plan(&[&bad, &good]), start).find, [good]);
+    assert!(attempts.failed(&bad, "another reason".into(), now, 0.5));
     // A pod that is wanted no longer is forgotten, and starts anew.
     attempts.due(Plan::default(), now);
     assert_eq!(attempts.due(plan(&[&bad]), now).find.len(), 1);
@@ -169,6 +174,10 @@ async fn a_label_that_flaps_moves_nobody() {
     attempts.due(leave(), now);
     now += LEAVE_GRACE;
     assert_eq!(attempts.due(leave(), now).leave, ["c"]);
+    attempts.stays("c", now);
+    assert_eq!(attempts.due(leave(), now), Plan::default());
+    assert_eq!(attempts.next(), Some(now + LEAVE_RETRY));
+    assert_eq!(attempts.due(leave(), now + LEAVE_RETRY).leave, ["c"]);
 }
 
 #[test]
