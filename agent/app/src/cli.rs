@@ -287,6 +287,10 @@ pub(crate) struct ControlFlags {
         default_value = "[::]:15012"
     )]
     pub(crate) listen: SocketAddr,
+    /// Where the API server asks before it takes an object (a validating webhook, with the
+    /// certificate of --listen). Without it nobody is asked.
+    #[arg(long, env = "CULVERT_WEBHOOK_LISTEN", value_name = "ADDR")]
+    pub(crate) webhook_listen: Option<SocketAddr>,
     /// File with one `TOKEN NODE` pair a line. Required, unless --kubernetes is given.
     #[arg(long, env = "CULVERT_NODE_TOKENS", value_name = "FILE")]
     pub(crate) node_tokens: Option<PathBuf>,

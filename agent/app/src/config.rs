@@ -168,6 +168,8 @@ pub(crate) struct ControlConfig {
     pub(crate) companion: bool,
     /// xDS and certificate listener.
     pub(crate) listen: SocketAddr,
+    /// Listener of the validating webhook.
+    pub(crate) webhook_listen: Option<SocketAddr>,
     /// File of `TOKEN NODE` lines.
     pub(crate) node_tokens: Option<PathBuf>,
     /// Service account tokens that are admitted, in a cluster.
@@ -340,6 +342,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
         source: source(flags.manifests, flags.kubernetes, flags.kubeconfig)?,
         companion: flags.companion,
         listen: flags.listen,
+        webhook_listen: flags.webhook_listen,
         node_tokens,
         token_reviews,
         state_dir: flags.state_dir,

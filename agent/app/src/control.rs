@@ -46,7 +46,7 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
     let (drain, watcher) = drain::channel();
     // Takes as long as the issuer takes to be there.
     let control = tokio::select! {
-        control = Control::bind(settings(config)) => control?,
+        control = open(config) => control?,
         signal = signals.next() => {
             tracing::info!(target: "control", signal, "stopped before it could serve");
             return Ok(());
@@ -72,6 +72,15 @@ async fn serve(config: ControlConfig, readiness: &Readiness, shown: Shown) -> an
         return Ok(());
     }
     running.await.context("the control plane failed")
+}
+
+async fn open(config: ControlConfig) -> Result<Control, agent_control::ControlError> {
+    let webhook = config.webhook_listen;
+    let control = Control::bind(settings(config)).await?;
+    match webhook {
+        Some(listen) => control.with_webhook(listen).await,
+        None => Ok(control),
+    }
 }
 
 fn settings(config: ControlConfig) -> agent_control::Config {

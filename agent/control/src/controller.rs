@@ -22,6 +22,7 @@ use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
+use crate::conditions::Conditions;
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
@@ -33,6 +34,7 @@ use crate::source::{Batch, Problem};
 use crate::status::{Parts, Progress, Status};
 use crate::translate::{Endpoints, Mesh};
 use crate::trust::{Acknowledgements, AuthorityFiles, ConfigMaps, Keeper, Ledger, Origin, Terms};
+use crate::webhook::{Registration, Webhook};
 
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
 const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
@@ -94,6 +96,7 @@ pub enum SourceChoice {
 #[derive(Debug)]
 pub struct Control {
     listener: TcpListener,
+    webhook: Option<Webhook>,
     tls: Arc<ServerConfig>,
     trust: Keeper,
     admission: Arc<Admission>,
@@ -199,6 +202,7 @@ impl Control {
         })?;
         Ok(Self {
             listener,
+            webhook: None,
             tls,
             trust,
             admission: Arc::new(admission),
@@ -216,6 +220,21 @@ impl Control {
                 .map_or_else(Vec::new, |reviews| reviews.accounts),
             cluster: client.map(ClusterPods),
         })
+    }
+
+    /// Listens for the API server's questions, too (`admission.k8s.io`, path `/validate`). A
+    /// companion does not: what is in force is for the other control plane to say.
+    pub async fn with_webhook(mut self, listen: SocketAddr) -> Result<Self, ControlError> {
+        if self.companion {
+            return Ok(self);
+        }
+        self.webhook = Some(Webhook::bind(listen).await?);
+        Ok(self)
+    }
+
+    /// The address the webhook listens on, where there is one.
+    pub fn webhook_addr(&self) -> Option<SocketAddr> {
+        self.webhook.as_ref()?.local_addr().ok()
     }
 
     /// The address listened on.
@@ -264,11 +283,13 @@ impl Control {
             limits: NodeLimits::default(),
             counters,
         };
+        let (told, problems) = watch::channel(Arc::from([]));
         let mut changes = Changes {
             collection: self.collection,
             snapshot: self.snapshot,
             status: status.clone(),
             problems: Vec::new(),
+            told,
             placement,
             attached: attached.clone(),
         };
@@ -308,6 +329,31 @@ impl Control {
                 nodes: agents_nodes(status.collection(), self.accounts),
             }
         };
+        // Of a companion's mesh the other control plane says what is in force.
+        let conditioning = client.clone().filter(|_| !self.companion);
+        let conditioning = conditioning.map(|client| {
+            let conditions = Conditions {
+                client,
+                collection: status.collection(),
+                told: problems,
+                leads: leads.clone(),
+            };
+            tokio::spawn(conditions.run(drain.clone()))
+        });
+        let registering = client.clone().filter(|_| self.webhook.is_some());
+        let registering = registering.map(|client| {
+            let registration = Registration {
+                client,
+                bundle: self.trust.bundle(),
+                leads: leads.clone(),
+            };
+            tokio::spawn(registration.run(drain.clone()))
+        });
+        let asked = self.webhook.map(|webhook| {
+            let (tls, collection) = (Arc::clone(&self.tls), status.collection());
+            let drain = drain.clone();
+            tokio::spawn(async move { webhook.run(&tls, collection, drain).await })
+        });
         let mapping = client.map(|client| {
             let maps = ConfigMaps {
                 client,
@@ -334,6 +380,9 @@ impl Control {
         if let Some(mapping) = mapping {
             let _ = mapping.await;
         }
+        for writing in [conditioning, registering, asked].into_iter().flatten() {
+            let _ = writing.await;
+        }
         if let Some(annotating) = annotating {
             let _ = annotating.await;
         }
@@ -354,6 +403,8 @@ struct Changes {
     snapshot: Snapshot,
     status: Status,
     problems: Vec<Problem>,
+    /// Where the problems are to be seen, anew after every change.
+    told: watch::Sender<Arc<[Problem]>>,
     placement: watch::Sender<Placement>,
     attached: AttachedNodes,
 }
@@ -412,6 +463,7 @@ impl Changes {
             "manifests taken over"
         );
         self.status.report(&self.problems, notes);
+        self.told.send_replace(self.problems.as_slice().into());
     }
 }
 

@@ -13,6 +13,7 @@ mod check;
 mod cluster;
 mod code;
 mod collection;
+mod conditions;
 mod controller;
 mod error;
 mod lease;
@@ -25,6 +26,7 @@ mod source;
 mod status;
 mod translate;
 mod trust;
+mod webhook;
 
 pub use admission::{NodeAccount, TokenReviews, TokenTable};
 pub use check::{Check, Finding, Findings, Object, Place, Scene};

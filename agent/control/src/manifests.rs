@@ -64,6 +64,12 @@ impl Manifests {
         self.problems.iter().map(ToString::to_string).collect()
     }
 
+    /// What the validating webhook of a control plane with these manifests answers to a request's
+    /// body; `None` when that is no `AdmissionReview`.
+    pub fn admit(&self, review: &[u8]) -> Option<Vec<u8>> {
+        crate::webhook::answer(review, self.collection.inventory())
+    }
+
     fn take(&mut self, batch: Batch) {
         for event in batch.events {
             self.collection.apply(event);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,8 +91,23 @@ pub(crate) async fn serve<A: Authenticate, S: Source>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     services: Services<A, S>,
-    mut drain: drain::Watcher,
+    drain: drain::Watcher,
 ) {
+    let serve = move |stream, drain| connection(stream, services.clone(), drain);
+    accept_all(listener, tls, drain, serve).await;
+}
+
+/// Accepts until the drain begins, gives each connection its handshake and to `serve`, and waits
+/// for those that are left.
+pub(crate) async fn accept_all<F, S>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    mut drain: drain::Watcher,
+    serve: S,
+) where
+    F: Future<Output = Result<(), Ended>> + Send + 'static,
+    S: Fn(TlsStream<TcpStream>, drain::Watcher) -> F + Clone + Send + Sync + 'static,
+{
     let acceptor = TlsAcceptor::from(tls);
     let places = Places::default();
     let mut connections = JoinSet::new();
@@ -114,7 +130,8 @@ pub(crate) async fn serve<A: Authenticate, S: Source>(
             debug!(%client, "too many connections");
             continue;
         };
-        let connection = connection(acceptor.clone(), stream, services.clone(), drain.clone());
+        let (acceptor, serve, drain) = (acceptor.clone(), serve.clone(), drain.clone());
+        let connection = async move { serve(handshake(&acceptor, stream).await?, drain).await };
         connections.spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%client, %error, "connection ended");
@@ -128,14 +145,15 @@ pub(crate) async fn serve<A: Authenticate, S: Source>(
     let _ = timeout(GRACE, ended).await;
 }
 
-/// One connection from handshake to end. Any error ends this connection alone.
+/// Why a connection ended.
+type Ended = Box<dyn std::error::Error + Send + Sync>;
+
+/// One connection after its handshake. Any error ends this connection alone.
 async fn connection<A: Authenticate, S: Source>(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
+    stream: TlsStream<TcpStream>,
     services: Services<A, S>,
     mut drain: drain::Watcher,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = handshake(&acceptor, stream).await?;
+) -> Result<(), Ended> {
     let service = service_fn(move |request| services.clone().call(request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

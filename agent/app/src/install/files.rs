@@ -18,6 +18,7 @@ pub(super) const ALL: Files = embedded![
     "base/control-rbac.yaml",
     "base/control.yaml",
     "base/node.yaml",
+    "base/webhook.yaml",
     "gateway-classes/kustomization.yaml",
     "gateway-classes/gateway-classes.yaml",
     "istio-crds/kustomization.yaml",

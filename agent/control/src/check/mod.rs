@@ -17,9 +17,9 @@ pub use finding::{Finding, Findings, Object, Place};
 pub use offline::{Check, Scene};
 
 pub(crate) use finding::Found;
+pub(crate) use view::View;
 
 use crate::collection::Inventory;
-use view::View;
 
 /// Everything the rules find.
 pub(crate) fn everything(inventory: &Inventory) -> Vec<Found> {

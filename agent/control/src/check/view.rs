@@ -14,39 +14,39 @@ use crate::translate::{Objects, Scope, workload};
 const MAX_NAMED: usize = 3;
 
 /// One namespace.
-pub(super) struct View<'a> {
-    pub(super) inventory: &'a Inventory,
-    pub(super) scope: Scope<'a>,
+pub(crate) struct View<'a> {
+    pub(crate) inventory: &'a Inventory,
+    pub(crate) scope: Scope<'a>,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(inventory: &'a Inventory, namespace: &'a str) -> Self {
+    pub(crate) fn new(inventory: &'a Inventory, namespace: &'a str) -> Self {
         Self {
             inventory,
             scope: inventory.scope(namespace),
         }
     }
 
-    pub(super) fn objects(&self) -> &'a Objects {
+    pub(crate) fn objects(&self) -> &'a Objects {
         self.scope.objects
     }
 
-    pub(super) fn object(&self, kind: Kind, name: &str) -> ObjectRef {
+    pub(crate) fn object(&self, kind: Kind, name: &str) -> ObjectRef {
         ObjectRef::new(kind, self.scope.name, name)
     }
 
     /// Pods that are not over.
-    pub(super) fn pods(&self) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
         let pods = self.scope.objects.pods.values();
         pods.filter(|pod| !pod.is_terminal())
     }
 
-    pub(super) fn decision(&self, pod: &Pod) -> Decision {
+    pub(crate) fn decision(&self, pod: &Pod) -> Decision {
         enrolment::decide(&self.scope, pod)
     }
 
     /// Whether it has an identity to show: by us, by another mesh of the kind, or by itself.
-    pub(super) fn is_meshed(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_meshed(&self, pod: &Pod) -> bool {
         let metadata = &pod.metadata;
         let mark = metadata.annotations.get(workload::REDIRECTION);
         self.decision(pod).wanted == Wanted::Enrol
@@ -55,31 +55,31 @@ impl<'a> View<'a> {
     }
 
     /// True when a pod that is not here is nowhere.
-    pub(super) fn knows_pods(&self) -> bool {
+    pub(crate) fn knows_pods(&self) -> bool {
         let objects = self.objects();
         let has_any = !objects.pods.is_empty() || !objects.workload_entries.is_empty();
         self.inventory.is_whole() || has_any
     }
 
     /// True when a service account that is not here is nowhere.
-    pub(super) fn knows_accounts(&self) -> bool {
+    pub(crate) fn knows_accounts(&self) -> bool {
         self.inventory.is_whole() || !self.objects().service_accounts.is_empty()
     }
 
     /// False only for what is surely not there.
-    pub(super) fn may_exist(&self) -> bool {
+    pub(crate) fn may_exist(&self) -> bool {
         !self.inventory.is_whole() || self.scope.namespace.is_some()
     }
 
     /// False only for what is surely not there; every namespace has `default`.
-    pub(super) fn may_have_account(&self, name: &str) -> bool {
+    pub(crate) fn may_have_account(&self, name: &str) -> bool {
         name == "default"
             || !self.knows_accounts()
             || self.objects().service_accounts.contains_key(name)
     }
 
     /// True when something here matches the labels, pod or entry.
-    pub(super) fn has_any(&self, matches: impl Fn(&Labels) -> bool) -> bool {
+    pub(crate) fn has_any(&self, matches: impl Fn(&Labels) -> bool) -> bool {
         let mut entries = self.objects().workload_entries.values();
         self.pods().any(|pod| matches(&pod.metadata.labels))
             || entries.any(|entry| matches(&entry.labels()))

@@ -1,9 +1,10 @@
 //! The objects as they are at one moment, for whoever looks at all of them for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::source::Object;
+use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::translate::service_entry::EntryHosts;
 use crate::translate::{ByName, Captured, Endpoints, Mesh, Objects, Scope};
@@ -14,6 +15,7 @@ pub(crate) struct Inventory {
     pub(crate) mesh: Mesh,
     pub(crate) namespaces: ByName<Namespace>,
     pub(crate) objects: BTreeMap<Arc<str>, Arc<Objects>>,
+    pub(crate) mesh_config: Option<Arc<MeshConfigObject>>,
 }
 
 impl Inventory {
@@ -31,7 +33,7 @@ impl Inventory {
     /// Every namespace that is an object or has one.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
         let names = self.namespaces.keys().chain(self.objects.keys());
-        let names: std::collections::BTreeSet<&Arc<str>> = names.collect();
+        let names: BTreeSet<&Arc<str>> = names.collect();
         names.into_iter().cloned().collect()
     }
 

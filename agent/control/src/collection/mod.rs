@@ -234,6 +234,7 @@ impl Collection {
             mesh: self.mesh.clone(),
             namespaces: self.namespaces.clone(),
             objects: self.objects.clone(),
+            mesh_config: self.mesh_config.clone(),
         }
     }
 
@@ -265,20 +266,8 @@ impl Collection {
         counts
     }
 
-    /// The trust domain is part of every identity and of the root, so it is a flag; a MeshConfig
-    /// may only repeat it.
     fn mesh_config_note(&self) -> Option<Note> {
-        let config = self.mesh_config.as_ref()?;
-        let wanted = config.spec.trust_domain.as_ref()?;
-        (**wanted != *self.mesh.trust_domain).then(|| {
-            let object = ObjectRef::new(Kind::MeshConfig, "", &config.metadata.name);
-            let message = format!(
-                "spec.trustDomain {wanted:?} has no effect: the control plane was started with \
-                 --trust-domain {}",
-                self.mesh.trust_domain
-            );
-            Note::new(object, Code::TrustDomainDiffers, message)
-        })
+        mesh_config_note(&self.mesh, self.mesh_config.as_ref()?)
     }
 
     fn put(&mut self, reference: &ObjectRef, object: Option<Object>) {
@@ -404,6 +393,21 @@ impl Collection {
         self.node_identities
             .retain(|_, by_namespace| !by_namespace.is_empty());
     }
+}
+
+/// The trust domain is part of every identity and of the root, so it is a flag; a MeshConfig may
+/// only repeat it.
+pub(crate) fn mesh_config_note(mesh: &Mesh, config: &MeshConfigObject) -> Option<Note> {
+    let wanted = config.spec.trust_domain.as_ref()?;
+    (**wanted != *mesh.trust_domain).then(|| {
+        let object = ObjectRef::new(Kind::MeshConfig, "", &config.metadata.name);
+        let message = format!(
+            "spec.trustDomain {wanted:?} has no effect: the control plane was started with \
+             --trust-domain {}",
+            mesh.trust_domain
+        );
+        Note::new(object, Code::TrustDomainDiffers, message)
+    })
 }
 
 fn set<T>(

@@ -155,6 +155,19 @@ impl Note {
     }
 }
 
+/// The notes on what people write into a namespace, without those on pods and their services.
+pub(crate) fn author_notes(scope: &Scope<'_>) -> Vec<Note> {
+    let mut out = Translated::default();
+    peer_authentication::resolve(scope, &mut out);
+    authorization::translate(scope, &mut out);
+    let entries = service_entry::in_force(scope, &mut out.notes);
+    service_entry::endpoints(scope, &entries, &mut out.notes);
+    for entry in scope.objects.workload_entries.values() {
+        workload_entry::translate(scope, entry, &mut out.notes);
+    }
+    out.notes
+}
+
 /// Translates one namespace.
 pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     let mut out = Translated::default();

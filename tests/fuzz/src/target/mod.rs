@@ -1,5 +1,6 @@
 //! One file per target.
 
+mod admission;
 mod certificate;
 mod cni;
 mod connect;
@@ -119,6 +120,12 @@ pub const TARGETS: &[Target] = &[
         run: tokens::run,
         mutations: 50_000,
         words: tokens::WORDS,
+    },
+    Target {
+        name: "admission",
+        run: admission::run,
+        mutations: 5_000,
+        words: admission::WORDS,
     },
     Target {
         name: "http2",

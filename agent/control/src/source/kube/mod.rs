@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_net::drain;
 use kube::Client;
+use kube::core::ApiResource;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -81,6 +82,16 @@ impl KubeSource {
             }
         }
     }
+}
+
+/// A kind as a cluster may serve it, the preferred version first.
+pub(crate) fn resources(kind: Kind) -> Vec<ApiResource> {
+    let watched = WATCHED.iter().find(|watched| watched.kind == kind);
+    let versions = watched.map_or(&[][..], |watched| watched.versions);
+    let resources = versions
+        .iter()
+        .map(|version| watched.map(|watched| watched.resource(version)));
+    resources.flatten().collect()
 }
 
 fn kinds() -> impl Iterator<Item = Kind> {

@@ -1,0 +1,419 @@
+//! Which conditions an object should have. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::events::{Notice, notices};
+use crate::check::{Found, View, everything};
+use crate::code::Code;
+use crate::collection::Inventory;
+use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, Selector};
+use crate::source::kubernetes::{Labels, Metadata};
+use crate::source::{Effect, Kind, ObjectRef, Problem};
+use crate::translate::{Note, authorization, peer_authentication};
+
+/// Findings that a message names.
+const MAX_NAMED: usize = 3;
+/// Longest message of a condition, in bytes; the API's convention.
+const MAX_MESSAGE: usize = 1_024;
+
+/// What is to be said of everything.
+#[derive(Debug, Default)]
+pub(super) struct Reviewed {
+    pub(super) verdicts: BTreeMap<ObjectRef, Verdict>,
+    pub(super) notices: BTreeSet<Notice>,
+}
+
+/// The conditions of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Of the specification they are about; `None` for one that could not be read.
+    pub(super) generation: Option<i64>,
+    pub(super) conditions: Vec<Condition>,
+}
+
+impl Verdict {
+    /// But for messages.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        let gist = |verdict: &Self| -> Vec<(&'static str, bool, &'static str)> {
+            let conditions = verdict.conditions.iter();
+            conditions
+                .map(|condition| (condition.kind, condition.status, condition.reason))
+                .collect()
+        };
+        self.generation == other.generation && gist(self) == gist(other)
+    }
+}
+
+/// One condition, but for what depends on the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Condition {
+    /// Its type.
+    pub(super) kind: &'static str,
+    pub(super) status: bool,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+fn condition(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Condition {
+    let mut end = message.len().min(MAX_MESSAGE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    Condition {
+        kind,
+        status,
+        reason,
+        message: message[..end].to_owned(),
+    }
+}
+
+/// Looks at everything.
+pub(super) fn review(inventory: &Inventory, notes: &[Note], problems: &[Problem]) -> Reviewed {
+    let mut found: Vec<Found> = notes.iter().map(Found::from).collect();
+    found.extend(everything(inventory));
+    let mut by_object: BTreeMap<&ObjectRef, Vec<&Found>> = BTreeMap::new();
+    for found in &found {
+        by_object.entry(&found.object).or_default().push(found);
+    }
+    let broken: BTreeMap<&ObjectRef, &Problem> = problems
+        .iter()
+        .filter_map(|problem| Some((problem.object.as_ref()?, problem)))
+        .collect();
+    let mut verdicts = BTreeMap::new();
+    for (object, subject) in subjects(inventory) {
+        let facts = Facts {
+            problem: broken.get(&object).copied(),
+            found: by_object.get(&object).map_or(&[][..], Vec::as_slice),
+        };
+        verdicts.insert(object, facts.verdict(&subject));
+    }
+    for (object, problem) in broken {
+        if !verdicts.contains_key(object) && has_conditions(object.kind) {
+            let facts = Facts {
+                problem: Some(problem),
+                found: &[],
+            };
+            verdicts.insert(object.clone(), facts.verdict(&Subject::unread(object.kind)));
+        }
+    }
+    Reviewed {
+        verdicts,
+        notices: notices(&found, problems),
+    }
+}
+
+fn has_conditions(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::AuthorizationPolicy
+            | Kind::PeerAuthentication
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry
+            | Kind::MeshConfig
+    )
+}
+
+/// What an object is about.
+struct Subject {
+    kind: Kind,
+    generation: Option<i64>,
+    reach: Reach,
+    is_dry_run: bool,
+    /// Hosts of a ServiceEntry.
+    hosts: usize,
+}
+
+impl Subject {
+    fn unread(kind: Kind) -> Self {
+        Self {
+            kind,
+            generation: None,
+            reach: Reach::default(),
+            is_dry_run: false,
+            hosts: 0,
+        }
+    }
+
+    fn of(kind: Kind, metadata: &Metadata) -> Self {
+        Self {
+            generation: Some(metadata.generation),
+            ..Self::unread(kind)
+        }
+    }
+}
+
+/// The pods that a policy applies to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Reach {
+    pods: usize,
+    meshed: usize,
+    nodes: usize,
+}
+
+/// What counts of a pod.
+struct Member<'a> {
+    labels: &'a Labels,
+    node: &'a str,
+    is_meshed: bool,
+}
+
+fn members<'a>(view: &View<'a>) -> Vec<Member<'a>> {
+    let pods = view.pods();
+    pods.map(|pod| Member {
+        labels: &pod.metadata.labels,
+        node: &pod.spec.node_name,
+        is_meshed: view.is_meshed(pod),
+    })
+    .collect()
+}
+
+fn reach<'a>(members: impl Iterator<Item = &'a Member<'a>>, selector: Option<&Selector>) -> Reach {
+    let mut reach = Reach::default();
+    let mut nodes = BTreeSet::new();
+    let selected =
+        members.filter(|member| selector.is_none_or(|selector| selector.matches(member.labels)));
+    for member in selected {
+        reach.pods += 1;
+        if member.is_meshed {
+            reach.meshed += 1;
+            nodes.insert(member.node);
+        }
+    }
+    nodes.remove("");
+    reach.nodes = nodes.len();
+    reach
+}
+
+fn subjects(inventory: &Inventory) -> Vec<(ObjectRef, Subject)> {
+    let names = inventory.names();
+    let views: Vec<View<'_>> = names
+        .iter()
+        .map(|name| View::new(inventory, name))
+        .collect();
+    let members: Vec<Vec<Member<'_>>> = views.iter().map(members).collect();
+    let mut subjects = Vec::new();
+    for (view, own) in views.iter().zip(&members) {
+        let reach = |selector: Option<&Selector>| {
+            if view.scope.is_root() {
+                reach(members.iter().flatten(), selector)
+            } else {
+                reach(own.iter(), selector)
+            }
+        };
+        subjects.extend(of_namespace(view, reach));
+    }
+    if let Some(config) = &inventory.mesh_config {
+        let metadata = &config.metadata;
+        let object = ObjectRef::new(Kind::MeshConfig, "", &metadata.name);
+        subjects.push((object, Subject::of(Kind::MeshConfig, metadata)));
+    }
+    subjects
+}
+
+fn of_namespace(
+    view: &View<'_>,
+    reach: impl Fn(Option<&Selector>) -> Reach,
+) -> Vec<(ObjectRef, Subject)> {
+    let objects = view.objects();
+    let mut subjects = Vec::new();
+    let mut add = |kind, metadata: &Metadata, subject| {
+        subjects.push((view.object(kind, &metadata.name), subject));
+    };
+    for policy in objects.authorization_policies.values() {
+        let policy: &AuthorizationPolicy = policy;
+        let kind = Kind::AuthorizationPolicy;
+        let subject = Subject {
+            reach: reach(authorization::selector(policy)),
+            is_dry_run: policy.is_dry_run(),
+            ..Subject::of(kind, &policy.metadata)
+        };
+        add(kind, &policy.metadata, subject);
+    }
+    for policy in objects.peer_authentications.values() {
+        let policy: &PeerAuthentication = policy;
+        let kind = Kind::PeerAuthentication;
+        let subject = Subject {
+            reach: reach(peer_authentication::selector(policy)),
+            ..Subject::of(kind, &policy.metadata)
+        };
+        add(kind, &policy.metadata, subject);
+    }
+    for entry in objects.service_entries.values() {
+        let kind = Kind::ServiceEntry;
+        let subject = Subject {
+            hosts: entry.spec.hosts.len(),
+            ..Subject::of(kind, &entry.metadata)
+        };
+        add(kind, &entry.metadata, subject);
+    }
+    for entry in objects.workload_entries.values() {
+        let kind = Kind::WorkloadEntry;
+        add(kind, &entry.metadata, Subject::of(kind, &entry.metadata));
+    }
+    subjects
+}
+
+/// What is known to be wrong with one object.
+struct Facts<'a> {
+    problem: Option<&'a Problem>,
+    found: &'a [&'a Found],
+}
+
+impl Facts<'_> {
+    fn verdict(&self, subject: &Subject) -> Verdict {
+        let accepted = self.accepted();
+        let in_force = match subject.kind {
+            Kind::ServiceEntry | Kind::WorkloadEntry => {
+                self.in_force("Programmed", &accepted, subject)
+            }
+            _ => self.in_force("Enforced", &accepted, subject),
+        };
+        let mut conditions = vec![accepted, in_force];
+        if matches!(subject.kind, Kind::PeerAuthentication | Kind::ServiceEntry) {
+            conditions.push(self.conflicted());
+        }
+        Verdict {
+            // A specification that is not read yet stands behind a problem.
+            generation: subject.generation.filter(|_| self.problem.is_none()),
+            conditions,
+        }
+    }
+
+    fn accepted(&self) -> Condition {
+        const KIND: &str = "Accepted";
+        if let Some(problem) = self.problem {
+            let place = match problem.field.as_str() {
+                "" => String::new(),
+                field => format!("{field}: "),
+            };
+            let message = format!("{place}{}", problem.message);
+            return condition(KIND, false, Code::Invalid.reason(), &message);
+        }
+        if let Some(found) = self.found.iter().find(|found| is_refused(found.code)) {
+            return condition(KIND, false, found.code.reason(), &found.message);
+        }
+        match self.found {
+            [] => condition(KIND, true, "Accepted", "nothing is wrong with it"),
+            found => condition(KIND, true, "Accepted", &listed(found)),
+        }
+    }
+
+    /// Whether it is in force, where.
+    fn in_force(&self, kind: &'static str, accepted: &Condition, subject: &Subject) -> Condition {
+        if let Some(problem) = self.problem {
+            return match problem.effect {
+                Effect::LastGoodKept => condition(
+                    kind,
+                    true,
+                    "LastGoodKept",
+                    "the last version that could be read is in force",
+                ),
+                Effect::NotApplied => condition(kind, false, "NotAccepted", "it could not be read"),
+            };
+        }
+        if !accepted.status {
+            return condition(kind, false, "NotAccepted", "it was not accepted");
+        }
+        let conflicts = self.conflicts().count();
+        let is_lost = match subject.kind {
+            Kind::ServiceEntry => conflicts >= subject.hosts.max(1),
+            _ => conflicts > 0,
+        };
+        if is_lost {
+            return condition(
+                kind,
+                false,
+                "Conflicted",
+                "another object is in force instead",
+            );
+        }
+        match subject.kind {
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.enforced(kind, subject),
+            Kind::MeshConfig => condition(kind, true, "Enforced", "by the agent of every node"),
+            _ => condition(kind, true, "Programmed", "the agent of every node knows it"),
+        }
+    }
+
+    /// A policy is enforced by the agents of the nodes that have pods it applies to.
+    fn enforced(&self, kind: &'static str, subject: &Subject) -> Condition {
+        let Reach {
+            pods,
+            meshed,
+            nodes,
+        } = subject.reach;
+        if subject.is_dry_run {
+            let message = "a dry run: what it would do is logged";
+            return condition(kind, false, "DryRun", message);
+        }
+        if pods == 0 {
+            return condition(kind, false, "NoPods", "there is no pod it applies to");
+        }
+        if meshed == 0 {
+            let message = format!("none of the {pods} pods it applies to is in the mesh");
+            return condition(kind, false, "NoMeshedPods", &message);
+        }
+        let by = match nodes {
+            1 => "by the agent of 1 node".to_owned(),
+            nodes => format!("by the agents of {nodes} nodes"),
+        };
+        let http = self.found.iter().find(|found| found.code == Code::L7AtL4);
+        if let Some(found) = http {
+            let message = format!("{by}, for connections: {}", found.message);
+            return condition(kind, true, "PartiallyEnforced", &message);
+        }
+        if meshed < pods {
+            let outside = pods - meshed;
+            let message = format!("{by}; {outside} of {pods} pods are not in the mesh");
+            return condition(kind, true, "PartiallyEnforced", &message);
+        }
+        condition(kind, true, "Enforced", &by)
+    }
+
+    fn conflicts(&self) -> impl Iterator<Item = &Found> {
+        let found = self.found.iter().copied();
+        found.filter(|found| is_conflict(found.code))
+    }
+
+    fn conflicted(&self) -> Condition {
+        const KIND: &str = "Conflicted";
+        let conflicts: Vec<&Found> = self.conflicts().collect();
+        match conflicts.first() {
+            None => condition(KIND, false, "NoConflict", "nothing stands against it"),
+            Some(first) => condition(KIND, true, first.code.reason(), &listed(&conflicts)),
+        }
+    }
+}
+
+/// Nothing of the object is in force.
+fn is_refused(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ActionUnsupported
+            | Code::TargetUnsupported
+            | Code::RootSelector
+            | Code::TrustDomainDiffers
+            | Code::UnixEndpoint
+    )
+}
+
+fn is_conflict(code: Code) -> bool {
+    matches!(code, Code::PeerAuthenticationConflict | Code::HostConflict)
+}
+
+/// The worst first.
+fn listed(found: &[&Found]) -> String {
+    let mut sorted: Vec<&&Found> = found.iter().collect();
+    sorted.sort_by_key(|found| std::cmp::Reverse(found.code.severity()));
+    let shown = sorted.iter().take(MAX_NAMED).map(|found| {
+        let place = match found.field.as_str() {
+            "" => String::new(),
+            field => format!("{field}: "),
+        };
+        format!("{} ({place}{})", found.code.as_str(), found.message)
+    });
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if let Some(more @ 1..) = found.len().checked_sub(MAX_NAMED) {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}
