@@ -5,7 +5,9 @@
 pub(crate) mod churn;
 pub(crate) mod paths;
 pub(crate) mod replicas;
+mod sandboxed;
 pub(crate) mod uninstall;
+pub(crate) mod untimely;
 pub(crate) mod watches;
 
 use std::net::SocketAddr;

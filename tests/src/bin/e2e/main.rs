@@ -123,6 +123,7 @@ const GROUPS: &[&[Case]] = &[
     kubernetes::replicas::CASES,
     kubernetes::paths::CASES,
     kubernetes::churn::CASES,
+    kubernetes::untimely::CASES,
     kubernetes::uninstall::CASES,
     privilege::CASES,
     trust::CASES,

@@ -1,18 +1,15 @@
-//! Much that comes and goes: pods, connections, policies, and pods that go at the wrong moment.
+//! Much that comes and goes: pods, connections, policies.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use tests::agent::Agent;
-use tests::cni::Sandbox;
-use tests::manifests::{PodManifest, authorization_policy};
+use tests::manifests::authorization_policy;
 use tests::server::{Behaviour, Server};
-use tests::traffic::{download, echo_on, must_serve, wait_closed};
-use tests::{Cluster, Node, Place, PodSpec, poll};
+use tests::traffic::{download, echo_on, must_serve};
+use tests::{Cluster, Place, PodSpec, poll};
 
 use super::{DENY_CLIENT, LIMIT, serves};
 use crate::scene::{MESHED, PORT, Scene};
@@ -31,17 +28,7 @@ pub(crate) const CASES: &[Case] = &[
         "kubernetes: F-52 pods come and go, each connects at once and as itself",
         pod_churn,
     ),
-    on_kubernetes(
-        "kubernetes: F-53 a network namespace goes while its pod is connected",
-        namespace_gone,
-    ),
-    on_kubernetes(
-        "kubernetes: F-54 pods that go too early, or come twice, hold up nobody",
-        untimely,
-    ),
 ];
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// A short soak. What it leaves behind is found by the gate after the case, what it costs here.
 fn soak(cluster: &Cluster) -> Result<()> {
@@ -241,225 +228,4 @@ fn one_after_the_other(
         waits.push(start.elapsed());
         pod.delete()?;
     }
-}
-
-fn namespace_gone(cluster: &Cluster) -> Result<()> {
-    let scene = Scene::strict(cluster)?;
-    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
-    for family in [0, 1] {
-        let doomed = Sandboxed::start(cluster, 1, "doomed", None)?;
-        let to = scene.server.sockets(PORT)[family];
-        let mut near = doomed.place.connect(to, LIMIT)?;
-        near.set_read_timeout(Some(LIMIT))?;
-        echo_on(&mut near, b"before")?;
-        let mut far = server.last().context("the server has no connection")?;
-        // Its name goes, then the runtime cleans up what it no longer finds.
-        doomed.place.delete()?;
-        doomed.stop_gone()?;
-        let took = wait_closed(&mut near, LIMIT).context("the near end")?;
-        ensure!(took < SECOND, "the near end was open for {took:?}");
-        let took = wait_closed(&mut far, LIMIT).context("the far end")?;
-        ensure!(took < SECOND, "the far end was open for {took:?}");
-    }
-    for family in [0, 1] {
-        let doomed = Sandboxed::start(cluster, 2, "doomed", None)?;
-        let _echo = Server::start(&doomed.place, PORT, Behaviour::Echo)?;
-        let to = doomed.sockets(PORT)[family];
-        let mut stream = poll::until("the doomed pod serves", LIMIT, || {
-            let mut stream = scene.client.connect(to, LIMIT)?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            echo_on(&mut stream, b"before")?;
-            Ok(stream)
-        })?;
-        doomed.place.delete()?;
-        doomed.stop_gone()?;
-        let took = wait_closed(&mut stream, LIMIT).context("the server's pod is gone")?;
-        ensure!(took < SECOND, "open for {took:?}");
-    }
-    serves(&scene.client, &scene.server, "others")
-}
-
-fn untimely(cluster: &Cluster) -> Result<()> {
-    let scene = Scene::strict(cluster)?;
-    let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
-    thread::scope(|scope| -> Result<()> {
-        let ghost = scope.spawn(|| deleted_during_add(cluster));
-        for number in 0..3 {
-            let pod = cluster.pod(&PodSpec::new(MESHED, &format!("fine-{number}")))?;
-            serves(&pod, &scene.server, "a pod beside one that is gone")?;
-        }
-        cluster.node(1)?.agent()?.wait_ready(SECOND)?;
-        ghost.join().map_err(|_| anyhow!("the runtime panicked"))?
-    })
-    .context("deleted while the runtime adds it")?;
-    dead_in_the_list(cluster, &scene).context("dead in the agent's own list")?;
-    same_uid_again(cluster, &scene).context("a UID used again")
-}
-
-/// The pod is deleted between the plugins of its chain. The runtime is answered either way, in
-/// the time it gives, and takes back what it made.
-fn deleted_during_add(cluster: &Cluster) -> Result<()> {
-    let ghost = Sandboxed::prepare(cluster, 1, "ghost", None)?;
-    let start = Instant::now();
-    let added = ghost.node.chain().add(&ghost.sandbox, |_| ghost.forget());
-    let took = start.elapsed();
-    ensure!(
-        took < Duration::from_secs(30),
-        "the runtime waited {took:?}"
-    );
-    println!("  ADD of a deleted pod: {:?} after {took:?}", added.is_ok());
-    ghost.node.chain().delete(&ghost.sandbox)?;
-    ghost.place.delete()
-}
-
-/// The agent is away when a pod's namespace goes without a word.
-fn dead_in_the_list(cluster: &Cluster, scene: &Scene) -> Result<()> {
-    let lost = Sandboxed::start(cluster, 1, "lost", None)?;
-    let agent = cluster.node(1)?.agent()?;
-    knows(agent, "lost", true)?;
-    agent.kill9()?;
-    lost.place.ip(&["link del eth0"])?;
-    lost.place.delete()?;
-    lost.forget()?;
-    agent.start_ready().context("with a dead pod in its list")?;
-    serves(&scene.client, &scene.server, "those that live")?;
-    lost.stop_gone()?;
-    poll::until("the dead pod forgotten", LIMIT, || {
-        knows(agent, "lost", false)
-    })
-}
-
-fn knows(agent: &Agent, name: &str, expected: bool) -> Result<()> {
-    let status = agent.status()?;
-    let mut pods = status["pods"].as_array().into_iter().flatten();
-    let found = pods.any(|pod| pod["name"] == name);
-    ensure!(found == expected, "{name}: {}", status["pods"]);
-    Ok(())
-}
-
-/// A static pod keeps its UID from sandbox to sandbox, and a new sandbox may come before the old
-/// one's DEL.
-fn same_uid_again(cluster: &Cluster, scene: &Scene) -> Result<()> {
-    let first = Sandboxed::start(cluster, 1, "static", None)?;
-    first.serves(scene)?;
-    let uid = first.sandbox.uid.clone();
-    let second = Sandboxed::start(cluster, 1, "static", Some(&uid))?;
-    second.serves(scene)?;
-    first.stop()?;
-    second.serves(scene).context("after the first one's DEL")?;
-    let agent = cluster.node(1)?.agent()?;
-    knows(agent, "static", true)?;
-    second.stop()?;
-    second.forget()
-}
-
-/// A pod made step by step, as a runtime does it, so that steps can be left out.
-struct Sandboxed {
-    node: Arc<Node>,
-    place: Place,
-    sandbox: Sandbox,
-    manifests: tests::manifests::Manifests,
-    manifest: std::sync::Mutex<PodManifest>,
-}
-
-impl Sandboxed {
-    /// Bound to a node, with a namespace of its own and nothing in it.
-    fn prepare(cluster: &Cluster, node: u8, name: &str, uid: Option<&str>) -> Result<Self> {
-        let node = Arc::clone(cluster.node(node)?);
-        let attempt = uid.map_or("", |_| "-again");
-        let short = format!("p-{MESHED}-{name}{attempt}");
-        let hosts = cluster.run().path("hosts");
-        let place = Place::create(&cluster.run().namespace(&short), Some(hosts))?;
-        let manifests = cluster.manifests().clone();
-        manifests.account(MESHED, name)?;
-        let fresh = uuid()?;
-        let sandbox = Sandbox {
-            id: format!("{}{}", uuid()?, uuid()?).replace('-', ""),
-            netns: place.path(),
-            namespace: MESHED.to_owned(),
-            name: name.to_owned(),
-            uid: uid.unwrap_or(&fresh).to_owned(),
-            arguments: Vec::new(),
-        };
-        let manifest = PodManifest {
-            namespace: MESHED.to_owned(),
-            name: name.to_owned(),
-            uid: sandbox.uid.clone(),
-            account: name.to_owned(),
-            node: node.name(),
-            labels: Vec::new(),
-            ports: Vec::new(),
-            ips: Vec::new(),
-            ready: true,
-            host_network: false,
-        };
-        if uid.is_none() {
-            manifests.write(&format!("pod-{MESHED}-{name}"), &manifest.yaml())?;
-        }
-        Ok(Self {
-            node,
-            place,
-            sandbox,
-            manifests,
-            manifest: manifest.into(),
-        })
-    }
-
-    /// The same, joined to the network and known with its addresses.
-    fn start(cluster: &Cluster, node: u8, name: &str, uid: Option<&str>) -> Result<Self> {
-        let pod = Self::prepare(cluster, node, name, uid)?;
-        let ips = pod.node.chain().add(&pod.sandbox, |_| Ok(()))?;
-        let mut manifest = pod.manifest();
-        manifest.ips = ips;
-        pod.manifests.write(&pod.file(), &manifest.yaml())?;
-        drop(manifest);
-        Ok(pod)
-    }
-
-    fn sockets(&self, port: u16) -> Vec<SocketAddr> {
-        let mut ips: Vec<IpAddr> = self.manifest().ips.clone();
-        ips.sort();
-        ips.into_iter()
-            .map(|ip| SocketAddr::new(ip, port))
-            .collect()
-    }
-
-    fn serves(&self, scene: &Scene) -> Result<()> {
-        for to in scene.server.sockets(PORT) {
-            must_serve(&self.place, to)?;
-        }
-        Ok(())
-    }
-
-    /// The object goes, whatever else is left.
-    fn forget(&self) -> Result<()> {
-        self.manifests.remove(&self.file())
-    }
-
-    /// DEL, and the namespace.
-    fn stop(&self) -> Result<()> {
-        self.node.chain().delete(&self.sandbox)?;
-        self.place.delete()
-    }
-
-    /// DEL of a sandbox whose namespace is gone already, and the object.
-    fn stop_gone(&self) -> Result<()> {
-        self.node.chain().delete(&self.sandbox)?;
-        self.forget()
-    }
-
-    fn file(&self) -> String {
-        format!("pod-{MESHED}-{}", self.sandbox.name)
-    }
-
-    fn manifest(&self) -> std::sync::MutexGuard<'_, PodManifest> {
-        self.manifest
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-fn uuid() -> Result<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    Ok(text.trim().to_owned())
 }
