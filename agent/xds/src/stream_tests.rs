@@ -233,6 +233,33 @@ async fn an_impostor_gets_no_token() {
     server.stop().await;
 }
 
+/// The server's issuer was replaced while the node kept its stream; a kubelet renews the file.
+#[tokio::test]
+async fn f_25_the_file_of_roots_is_read_again_for_every_stream() {
+    let old = Credentials::new("roots", "good-n1");
+    let new = Credentials::new("roots-2", "good-n1");
+    let catalog = Arc::new(Published::default());
+    let server = Running::start(&old, "127.0.0.1:0", &catalog).await;
+    let address = server.address.to_string();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let config = old.client(server.address);
+    let client = tokio::spawn(client::run(config, Seen::default(), status, watcher));
+    until(&mut current, |status| status.connected).await;
+    server.stop().await;
+    let server = Running::start(&new, &address, &catalog).await;
+    until(&mut current, |status| {
+        let error = status.last_error.as_deref();
+        error.is_some_and(|error| error.contains("invalid peer certificate"))
+    })
+    .await;
+    std::fs::copy(new.dir.join("root.pem"), old.dir.join("root.pem")).unwrap();
+    until(&mut current, |status| status.connected).await;
+    end.drain(PATIENCE).await;
+    client.await.unwrap();
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_token_never_goes_over_plaintext() {
     let credentials = Credentials::new("plaintext", "good-n1");
