@@ -14,6 +14,8 @@ pub(super) const WORDS: &[&str] = &[
     "{\"message\":\"refused\",\"because\":\"busy\"}",
     "\"superseded\"",
     "{\"message\":\"offer\",\"version\":\"1\",\"instance\":\"b\",\"pods\":1,\"certificates\":0,\"listeners\":0}",
+    ",\"wishes\":{\"pods\":[],\"meshedNamespaces\":[\"a\"]}}",
+    "{\"uid\":\"u\",\"namespace\":\"a\",\"name\":\"w\",\"ips\":[\"10.0.0.1\"],\"wanted\":\"enrol\",\"reason\":\"\"}",
     "4294967295",
     "{\"message\":\"pod\",",
     "\"netns\":1,\"older\":[]}",
