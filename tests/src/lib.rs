@@ -26,6 +26,7 @@ pub mod poll;
 pub mod process;
 pub mod programs;
 pub mod run;
+pub mod scale;
 pub mod server;
 pub mod stop;
 mod supervised;

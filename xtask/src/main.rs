@@ -23,6 +23,9 @@ use anyhow::{Result, bail};
 use crate::steps::Steps;
 use crate::workspace::Workspace;
 
+/// Of `bench`: a program of its own.
+const SCALE: &str = "--scale";
+
 const USAGE: &str = "\
 cargo xtask <command>
 
@@ -35,6 +38,7 @@ cargo xtask <command>
   lab [--json FILE] [--down]
                             bring the demo's topology up and leave it running
   bench [--quick] ...       plain against mesh, side by side
+  bench --scale ...         one control plane with 200 simulated nodes and 100,000 pods
   fresh [COMMAND ...]       run both commands, or these, in a fresh Debian 12 chroot
   check                     format, clippy, layers, lints, import circles, licences
   build                     culvert, culvert-cni, the eBPF object and the test programs
@@ -83,6 +87,10 @@ fn run(arguments: &[String], steps: &mut Steps) -> Result<ExitCode> {
         }
         "clean" => clean::run(steps, rest.iter().any(|word| word == "--all"))?,
         "test" => return suite::test(&workspace, steps, rest),
+        "bench" if rest.iter().any(|word| word == SCALE) => {
+            let others = rest.iter().filter(|word| *word != SCALE).cloned();
+            return suite::start(&workspace, steps, "scale", &others.collect::<Vec<_>>());
+        }
         "demo" | "lab" | "bench" => return suite::start(&workspace, steps, command, rest),
         "help" | "--help" | "-h" => print!("{USAGE}"),
         other => bail!("unknown command `{other}`\n\n{USAGE}"),

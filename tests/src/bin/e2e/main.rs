@@ -15,6 +15,7 @@ mod observe;
 mod policy;
 mod privilege;
 mod protocol;
+mod scale;
 mod scene;
 mod services;
 mod transfer;
@@ -127,6 +128,7 @@ const GROUPS: &[&[Case]] = &[
     kubernetes::uninstall::CASES,
     privilege::CASES,
     trust::CASES,
+    scale::CASES,
     demo::CASES,
 ];
 
