@@ -8,14 +8,18 @@ pub mod attach;
 pub mod client;
 mod convert;
 mod error;
+mod links;
 mod resource_type;
 pub mod server;
 #[cfg(test)]
 mod stream_tests;
 mod update;
 
-pub use client::{ClientConfig, ClientSession, ClientStatus, NodeFacts, Received, UNKNOWN_TYPE};
+pub use client::{
+    ClientConfig, ClientSession, ClientStatus, Demand, NodeFacts, NotTold, Received, UNKNOWN_TYPE,
+};
 pub use error::Error;
+pub use links::address_name;
 pub use resource_type::ResourceType;
 pub use server::{
     Authenticate, Caller, Catalog, Discovery, NotAdmitted, Published, ServerSession, Source,

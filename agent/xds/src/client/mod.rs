@@ -1,5 +1,6 @@
 //! The node's end of the stream.
 
+mod demand;
 mod node;
 mod session;
 mod shell;
@@ -7,8 +8,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use demand::{Demand, NotTold};
 pub use node::NodeFacts;
 pub use session::ClientSession;
-pub use shell::{ClientConfig, run};
+pub use shell::{ClientConfig, run, run_on_demand};
 pub(crate) use shell::{authorize, connect};
 pub use status::{ClientStatus, Received, UNKNOWN_TYPE};

@@ -1,13 +1,17 @@
 //! The protocol of the node's end, without I/O.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 use agent_model::PolicyKey;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use tonic::Code;
 
+use super::demand::Demand;
 use super::status::MAX_REJECTIONS;
 use crate::convert::{Address, decode_address, decode_authorization};
+use crate::links::{self, Links};
 use crate::resource_type::PerType;
 use crate::server::MORE_FOLLOWS;
 use crate::{Apply, Error, NodeFacts, Rejection, ResourceType, Update};
@@ -23,6 +27,22 @@ const MAX_REFUSAL: usize = 16 * 1024;
 pub struct ClientSession {
     node: Node,
     types: PerType<TypeState>,
+    /// On a node that asks for addresses by name.
+    on_demand: Option<OnDemand>,
+}
+
+/// What it takes to ask for addresses by name.
+#[derive(Debug)]
+struct OnDemand {
+    demand: Demand,
+    /// Name of the node.
+    here: String,
+    /// What leads to each address that is held.
+    links: BTreeMap<Arc<str>, Links>,
+    /// Names in the first request of the stream, until that is answered in full.
+    opening: Option<Vec<Arc<str>>>,
+    /// Names that the parts of an unfinished answer have brought.
+    found: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -41,11 +61,78 @@ impl ClientSession {
         Self {
             node: facts.to_wire(),
             types: PerType::default(),
+            on_demand: None,
+        }
+    }
+
+    /// A session that is sent the policies and what runs on its node, and asks for every other
+    /// address by name.
+    pub fn on_demand(facts: &NodeFacts, demand: Demand) -> Self {
+        Self {
+            on_demand: Some(OnDemand {
+                demand,
+                here: facts.node_name.clone(),
+                links: BTreeMap::new(),
+                opening: None,
+                found: Vec::new(),
+            }),
+            ..Self::new(facts)
         }
     }
 
     /// A stream is open: the requests that open both subscriptions on it.
     pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let mut requests = self.subscriptions();
+        if let Some(on_demand) = &mut self.on_demand
+            && let Some(addresses) = requests.first_mut()
+        {
+            on_demand.open(addresses);
+        }
+        requests
+    }
+
+    /// The request for names that are asked for since the last one, if any.
+    pub(crate) fn ask(&mut self) -> Option<DeltaDiscoveryRequest> {
+        let names = self.on_demand.as_ref()?.demand.next();
+        (!names.is_empty()).then(|| DeltaDiscoveryRequest {
+            type_url: ResourceType::Address.url().to_owned(),
+            resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    /// Forgets what nobody has used for long. The request that says so, if there is something.
+    pub(crate) fn forget(
+        &mut self,
+        now: Instant,
+        applier: &mut dyn Apply,
+    ) -> Option<DeltaDiscoveryRequest> {
+        let on_demand = self.on_demand.as_mut()?;
+        let (idle, rest) = on_demand.demand.give_up(now);
+        if idle.is_empty() {
+            return None;
+        }
+        let wanted = links::wanted(on_demand.links.iter(), &rest, &on_demand.here);
+        let held = on_demand.links.keys().cloned();
+        let unwanted: Vec<Arc<str>> = held.filter(|name| !wanted.contains(name)).collect();
+        let state = self.types.get_mut(ResourceType::Address);
+        let mut removals = Vec::with_capacity(unwanted.len());
+        for name in &unwanted {
+            on_demand.links.remove(name);
+            state.known.remove(&**name);
+            state.rejected.remove(&**name);
+            removals.push(Update::RemoveAddress(name.to_string()));
+        }
+        applier.apply(removals);
+        let dropped = idle.into_iter().chain(unwanted);
+        Some(DeltaDiscoveryRequest {
+            type_url: ResourceType::Address.url().to_owned(),
+            resource_names_unsubscribe: dropped.map(|name| name.to_string()).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    fn subscriptions(&self) -> Vec<DeltaDiscoveryRequest> {
         let subscribe = |kind: ResourceType| DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: kind.url().to_owned(),
@@ -65,6 +152,11 @@ impl ClientSession {
             Some(kind) => self.apply(kind, &response, applier),
             None => Vec::new(),
         };
+        if let Some(on_demand) = &mut self.on_demand
+            && response.type_url == ResourceType::Address.url()
+        {
+            on_demand.answer(&response);
+        }
         DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
@@ -104,11 +196,17 @@ impl ClientSession {
         applier: &mut dyn Apply,
     ) -> Vec<Rejection> {
         let state = self.types.get_mut(kind);
+        let mut on_demand = self.on_demand.as_mut();
         let mut updates = Vec::with_capacity(response.resources.len());
         let mut rejections = Vec::new();
         for resource in &response.resources {
             match state.accept(kind, resource) {
-                Ok(update) => updates.push(update),
+                Ok(update) => {
+                    if let Some(on_demand) = &mut on_demand {
+                        on_demand.note(&update);
+                    }
+                    updates.push(update);
+                }
                 Err(error) => {
                     updates.extend(state.refuse(kind, &resource.name));
                     rejections.push(Rejection {
@@ -122,7 +220,12 @@ impl ClientSession {
             state.known.remove(name);
             state.rejected.remove(name);
             updates.push(match kind {
-                ResourceType::Address => Update::RemoveAddress(name.clone()),
+                ResourceType::Address => {
+                    if let Some(on_demand) = &mut on_demand {
+                        on_demand.links.remove(name.as_str());
+                    }
+                    Update::RemoveAddress(name.clone())
+                }
                 ResourceType::Authorization => {
                     Update::RemovePolicy(PolicyKey(name.as_str().into()))
                 }
@@ -133,8 +236,59 @@ impl ClientSession {
             rejections.push(rejection);
         }
         state.remember(&rejections);
-        state.synced |= !response.system_version_info.ends_with(MORE_FOLLOWS);
+        state.synced |= is_complete(response);
         rejections
+    }
+}
+
+/// False for a part of an answer that another one follows.
+fn is_complete(response: &DeltaDiscoveryResponse) -> bool {
+    !response.system_version_info.ends_with(MORE_FOLLOWS)
+}
+
+impl OnDemand {
+    /// Everything but not by default: what was asked for before is asked for again.
+    fn open(&mut self, addresses: &mut DeltaDiscoveryRequest) {
+        let names = self.demand.all();
+        let all = ["*"].into_iter().chain(names.iter().map(|name| &**name));
+        addresses.resource_names_subscribe = all.map(str::to_owned).collect();
+        addresses.resource_names_unsubscribe = vec!["*".to_owned()];
+        self.opening = Some(names);
+        self.found.clear();
+    }
+
+    fn note(&mut self, update: &Update) {
+        let (name, links) = match update {
+            Update::Workload(workload) => (Arc::clone(&workload.uid), Links::of_workload(workload)),
+            Update::Service(service) => {
+                let name = service.key().to_string().into();
+                (name, Links::of_service(service))
+            }
+            _ => return,
+        };
+        self.links.insert(name, links);
+    }
+
+    /// Tells who waits. An endpoint's service may come in another part than the endpoint, so
+    /// nobody is told before the last part.
+    fn answer(&mut self, response: &DeltaDiscoveryResponse) {
+        for resource in &response.resources {
+            let aliases = resource.aliases.iter().map(|alias| alias.as_str().into());
+            self.found.extend(aliases);
+            self.found.push(resource.name.as_str().into());
+            // Aliases are a courtesy.
+            let links = self.links.get(resource.name.as_str());
+            let links = links.into_iter().flat_map(|links| &links.aliases);
+            self.found.extend(links.cloned());
+        }
+        self.demand.answered(&response.removed_resources, false);
+        if !is_complete(response) {
+            return;
+        }
+        self.demand.answered(self.found.drain(..), true);
+        if let Some(opening) = self.opening.take() {
+            self.demand.reopened(&opening);
+        }
     }
 }
 

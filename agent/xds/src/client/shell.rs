@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_net::backoff::Backoff;
 use agent_net::drain::Watcher;
@@ -17,6 +17,7 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Streaming};
 
+use super::demand::Demand;
 use super::status::UNKNOWN_TYPE;
 use crate::{Apply, ClientSession, ClientStatus, Error, NodeFacts, ResourceType};
 
@@ -30,6 +31,8 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 const MAX_MESSAGE: usize = 200 * 1024 * 1024;
 /// Requests that wait to be sent; two open a stream, then there is one per response.
 const QUEUED_REQUESTS: usize = 8;
+/// How often names that nobody uses are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Largest token or root file accepted, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -50,16 +53,47 @@ pub struct ClientConfig {
 /// State survives reconnects: the server is told what is known already.
 pub async fn run(
     config: ClientConfig,
+    applier: impl Apply,
+    status: watch::Sender<ClientStatus>,
+    drain: Watcher,
+) {
+    let session = ClientSession::new(&config.node);
+    keep(config, session, None, applier, status, drain).await;
+}
+
+/// [`run`] for a node that asks for addresses by name, by `demand`. It is sent the policies, what
+/// runs on it, and what it asked for, until it has not used that for a while.
+pub async fn run_on_demand(
+    config: ClientConfig,
+    demand: Demand,
+    applier: impl Apply,
+    status: watch::Sender<ClientStatus>,
+    drain: Watcher,
+) {
+    let session = ClientSession::on_demand(&config.node, demand.clone());
+    keep(config, session, Some(demand), applier, status, drain).await;
+}
+
+async fn keep(
+    config: ClientConfig,
+    mut session: ClientSession,
+    demand: Option<Demand>,
     mut applier: impl Apply,
     status: watch::Sender<ClientStatus>,
     mut drain: Watcher,
 ) {
-    let mut session = ClientSession::new(&config.node);
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     loop {
-        let stream = follow(&config, &mut session, &mut applier, &status, &mut backoff);
+        let stream = Stream {
+            config: &config,
+            session: &mut session,
+            demand: demand.as_ref(),
+            applier: &mut applier,
+            status: &status,
+            backoff: &mut backoff,
+        };
         let error = tokio::select! {
-            error = stream => error,
+            error = stream.follow() => error,
             () = drain.signalled() => return,
         };
         let delay = backoff.next(rand::random());
@@ -76,25 +110,47 @@ pub async fn run(
     }
 }
 
-/// One stream from connect to its end.
-async fn follow(
-    config: &ClientConfig,
-    session: &mut ClientSession,
-    applier: &mut impl Apply,
-    status: &watch::Sender<ClientStatus>,
-    backoff: &mut Backoff,
-) -> Error {
-    let (requests, mut responses) = match open(config, session).await {
-        Ok(stream) => stream,
-        Err(error) => return error,
-    };
-    status.send_modify(|status| status.connected = true);
-    loop {
-        let response = match responses.next().await {
-            Some(Ok(response)) => response,
-            Some(Err(status)) => return Error::from(Box::new(status)),
-            None => return Error::Closed,
+/// One stream and what it works on.
+struct Stream<'a, A> {
+    config: &'a ClientConfig,
+    session: &'a mut ClientSession,
+    demand: Option<&'a Demand>,
+    applier: &'a mut A,
+    status: &'a watch::Sender<ClientStatus>,
+    backoff: &'a mut Backoff,
+}
+
+impl<A: Apply> Stream<'_, A> {
+    /// From connect to its end.
+    async fn follow(mut self) -> Error {
+        let (requests, mut responses) = match open(self.config, self.session).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
         };
+        self.status.send_modify(|status| status.connected = true);
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let request = tokio::select! {
+                response = responses.next() => match response {
+                    Some(Ok(response)) => Some(self.take(response)),
+                    Some(Err(status)) => return Error::from(Box::new(status)),
+                    None => return Error::Closed,
+                },
+                () = asked(self.demand) => self.session.ask(),
+                _ = sweep.tick(), if self.demand.is_some() => {
+                    self.session.forget(Instant::now(), self.applier)
+                }
+            };
+            if let Some(request) = request
+                && requests.send(request).await.is_err()
+            {
+                return Error::Closed;
+            }
+        }
+    }
+
+    /// Applies a response; what to answer.
+    fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         tracing::debug!(
             type_url = response.type_url,
             resources = response.resources.len(),
@@ -102,15 +158,21 @@ async fn follow(
             "control plane response"
         );
         let (url, bytes) = (type_of(&response), response.encoded_len());
-        let acknowledgement = session.response(response, applier);
+        let acknowledgement = self.session.response(response, self.applier);
         if let Some(refusal) = &acknowledgement.error_detail {
             tracing::warn!(refused = refusal.message, "resources refused");
         }
-        backoff.reset();
-        publish(session, status, url, bytes);
-        if requests.send(acknowledgement).await.is_err() {
-            return Error::Closed;
-        }
+        self.backoff.reset();
+        publish(self.session, self.status, url, bytes);
+        acknowledgement
+    }
+}
+
+/// Completes when there is something to ask.
+async fn asked(demand: Option<&Demand>) {
+    match demand {
+        Some(demand) => demand.asked().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the control plane offers, as versioned resources.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use agent_model::{Authorization, PolicyKey, Service, Workload};
@@ -12,6 +11,7 @@ use xxhash_rust::xxh64::xxh64;
 use super::table::Table;
 use crate::ResourceType;
 use crate::convert::{encode_authorization, encode_service, encode_workload};
+use crate::links::Links;
 use crate::resource_type::PerType;
 
 /// Every resource on offer, by type and name, encoded once for all nodes. Putting what is there
@@ -32,43 +32,16 @@ pub(crate) struct Offer {
     pub(super) links: Links,
 }
 
-/// Who is interested in a resource without naming it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Links {
-    /// Other names: `network/ip` of each address.
-    pub(crate) aliases: Vec<Arc<str>>,
-    /// The node a workload runs on.
-    pub(crate) node: Option<Arc<str>>,
-    /// Services a workload serves, as `namespace/hostname`.
-    pub(crate) services: Vec<Arc<str>>,
-}
-
 impl Catalog {
     /// Adds or replaces a workload, named by its uid. False when nothing changed.
     pub fn put_workload(&mut self, workload: &Workload) -> bool {
-        let network = &workload.network;
-        let addresses = workload.addresses.iter();
-        let services = workload.services.keys();
-        let links = Links {
-            aliases: addresses
-                .map(|address| format!("{network}/{address}").into())
-                .collect(),
-            node: (!workload.node.is_empty()).then(|| Arc::clone(&workload.node)),
-            services: services.map(|key| key.to_string().into()).collect(),
-        };
-        let offer = Offer::new(encode_workload(workload), links);
+        let offer = Offer::new(encode_workload(workload), Links::of_workload(workload));
         self.put(ResourceType::Address, Arc::clone(&workload.uid), offer)
     }
 
     /// Adds or replaces a service, named `namespace/hostname`. False when nothing changed.
     pub fn put_service(&mut self, service: &Service) -> bool {
-        let aliases = service.vips.iter();
-        let aliases = aliases.map(|vip| format!("{}/{}", vip.network, vip.address).into());
-        let links = Links {
-            aliases: aliases.collect(),
-            ..Links::default()
-        };
-        let offer = Offer::new(encode_service(service), links);
+        let offer = Offer::new(encode_service(service), Links::of_service(service));
         let name = service.key().to_string().into();
         self.put(ResourceType::Address, name, offer)
     }
@@ -156,17 +129,5 @@ impl Offer {
             name: name.to_owned(),
             aliases: aliases.map(ToString::to_string).collect(),
         }
-    }
-}
-
-impl Links {
-    /// True when one of `names` means this resource.
-    pub(crate) fn is_named_by(&self, names: &BTreeSet<Arc<str>>) -> bool {
-        self.aliases.iter().any(|alias| names.contains(alias))
-    }
-
-    /// True for an endpoint of one of `held`.
-    pub(crate) fn serves_one_of(&self, held: &BTreeSet<Arc<str>>) -> bool {
-        self.services.iter().any(|service| held.contains(service))
     }
 }

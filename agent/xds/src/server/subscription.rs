@@ -1,13 +1,14 @@
 //! What one client wants of one type, and what it still has to hear.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 
 use proto::discovery::DeltaDiscoveryRequest;
 
 use super::catalog::Offer;
 use super::table::{Since, Table};
-use crate::Error;
+use crate::{Error, links};
 
 /// Most names one client subscribes by name.
 const MAX_NAMES: usize = 100_000;
@@ -53,6 +54,8 @@ impl Subscription {
             self.wildcard = request.resource_names_subscribe.is_empty();
         }
         let asked = self.update_names(&request)?;
+        let dropped = request.resource_names_unsubscribe.iter();
+        let dropped: BTreeSet<Arc<str>> = dropped.map(|name| name.as_str().into()).collect();
         if opening {
             self.seen = table.last();
             let versions = request.initial_resource_versions;
@@ -61,15 +64,16 @@ impl Subscription {
             } else {
                 self.resume(table, node, versions)
             };
-            self.ask(table, asked, &mut answer);
+            self.reopen(table, asked, &mut answer);
             return Ok(Some(answer));
         }
-        if asked.is_empty() {
-            return Ok(None);
-        }
+        let has_asked = !asked.is_empty();
         let mut answer = Difference::default();
+        if !self.wildcard && !dropped.is_empty() {
+            self.forget(table, node, &dropped, &mut answer);
+        }
         self.ask(table, asked, &mut answer);
-        Ok(Some(answer))
+        Ok((has_asked || !answer.is_empty()).then_some(answer))
     }
 
     /// What changed since the client last heard. Fails when that is too long ago to tell.
@@ -129,17 +133,31 @@ impl Subscription {
                 limit: MAX_NAMES,
             });
         }
-        if !request.resource_names_unsubscribe.is_empty() {
-            self.forget_unnamed();
-        }
         Ok(asked)
     }
 
-    /// The client forgets by itself what it no longer asks for, with the endpoints of services;
-    /// it is only not told of changes any more.
-    fn forget_unnamed(&mut self) {
-        let Self { names, held, .. } = self;
-        held.retain(|name| names.contains(name));
+    /// Lets go of what the client no longer asks for, with the endpoints of services. It is told
+    /// what that is: it may have been sent some of it meanwhile. And what it gave up but gets for
+    /// another reason is sent again.
+    fn forget(
+        &mut self,
+        table: &Table,
+        node: &str,
+        dropped: &BTreeSet<Arc<str>>,
+        answer: &mut Difference,
+    ) {
+        let held = self.held.iter();
+        let on_offer = held.filter_map(|name| Some((name, &table.get(name)?.links)));
+        let wanted = links::wanted(on_offer, &self.names, node);
+        // Of what has gone meanwhile the client is told when that change is compared.
+        let (kept, unwanted) = mem::take(&mut self.held)
+            .into_iter()
+            .partition(|name| wanted.contains(name) || table.get(name).is_none());
+        self.held = kept;
+        let unwanted: BTreeSet<Arc<str>> = unwanted;
+        answer.gone.extend(unwanted.iter().map(ToString::to_string));
+        let again = dropped.intersection(&wanted);
+        answer.changed.extend(again.cloned());
     }
 
     /// Goes on where an earlier stream ended: what the client holds counts as asked for, and so
@@ -173,6 +191,22 @@ impl Subscription {
         answer
     }
 
+    /// Answers for the names of a client that comes back: what it holds it is not sent again.
+    fn reopen(&mut self, table: &Table, asked: Vec<Arc<str>>, answer: &mut Difference) {
+        if self.wildcard {
+            return self.ask(table, asked, answer);
+        }
+        for name in asked {
+            let found = table.find(&name);
+            if found.is_empty() {
+                answer.gone.push(name.to_string());
+            }
+            for name in &found {
+                self.send_new(table, name, answer);
+            }
+        }
+    }
+
     /// Answers for names: who asks again wants it again, and what does not exist is said to be
     /// gone.
     fn ask(&mut self, table: &Table, asked: Vec<Arc<str>>, answer: &mut Difference) {
@@ -199,7 +233,7 @@ impl Subscription {
     fn wants(&self, name: &Arc<str>, offer: &Offer, node: &str) -> bool {
         self.held.contains(name)
             || self.names.contains(name)
-            || offer.links.node.as_deref().is_some_and(|on| on == node)
+            || offer.links.is_on(node)
             || offer.links.is_named_by(&self.names)
             || offer.links.serves_one_of(&self.held)
     }

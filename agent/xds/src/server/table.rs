@@ -219,8 +219,8 @@ fn unlink(index: &mut Index, key: &str, name: &Arc<str>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::catalog::Links;
     use super::*;
+    use crate::links::Links;
     use prost_types::Any;
 
     fn offer(content: &str, aliases: &[&str]) -> Offer {

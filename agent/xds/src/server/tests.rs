@@ -9,7 +9,8 @@ use prost::Message;
 use prost_types::Any;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
 
-use super::catalog::{Links, Offer};
+use super::catalog::Offer;
+use crate::links::Links;
 use crate::{
     Apply, Catalog, ClientSession, NodeFacts, Rejection, ResourceType, ServerSession, Update,
 };
@@ -240,14 +241,53 @@ fn with_a_service_come_its_endpoints_now_and_later() {
     catalog.put_workload(&workload("stranger", "n2"));
     catalog.remove(ADDRESS, "e1");
     assert_eq!(names(&said(&mut session, &catalog)), ["e3", "-e1"]);
-    // Nobody wants it any more: no changes are told.
+    // Nobody wants it any more: that is told, and no change after it.
     let mut drop = subscribe(ADDRESS, &[]);
     drop.resource_names_unsubscribe
         .push("/10.96.0.1".to_owned());
-    assert!(answers(&mut session, drop, &catalog).is_empty());
+    let responses = answers(&mut session, drop, &catalog);
+    assert_eq!(names(&responses), ["-e2", "-e3", "-ns/s0.ns"]);
     catalog.remove(ADDRESS, "e2");
     catalog.put_workload(&endpoint("e4"));
     assert!(said(&mut session, &catalog).is_empty());
+}
+
+#[test]
+fn what_is_given_up_but_wanted_for_another_reason_is_sent_again() {
+    let mut catalog = served();
+    catalog.put_workload(&workload("here", "n1"));
+    let mut session = ServerSession::new("n1");
+    answers(&mut session, on_demand(&[]), &catalog);
+    answers(
+        &mut session,
+        subscribe(ADDRESS, &["e1", "ns/s0.ns"]),
+        &catalog,
+    );
+    let mut drop = subscribe(ADDRESS, &[]);
+    drop.resource_names_unsubscribe = ["e1", "here"].map(str::to_owned).into();
+    let responses = answers(&mut session, drop, &catalog);
+    assert_eq!(names(&responses), ["e1", "here"], "an endpoint, and local");
+    catalog.remove(ADDRESS, "e1");
+    assert_eq!(names(&said(&mut session, &catalog)), ["-e1"]);
+}
+
+#[test]
+fn names_asked_for_again_on_a_new_stream_cost_no_second_push() {
+    let mut catalog = served();
+    let version = |name| catalog.version(ADDRESS, name).unwrap();
+    let held = [version("ns/s0.ns"), version("e1"), version("e2")];
+    let mut request = on_demand(&[("ns/s0.ns", &held[0]), ("e1", &held[1]), ("e2", &held[2])]);
+    let again = ["/10.96.0.1", "/10.9.9.9"].map(str::to_owned);
+    request.resource_names_subscribe.extend(again);
+    let mut session = ServerSession::new("n1");
+    let responses = answers(&mut session, request, &catalog);
+    assert_eq!(names(&responses), ["-/10.9.9.9"]);
+    // The address is still asked for.
+    catalog.put_workload(&Workload {
+        addresses: vec![[10, 9, 9, 9].into()],
+        ..workload("late", "n2")
+    });
+    assert_eq!(names(&said(&mut session, &catalog)), ["late"]);
 }
 
 #[test]
@@ -458,6 +498,10 @@ struct World {
     server: ServerSession,
     to_server: VecDeque<DeltaDiscoveryRequest>,
     to_client: VecDeque<DeltaDiscoveryResponse>,
+    /// The client's.
+    node: &'static str,
+    /// Workloads have addresses of their own, and serve something.
+    with_services: bool,
 }
 
 impl World {
@@ -468,6 +512,35 @@ impl World {
             server: ServerSession::new("n1"),
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
+            node: "n1",
+            with_services: false,
+        }
+    }
+
+    /// Until nobody has anything to say.
+    fn settle(&mut self, client: &mut ClientSession, held: &mut Held) {
+        loop {
+            while !self.to_server.is_empty() || !self.to_client.is_empty() {
+                self.step(Step::ToServer, client, held);
+                self.step(Step::ToClient, client, held);
+            }
+            self.step(Step::Notice, client, held);
+            if self.to_client.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn workload(&self, name: u8, value: u8) -> Workload {
+        let plain = workload(&format!("w{name}"), &value.to_string());
+        if !self.with_services {
+            return plain;
+        }
+        let served = (value > 0).then(|| (service(name % 2, true).key(), Vec::new()));
+        Workload {
+            addresses: vec![[10, 0, 0, value].into()],
+            services: served.into_iter().collect(),
+            ..plain
         }
     }
 
@@ -484,7 +557,7 @@ impl World {
     fn step(&mut self, step: Step, client: &mut ClientSession, held: &mut Held) {
         match step {
             Step::PutWorkload(name, value) => {
-                let workload = workload(&format!("w{name}"), &value.to_string());
+                let workload = self.workload(name, value);
                 self.put(Update::Workload(Box::new(workload)));
             }
             Step::PutService(name, value) => {
@@ -519,7 +592,7 @@ impl World {
                 }
             }
             Step::Reconnect => {
-                self.server = ServerSession::new("n1");
+                self.server = ServerSession::new(self.node);
                 self.to_client.clear();
                 self.to_server = client.connected().into();
             }
@@ -537,18 +610,95 @@ proptest! {
         for step in steps {
             world.step(step, &mut client, &mut held);
         }
-        // Until nobody has anything to say.
-        loop {
-            while !world.to_server.is_empty() || !world.to_client.is_empty() {
-                world.step(Step::ToServer, &mut client, &mut held);
-                world.step(Step::ToClient, &mut client, &mut held);
-            }
-            world.step(Step::Notice, &mut client, &mut held);
-            if world.to_client.is_empty() {
-                break;
+        world.settle(&mut client, &mut held);
+        prop_assert_eq!(&held, &world.truth);
+        prop_assert!(client.is_synced());
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Demanded {
+    World(Step),
+    Ask(usize),
+    /// A request for what was asked leaves the client.
+    Say,
+    /// Nothing was used for long.
+    GiveUp,
+}
+
+const ASKED: [&str; 6] = ["w0", "w3", "ns/s0.ns", "ns/s1.ns", "/10.0.0.1", "/10.0.0.9"];
+
+fn demanded() -> impl Strategy<Value = Vec<Demanded>> {
+    let world = (0..4_u8, 0..3_u8).prop_map(|(name, value)| Step::PutWorkload(name, value));
+    let others = prop_oneof![
+        (0..2_u8, any::<bool>()).prop_map(|(name, value)| Step::PutService(name, value)),
+        (0..4_u8).prop_map(Step::RemoveWorkload),
+        Just(Step::Notice),
+        Just(Step::ToServer),
+        Just(Step::ToClient),
+        Just(Step::Reconnect),
+    ];
+    let step = prop_oneof![
+        2 => world.prop_map(Demanded::World),
+        6 => others.prop_map(Demanded::World),
+        1 => (0..ASKED.len()).prop_map(Demanded::Ask),
+        1 => Just(Demanded::Say),
+        1 => Just(Demanded::GiveUp),
+    ];
+    vec(step, 0..150)
+}
+
+/// What is on offer that a node named "1" wants which asks for `names`.
+fn wanted(truth: &Held, names: &std::collections::BTreeSet<std::sync::Arc<str>>) -> Vec<String> {
+    let links = truth.0.iter().filter_map(|(name, update)| {
+        let links = match update {
+            Update::Workload(workload) => Links::of_workload(workload),
+            Update::Service(service) => Links::of_service(service),
+            _ => return None,
+        };
+        Some((name.as_str().into(), links))
+    });
+    let links: BTreeMap<std::sync::Arc<str>, Links> = links.collect();
+    let wanted = crate::links::wanted(links.iter(), names, "1");
+    wanted.iter().map(ToString::to_string).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_node_that_asks_by_name_ends_up_with_what_it_wants(steps in demanded()) {
+        let mut world = World::new();
+        world.node = "1";
+        world.with_services = true;
+        let demand = crate::Demand::new();
+        let facts = NodeFacts::new("1", "Kubernetes", "");
+        let mut client = ClientSession::on_demand(&facts, demand.clone());
+        let mut held = Held::default();
+        world.step(Step::Reconnect, &mut client, &mut held);
+        for step in steps {
+            match step {
+                Demanded::World(step) => world.step(step, &mut client, &mut held),
+                Demanded::Ask(which) => {
+                    let _ = demand.want(&[ASKED[which].to_owned()]);
+                }
+                Demanded::Say => world.to_server.extend(client.ask()),
+                Demanded::GiveUp => {
+                    let later = std::time::Instant::now() + std::time::Duration::from_secs(3600);
+                    world.to_server.extend(client.forget(later, &mut held));
+                }
             }
         }
-        prop_assert_eq!(&held, &world.truth);
+        world.to_server.extend(client.ask());
+        world.settle(&mut client, &mut held);
+        let names = demand.all();
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        prop_assert_eq!(demand.want(&names), Ok(true), "everything is answered");
+        let names = names.iter().map(|name| name.as_str().into()).collect();
+        for name in wanted(&world.truth, &names) {
+            prop_assert!(held.0.contains_key(&name), "{name} is wanted");
+        }
+        // It may hold more, such as a pod that moved to another node, but nothing old.
+        let up_to_date = held.0.iter().all(|(name, update)| world.truth.0.get(name) == Some(update));
+        prop_assert!(up_to_date);
         prop_assert!(client.is_synced());
     }
 }
