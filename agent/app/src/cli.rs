@@ -103,6 +103,10 @@ pub(crate) struct NodeFlags {
     /// Control plane, such as https://culvert-control:15012. Required.
     #[arg(long, env = "CULVERT_XDS_ADDRESS", value_name = "URL")]
     pub(crate) xds_address: Option<String>,
+    /// Ask the control plane for destinations by name when a pod first dials them, instead of
+    /// holding the whole mesh: for clusters of many thousand pods. Policies come whole either way.
+    #[arg(long, env = "CULVERT_XDS_ON_DEMAND")]
+    pub(crate) xds_on_demand: bool,
     /// Certificate service. [default: the control plane]
     #[arg(long, env = "CULVERT_CA_ADDRESS", value_name = "URL")]
     pub(crate) ca_address: Option<String>,

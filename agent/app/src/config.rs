@@ -106,6 +106,8 @@ pub(crate) struct NodeConfig {
     pub(crate) node_name: String,
     /// `https://host:port` of the control plane.
     pub(crate) xds_address: String,
+    /// Ask for addresses by name.
+    pub(crate) xds_on_demand: bool,
     /// `https://host:port` of the certificate service.
     pub(crate) ca_address: String,
     /// Who says which pods are enrolled.
@@ -249,6 +251,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         log,
         node_name: name("node-name", required("node-name", flags.node_name)?)?,
         xds_address,
+        xds_on_demand: flags.xds_on_demand,
         ca_address,
         enrolment_server,
         pod_namespace: name("pod-namespace", flags.pod_namespace)?,

@@ -7,6 +7,7 @@
 //! followed by the next.
 
 mod attach;
+mod discovery;
 mod follow;
 mod installer;
 mod ports;
@@ -161,14 +162,8 @@ impl MeshView {
     fn watch(config: &NodeConfig, control: &Runtime, draining: &Watcher) -> anyhow::Result<Self> {
         let started = Instant::now();
         let readiness = Readiness::default();
-        let (writer, state) = agent_state::channel();
         let (status, sync) = watch::channel(ClientStatus::default());
-        control.spawn(agent_xds::client::run(
-            xds_config(config),
-            writer,
-            status,
-            draining.clone(),
-        ));
+        let state = discovery::follow(config, control, status, draining);
         let synced = follow::synced(control, sync.clone(), readiness.wait_for("state manager"));
         Ok(Self {
             started,

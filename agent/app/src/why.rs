@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_model::{Identity, Reason, TunnelProtocol, Workload};
 use agent_policy::{Connection, Decision, Target};
 use agent_state::Snapshot;
-use agent_state::resolve::{self, AuthorityRef, Chooser, Hop, Inbound, Outbound};
+use agent_state::resolve::{self, AuthorityRef, Chooser, Hop, Inbound, Names, Outbound};
 
 use crate::admin::{EndView, EndpointView, PolicyView, RouteKind, SCHEMA, Why};
 
@@ -39,6 +39,18 @@ pub(crate) fn explain(
         asked.not_captured(&mut why);
     }
     Ok(why)
+}
+
+/// The names that [`explain`] looks up; where the state is not the whole mesh, some may have to be
+/// asked for first.
+pub(crate) fn names(
+    snapshot: &Snapshot,
+    network: &str,
+    source: &str,
+    destination: SocketAddr,
+) -> Result<Names, String> {
+    let source = find(snapshot, network, source)?;
+    Ok(resolve::outbound_names(snapshot, &source, destination))
 }
 
 fn find(snapshot: &Snapshot, network: &str, source: &str) -> Result<Arc<Workload>, String> {

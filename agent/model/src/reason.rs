@@ -46,6 +46,8 @@ pub enum Reason {
     PeerRejected,
     /// The control plane has no record of the local pod within 5 s.
     SourceUnknown,
+    /// The control plane did not say in time what the destination is; only with `--xds-on-demand`.
+    DestinationUnknown,
     /// Something dialled the outbound listener itself; there is no destination to forward to.
     NoOriginalDestination,
     /// The destination is a port of the agent; forwarding it would loop.
@@ -103,6 +105,7 @@ impl Reason {
         Self::PeerDenied,
         Self::PeerRejected,
         Self::SourceUnknown,
+        Self::DestinationUnknown,
         Self::NoOriginalDestination,
         Self::AgentPort,
         Self::NoEndpoint,
@@ -138,6 +141,7 @@ impl Reason {
             Self::PeerDenied => "peer-denied",
             Self::PeerRejected => "peer-rejected",
             Self::SourceUnknown => "source-unknown",
+            Self::DestinationUnknown => "destination-unknown",
             Self::NoOriginalDestination => "no-original-destination",
             Self::AgentPort => "agent-port",
             Self::NoEndpoint => "no-endpoint",
@@ -171,9 +175,10 @@ impl Reason {
             | Self::PolicyNotAllowed
             | Self::PolicyChanged
             | Self::PeerDenied => Fault::Policy,
-            Self::PolicyUnknown | Self::SourceUnknown | Self::WaypointUnavailable => {
-                Fault::ControlPlane
-            }
+            Self::PolicyUnknown
+            | Self::SourceUnknown
+            | Self::DestinationUnknown
+            | Self::WaypointUnavailable => Fault::ControlPlane,
             Self::PeerRejected
             | Self::RequestInvalid
             | Self::AuthorityMismatch

@@ -198,7 +198,13 @@ async fn admit_and_dial(
         });
     }
     let mesh = &pod.worker.mesh;
-    let snapshot = mesh.state.load();
+    let asked = match &request.authority {
+        Authority::Ip(address) => AuthorityRef::Ip(*address),
+        Authority::Host { hostname, port } => AuthorityRef::Host(hostname, *port),
+    };
+    // A name that the control plane says nothing of is decided as any other unknown one.
+    let told = mesh.state.for_inbound(&local, &asked).await;
+    let snapshot = told.unwrap_or_else(|_| mesh.state.load());
     let source = snapshot.workload_by_ip(&mesh.config.network, tunnel.peer.ip());
     record.mutual_tls(true);
     record.source_identity(tunnel.identity.clone());
@@ -206,10 +212,6 @@ async fn admit_and_dial(
     if let Some(source) = source {
         record.source(source, None);
     }
-    let asked = match &request.authority {
-        Authority::Ip(address) => AuthorityRef::Ip(*address),
-        Authority::Host { hostname, port } => AuthorityRef::Host(hostname, *port),
-    };
     let destination = match resolve::inbound(&snapshot, &local, tunnel.local.ip(), &asked) {
         Inbound::Forward {
             destination,

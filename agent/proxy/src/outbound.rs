@@ -124,7 +124,9 @@ async fn dial(
     let mut tried: Vec<Arc<str>> = Vec::new();
     let mut last: Option<Refusal> = None;
     while tried.len() < MAX_ATTEMPTS {
-        let snapshot = worker.mesh.state.load();
+        let told = worker.mesh.state.for_outbound(source, original).await;
+        let snapshot =
+            told.map_err(|error| Refusal::new(Reason::DestinationUnknown, error.to_string()))?;
         let decision = resolve::outbound(
             &snapshot,
             source,

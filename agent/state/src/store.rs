@@ -1,13 +1,22 @@
 //! One writer, many readers, whole snapshots in between.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use agent_model::NamespacedHostname;
-use agent_xds::{Apply, Rejection, Update};
+use agent_model::{NamespacedHostname, Workload};
+use agent_xds::{Apply, Demand, NotTold, Rejection, Update};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::Snapshot;
+use crate::resolve::{AuthorityRef, Names, inbound_names, outbound_names};
+
+/// How long a connection waits for what its control plane says of a name.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Questions one decision leads to at most: a destination, its waypoint, and one for a change in
+/// between.
+const MAX_QUESTIONS: usize = 3;
 
 /// Makes the two ends of an empty state.
 pub fn channel() -> (Writer, Reader) {
@@ -18,7 +27,12 @@ pub fn channel() -> (Writer, Reader) {
         shared: Arc::clone(&shared),
         version,
     };
-    (writer, Reader { shared, changed })
+    let reader = Reader {
+        shared,
+        changed,
+        demand: None,
+    };
+    (writer, reader)
 }
 
 /// Applies batches; each becomes visible as a whole.
@@ -34,9 +48,62 @@ pub struct Writer {
 pub struct Reader {
     shared: Arc<ArcSwap<Snapshot>>,
     changed: watch::Receiver<u64>,
+    demand: Option<Demand>,
 }
 
 impl Reader {
+    /// The reader of a state that holds of the mesh only what was asked for by `demand`.
+    pub fn on_demand(self, demand: Demand) -> Self {
+        Self {
+            demand: Some(demand),
+            ..self
+        }
+    }
+
+    /// What asks the control plane by name, where the state is not the whole mesh.
+    pub fn demand(&self) -> Option<&Demand> {
+        self.demand.as_ref()
+    }
+
+    /// The newest snapshot, with what a connection of `source` to `destination` needs. Waits for
+    /// the control plane when it was not asked for that before, up to a second per question.
+    pub async fn for_outbound(
+        &self,
+        source: &Workload,
+        destination: SocketAddr,
+    ) -> Result<Arc<Snapshot>, NotTold> {
+        self.with(|snapshot| outbound_names(snapshot, source, destination))
+            .await
+    }
+
+    /// The newest snapshot, with what a tunnel request to `local` needs, as
+    /// [`Self::for_outbound`].
+    pub async fn for_inbound(
+        &self,
+        local: &Workload,
+        authority: &AuthorityRef<'_>,
+    ) -> Result<Arc<Snapshot>, NotTold> {
+        self.with(|snapshot| inbound_names(snapshot, local, authority))
+            .await
+    }
+
+    async fn with(&self, names: impl Fn(&Snapshot) -> Names) -> Result<Arc<Snapshot>, NotTold> {
+        let Some(demand) = &self.demand else {
+            return Ok(self.load());
+        };
+        for _ in 0..MAX_QUESTIONS {
+            let snapshot = self.load();
+            let Names { known, unknown } = names(&snapshot);
+            demand.used(known.iter().map(String::as_str));
+            // What was answered before and is unknown still does not exist.
+            if unknown.is_empty() || demand.want(&unknown)? {
+                return Ok(snapshot);
+            }
+            demand.know(&unknown, PATIENCE).await?;
+        }
+        Ok(self.load())
+    }
+
     /// The newest snapshot, without a lock.
     pub fn load(&self) -> Arc<Snapshot> {
         self.shared.load_full()

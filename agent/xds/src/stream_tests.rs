@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::server::ConnectedNodes;
 use crate::{
-    Apply, Authenticate, ClientConfig, ClientStatus, Discovery, NodeFacts, NotAdmitted, Published,
-    Rejection, Update, client,
+    Apply, Authenticate, ClientConfig, ClientStatus, Demand, Discovery, NodeFacts, NotAdmitted,
+    Published, Rejection, Update, client,
 };
 use agent_model::Workload;
 use agent_net::drain::{self, Drain};
@@ -302,5 +302,54 @@ async fn a_node_holds_only_so_many_streams() {
     let synced = clients.iter().filter(|(_, status)| status.borrow().synced);
     assert_eq!(synced.count(), 8);
     end.drain(PATIENCE).await;
+    server.stop().await;
+}
+
+/// T-XDS-2: what a node is, and so what it is sent unasked, goes by its token and by nothing that
+/// it says.
+#[tokio::test]
+async fn a_node_asks_by_name_and_is_no_other_node() {
+    let credentials = Credentials::new("demand", "good-n1");
+    let catalog = Arc::new(Published::default());
+    let on_node = |uid: &str, node: &str, last: u8| Workload {
+        node: node.into(),
+        addresses: vec![[10, 0, 0, last].into()],
+        ..workload(uid)
+    };
+    catalog.change(|catalog| {
+        catalog.put_workload(&on_node("of n1", "n1", 1));
+        catalog.put_workload(&on_node("of n2", "n2", 2));
+        catalog.put_workload(&on_node("of n3", "n3", 3))
+    });
+    let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
+    let seen = Seen::default();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let demand = Demand::new();
+    let mut config = credentials.client(server.address);
+    config.node = NodeFacts::new("n2", "Kubernetes", "");
+    let client = tokio::spawn(client::run_on_demand(
+        config,
+        demand.clone(),
+        seen.clone(),
+        status,
+        watcher,
+    ));
+    until(&mut current, |status| status.synced).await;
+    assert_eq!(seen.uids(), ["of n1"]);
+
+    let names = ["/10.0.0.3", "/10.0.0.9"].map(str::to_owned);
+    demand.know(&names, PATIENCE).await.unwrap();
+    assert_eq!(seen.uids(), ["of n1", "of n3", "-/10.0.0.9"]);
+    // What was asked for is told when it comes.
+    catalog.change(|catalog| {
+        catalog.put_workload(&on_node("stranger", "n3", 8));
+        catalog.put_workload(&on_node("late", "n3", 9))
+    });
+    until(&mut current, |status| status.addresses == 3).await;
+    assert_eq!(seen.uids().last().map(String::as_str), Some("late"));
+
+    assert!(end.drain(PATIENCE).await, "the client ends when asked");
+    client.await.unwrap();
     server.stop().await;
 }

@@ -97,6 +97,7 @@ impl AdminView for NodeView {
                 "localNode": self.node,
                 "network": self.network,
                 "xdsAddress": self.xds_address,
+                "xdsOnDemand": self.state.demand().is_some(),
             });
             dump.insert("config".to_owned(), config);
         }
@@ -104,8 +105,22 @@ impl AdminView for NodeView {
     }
 
     fn why(&self, source: &str, destination: SocketAddr) -> Result<Why, String> {
+        let snapshot = self.state.load();
+        if let Some(demand) = self.state.demand() {
+            let names = crate::why::names(&snapshot, &self.network, source, destination)?;
+            if !demand
+                .want(&names.unknown)
+                .map_err(|error| error.to_string())?
+            {
+                return Err(format!(
+                    "this agent knows what its pods have dialled (--xds-on-demand), and {} is new \
+                     to it. It asks the control plane now: try again",
+                    destination.ip()
+                ));
+            }
+        }
         crate::why::explain(
-            &self.state.load(),
+            &snapshot,
             &self.network,
             source,
             destination,

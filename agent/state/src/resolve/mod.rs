@@ -4,11 +4,13 @@
 
 mod choose;
 mod inbound;
+mod names;
 mod outbound;
 #[cfg(test)]
 mod tests;
 
 pub use inbound::inbound;
+pub use names::{Names, inbound_names, outbound_names};
 pub use outbound::outbound;
 
 use std::net::SocketAddr;

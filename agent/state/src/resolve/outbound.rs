@@ -97,7 +97,7 @@ fn to_service(
 /// False for a pod that is captured, because one CNI configuration serves a whole node, and was not
 /// opted in: it has no identity to open a tunnel with. It talks as it would without a mesh, and
 /// the destination decides about a peer without identity.
-fn is_meshed(source: &Workload) -> bool {
+pub(super) fn is_meshed(source: &Workload) -> bool {
     source.tunnel_protocol != TunnelProtocol::None
 }
 

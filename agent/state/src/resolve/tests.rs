@@ -800,3 +800,51 @@ fn special_addresses_are_never_forwarded_to_even_when_they_match() {
         );
     }
 }
+
+#[test]
+fn what_a_decision_looks_up_has_names() {
+    let gateway = |target| GatewayAddress {
+        target,
+        hbone_mtls_port: 15008,
+    };
+    let waypoint = NamespacedHostname {
+        namespace: "ns".into(),
+        hostname: "wp.ns".into(),
+    };
+    let behind = Service {
+        waypoint: Some(gateway(GatewayTarget::Hostname(waypoint))),
+        ..service("ns", "behind", "10.96.0.1", 80, 8080)
+    };
+    let beside = Workload {
+        waypoint: Some(gateway(GatewayTarget::Address(vip("10.96.0.9")))),
+        ..meshed("beside", "10.1.0.2")
+    };
+    let mesh = mesh().with_service(behind).with(beside);
+    let names = |destination: &str| {
+        let destination: SocketAddr = destination.parse().unwrap();
+        let Names { known, unknown } = outbound_names(&mesh.snapshot(), &mesh.source, destination);
+        (known.join(" "), unknown.join(" "))
+    };
+    let pair = |known: &str, unknown: &str| (known.to_owned(), unknown.to_owned());
+    assert_eq!(names("10.9.9.9:80"), pair("", "/10.9.9.9"));
+    assert_eq!(names("[::ffff:10.9.9.9]:80"), pair("", "/10.9.9.9"));
+    assert_eq!(names("10.96.0.1:80"), pair("/10.96.0.1", "ns/wp.ns"));
+    assert_eq!(names("10.1.0.2:80"), pair("/10.1.0.2", "/10.96.0.9"));
+    assert_eq!(names("127.0.0.1:80"), pair("", ""));
+    let local = Workload {
+        services: BTreeMap::from([(service("ns", "mine", "10.96.0.3", 80, 80).key(), Vec::new())]),
+        ..mesh.source.clone()
+    };
+    let asked = |hostname| {
+        let authority = AuthorityRef::Host(hostname, 80);
+        inbound_names(&mesh.snapshot(), &local, &authority).unknown
+    };
+    assert_eq!(
+        asked("mine.ns.svc.cluster.local"),
+        ["ns/mine.ns.svc.cluster.local"]
+    );
+    assert!(
+        asked("behind.ns.svc.cluster.local").is_empty(),
+        "not its own"
+    );
+}

@@ -86,6 +86,7 @@ impl From<Reason> for Flag {
             Reason::NoCertificate => Self::IdentityError,
             Reason::PeerRejected
             | Reason::SourceUnknown
+            | Reason::DestinationUnknown
             | Reason::NoOriginalDestination
             | Reason::AgentPort
             | Reason::NoEndpoint

@@ -12,6 +12,7 @@ mod kubernetes;
 mod labels;
 mod lifecycle;
 mod observe;
+mod on_demand;
 mod policy;
 mod privilege;
 mod protocol;
@@ -115,6 +116,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     control_plane::CASES,
+    on_demand::CASES,
     failure::CASES,
     handover::CASES,
     kubernetes::CASES,
