@@ -72,6 +72,11 @@ impl PolicySet {
         self.index.by_key.values()
     }
 
+    /// Policies that were sent and cannot be read, and of which no good version is held.
+    pub fn unreadable(&self) -> impl Iterator<Item = &PolicyKey> {
+        self.index.unreadable.iter()
+    }
+
     /// Number of policies held.
     pub fn len(&self) -> usize {
         self.index.by_key.len()

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use agent_model::{
     Authorization, GatewayAddress, GatewayTarget, Health, NamespacedHostname, NetworkMode,
     PolicyKey, Service, Visibility, Workload,
 };
 use agent_policy::PolicySet;
+use agent_xds::client::{self, Kept};
 
 /// Endpoints of a service by workload uid.
 pub(crate) type Endpoints = BTreeMap<Arc<str>, Arc<Workload>>;
@@ -98,6 +100,17 @@ impl Snapshot {
     /// The authorization policies.
     pub fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// All of it, to be written down for a later agent. Takes time proportional to it; not for the
+    /// data path.
+    pub fn save(&self, at: SystemTime) -> Vec<u8> {
+        let workloads = self.workloads().map(|workload| Kept::Workload(workload));
+        let services = self.services().map(|service| Kept::Service(service));
+        let policies = self.policies.iter().map(|policy| Kept::Policy(policy));
+        let unreadable = self.policies.unreadable().map(Kept::Unreadable);
+        let all = workloads.chain(services).chain(policies).chain(unreadable);
+        client::save(all, at)
     }
 
     /// Services that have endpoints and are not known, in no order.

@@ -50,6 +50,9 @@ pub enum Error {
     /// The server ended the stream with an error.
     #[error("stream ended: {} ({:?})", .0.message(), .0.code())]
     Status(#[from] Box<tonic::Status>),
+    /// The server says nothing.
+    #[error("no answer within {0:?}")]
+    Silent(std::time::Duration),
     /// The server ended the stream without one.
     #[error("stream ended by the server")]
     Closed,

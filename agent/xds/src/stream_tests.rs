@@ -328,9 +328,13 @@ async fn a_node_asks_by_name_and_is_no_other_node() {
     let demand = Demand::new();
     let mut config = credentials.client(server.address);
     config.node = NodeFacts::new("n2", "Kubernetes", "");
-    let client = tokio::spawn(client::run_on_demand(
+    let means = client::Means {
+        demand: Some(demand.clone()),
+        saved: None,
+    };
+    let client = tokio::spawn(client::run_with(
         config,
-        demand.clone(),
+        means,
         seen.clone(),
         status,
         watcher,

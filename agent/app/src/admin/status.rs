@@ -129,8 +129,11 @@ pub(crate) struct ControlPlaneView {
     pub(crate) address: String,
     /// A stream is open.
     pub(crate) connected: bool,
-    /// The first full answer of every type has been applied.
+    /// The first full answer of every type has been applied, or was read from disk.
     pub(crate) synced: bool,
+    /// When what is held was written to disk, where it was read from there and the control plane
+    /// has not said yet what is true now. RFC 3339.
+    pub(crate) state_of: Option<String>,
     /// Seconds since the last change came.
     pub(crate) last_update_seconds_ago: Option<u64>,
     /// Why the last stream ended.
@@ -295,6 +298,9 @@ impl ControlPlaneView {
         };
         let synced = if self.synced { "synced" } else { "NOT synced" };
         let mut text = format!("{}, {connected}, {synced}", self.address);
+        if let Some(time) = &self.state_of {
+            text.push_str(&format!(" from disk, as of {time}"));
+        }
         if let Some(seconds) = self.last_update_seconds_ago {
             text.push_str(&format!(", last update {seconds} s ago"));
         }

@@ -1,12 +1,29 @@
-//! What the agent holds of the mesh: all of it, or what its pods dial.
+//! What the agent holds of the mesh: all of it, or what its pods dial. It is written down now and
+//! then, for an agent that starts while the control plane is away.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use agent_net::drain::Watcher;
-use agent_xds::{ClientStatus, Demand, client};
+use agent_state::{Reader, Snapshot};
+use agent_xds::client::{self, Means};
+use agent_xds::{ClientStatus, Demand};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::xds_config;
 use crate::config::NodeConfig;
+
+/// Name of the file in the state directory.
+const FILE: &str = "mesh";
+/// Time between a change and its being written down, at the end of which there may be more.
+const AFTER_CHANGE: Duration = Duration::from_secs(1);
+/// Time between two writes at least: the whole mesh may be tens of megabytes.
+const BETWEEN: Duration = Duration::from_secs(60);
 
 /// Starts following the control plane until the drain begins.
 pub(super) fn follow(
@@ -14,17 +31,92 @@ pub(super) fn follow(
     control: &Runtime,
     status: watch::Sender<ClientStatus>,
     draining: &Watcher,
-) -> agent_state::Reader {
-    let (writer, reader) = agent_state::channel();
-    let (server, draining) = (xds_config(config), draining.clone());
-    if !config.xds_on_demand {
-        control.spawn(client::run(server, writer, status, draining));
-        return reader;
+) -> Reader {
+    let (writer, mut reader) = agent_state::channel();
+    let file = config.kernel.state_dir.join(FILE);
+    let mut means = Means {
+        demand: None,
+        saved: Some(file.clone()),
+    };
+    if config.xds_on_demand {
+        let demand = Demand::new();
+        means.demand = Some(demand.clone());
+        reader = reader.on_demand(demand);
     }
-    let demand = Demand::new();
-    let asking = demand.clone();
-    control.spawn(client::run_on_demand(
-        server, asking, writer, status, draining,
+    let known = status.subscribe();
+    control.spawn(client::run_with(
+        xds_config(config),
+        means,
+        writer,
+        status,
+        draining.clone(),
     ));
-    reader.on_demand(demand)
+    control.spawn(keep(file, reader.clone(), known, draining.clone()));
+    reader
+}
+
+/// Writes down what changes, once it is what the control plane says; the last state at the end.
+async fn keep(
+    file: PathBuf,
+    state: Reader,
+    mut known: watch::Receiver<ClientStatus>,
+    mut draining: Watcher,
+) {
+    tokio::select! {
+        // What was read from the file, or half of what is true, is not put into it.
+        told = known.wait_for(|status| status.synced && status.restored.is_none()) => {
+            if told.is_err() {
+                return;
+            }
+        }
+        () = draining.signalled() => return,
+    }
+    let mut changes = state.changed();
+    changes.mark_changed();
+    let mut goes_on = true;
+    while goes_on {
+        goes_on = tokio::select! {
+            changed = changes.changed() => changed.is_ok(),
+            () = draining.signalled() => return,
+        };
+        // What comes with the change, or the end.
+        tokio::select! {
+            () = sleep(AFTER_CHANGE) => {}
+            () = draining.signalled() => goes_on = false,
+        }
+        changes.mark_unchanged();
+        save(&file, state.load()).await;
+        tokio::select! {
+            () = sleep(BETWEEN), if goes_on => {}
+            () = draining.signalled() => {
+                if changes.has_changed().unwrap_or(false) {
+                    save(&file, state.load()).await;
+                }
+                return;
+            }
+        }
+    }
+}
+
+async fn save(file: &Path, snapshot: std::sync::Arc<Snapshot>) {
+    let path = file.to_owned();
+    let written = tokio::task::spawn_blocking(move || write(&path, &snapshot)).await;
+    if let Ok(Err(error)) = written {
+        tracing::warn!(file = %file.display(), %error, "cannot write the mesh down");
+    }
+}
+
+/// Replaces the file in one step. It names every workload of the mesh: only root reads it. Keys and
+/// certificates are not in it.
+fn write(file: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let draft = file.with_extension("new");
+    let mut writing = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&draft)?;
+    writing.write_all(&snapshot.save(SystemTime::now()))?;
+    writing.sync_all()?;
+    fs::rename(&draft, file)
 }

@@ -172,6 +172,15 @@ fn control_plane(samples: &mut Samples, status: &ClientStatus) {
         &[],
         connected,
     );
+    let from = status.restored.or(status.last_update);
+    if let Some(age) = from.and_then(|time| time.elapsed().ok()) {
+        samples.gauge(
+            "culvert_xds_state_age_seconds",
+            "Time since the control plane said something; from disk: since it was written",
+            &[],
+            age.as_secs_f64(),
+        );
+    }
     for (url, received) in &status.received {
         let labels = [("url", *url)];
         let help = "Messages from the control plane";
@@ -231,12 +240,14 @@ mod tests {
         };
         let status = ClientStatus {
             received: [("some.Type", received)].into(),
+            restored: Some(std::time::SystemTime::UNIX_EPOCH),
             ..ClientStatus::default()
         };
         let text = scrape(move |samples| control_plane(samples, &status));
         for row in [
             "istio_xds_message_total{url=\"some.Type\"} 2",
             "istio_xds_message_bytes_total{url=\"some.Type\"} 300",
+            "culvert_xds_state_age_seconds 1",
         ] {
             assert!(text.contains(row), "{row} in\n{text}");
         }

@@ -43,7 +43,8 @@ pub(super) fn start(
         namespace: Netns::current()?.cookie().0,
     };
     while let Ok(stream) = UnixStream::connect(&config.handover_socket) {
-        if !*view.synced.borrow() {
+        // What was read from disk is older than what the other one knows.
+        if !*view.synced.borrow() || view.sync.borrow().restored.is_some() {
             if way.waits("another agent serves until the mesh is known here", LOOK) {
                 return Ok(None);
             }

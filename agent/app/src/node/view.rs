@@ -204,6 +204,10 @@ impl NodeView {
             address: self.xds_address.clone(),
             connected: status.connected,
             synced: status.synced,
+            state_of: status.restored.map(|time| {
+                let since = time.duration_since(UNIX_EPOCH);
+                rfc3339(since.map_or(0, |since| since.as_secs()))
+            }),
             last_update_seconds_ago: status.last_update.map(since),
             last_error: status.last_error,
             workloads: snapshot.workloads().count(),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use agent_model::PolicyKey;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use tonic::Code;
 
 use super::demand::Demand;
+use super::saved;
 use super::status::MAX_REJECTIONS;
 use crate::convert::{Address, decode_address, decode_authorization};
 use crate::links::{self, Links};
@@ -29,6 +30,8 @@ pub struct ClientSession {
     types: PerType<TypeState>,
     /// On a node that asks for addresses by name.
     on_demand: Option<OnDemand>,
+    /// When what was read from disk was written there.
+    restored: Option<SystemTime>,
 }
 
 /// What it takes to ask for addresses by name.
@@ -53,6 +56,8 @@ struct TypeState {
     /// Names whose newest form was refused, with the reason.
     rejected: BTreeMap<String, String>,
     synced: bool,
+    /// In sync by what the server said, not only by what was on disk.
+    told: bool,
 }
 
 impl ClientSession {
@@ -62,6 +67,7 @@ impl ClientSession {
             node: facts.to_wire(),
             types: PerType::default(),
             on_demand: None,
+            restored: None,
         }
     }
 
@@ -78,6 +84,32 @@ impl ClientSession {
             }),
             ..Self::new(facts)
         }
+    }
+
+    /// Takes what [`save`](super::save) wrote for what the server would have said, and is in sync
+    /// by it. Returns when it was written. The server will be asked for all of it again, and says
+    /// what of it is gone. Fails when it is older than a day or not what was written.
+    pub fn restore(
+        &mut self,
+        content: &[u8],
+        now: SystemTime,
+        applier: &mut dyn Apply,
+    ) -> Result<SystemTime, Error> {
+        let (at, responses) = saved::read(content, now)?;
+        for response in &responses {
+            if let Some(kind) = ResourceType::from_url(&response.type_url) {
+                self.apply(kind, response, applier);
+            }
+        }
+        self.restored = Some(at);
+        Ok(at)
+    }
+
+    /// When what is held was written to disk, until the server has said what is true now.
+    pub fn restored(&self) -> Option<SystemTime> {
+        let mut kinds = ResourceType::ALL.into_iter();
+        let is_told = kinds.all(|kind| self.types.get(kind).told);
+        self.restored.filter(|_| !is_told)
     }
 
     /// A stream is open: the requests that open both subscriptions on it.
@@ -149,7 +181,10 @@ impl ClientSession {
         applier: &mut dyn Apply,
     ) -> DeltaDiscoveryRequest {
         let rejections = match ResourceType::from_url(&response.type_url) {
-            Some(kind) => self.apply(kind, &response, applier),
+            Some(kind) => {
+                self.types.get_mut(kind).told |= is_complete(&response);
+                self.apply(kind, &response, applier)
+            }
             None => Vec::new(),
         };
         if let Some(on_demand) = &mut self.on_demand

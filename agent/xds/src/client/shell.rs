@@ -21,8 +21,8 @@ use super::demand::Demand;
 use super::status::UNKNOWN_TYPE;
 use crate::{Apply, ClientSession, ClientStatus, Error, NodeFacts, ResourceType};
 
-/// First and longest wait before another attempt.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(15));
+/// First and longest wait before another attempt; with its jitter the longest is 14.4 s.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(12));
 /// TCP connect, and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 PING and how long its answer may take.
@@ -33,6 +33,10 @@ const MAX_MESSAGE: usize = 200 * 1024 * 1024;
 const QUEUED_REQUESTS: usize = 8;
 /// How often names that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How long a server may be silent before a saved mesh counts.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Largest saved mesh, in bytes.
+const MAX_SAVED: u64 = 1024 * 1024 * 1024;
 /// Largest token or root file accepted, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -57,31 +61,33 @@ pub async fn run(
     status: watch::Sender<ClientStatus>,
     drain: Watcher,
 ) {
-    let session = ClientSession::new(&config.node);
-    keep(config, session, None, applier, status, drain).await;
+    run_with(config, Means::default(), applier, status, drain).await;
 }
 
-/// [`run`] for a node that asks for addresses by name, by `demand`. It is sent the policies, what
-/// runs on it, and what it asked for, until it has not used that for a while.
-pub async fn run_on_demand(
-    config: ClientConfig,
-    demand: Demand,
-    applier: impl Apply,
-    status: watch::Sender<ClientStatus>,
-    drain: Watcher,
-) {
-    let session = ClientSession::on_demand(&config.node, demand.clone());
-    keep(config, session, Some(demand), applier, status, drain).await;
+/// What a node can do without, in [`run_with`].
+#[derive(Debug, Clone, Default)]
+pub struct Means {
+    /// Addresses are asked for by name. The node is sent the policies, what runs on it, and what
+    /// it asked for, until it has not used that for a while. Without it, everything is sent.
+    pub demand: Option<Demand>,
+    /// A file with what [`save`](super::save) wrote. It counts when the first server that is tried
+    /// cannot be reached or is silent for 5 s.
+    pub saved: Option<PathBuf>,
 }
 
-async fn keep(
+/// [`run`], by other means.
+pub async fn run_with(
     config: ClientConfig,
-    mut session: ClientSession,
-    demand: Option<Demand>,
+    means: Means,
     mut applier: impl Apply,
     status: watch::Sender<ClientStatus>,
     mut drain: Watcher,
 ) {
+    let Means { demand, mut saved } = means;
+    let mut session = match &demand {
+        Some(demand) => ClientSession::on_demand(&config.node, demand.clone()),
+        None => ClientSession::new(&config.node),
+    };
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     loop {
         let stream = Stream {
@@ -94,8 +100,14 @@ async fn keep(
         };
         let error = tokio::select! {
             error = stream.follow() => error,
+            () = silence(&status), if saved.is_some() => Error::Silent(FIRST_ANSWER),
             () = drain.signalled() => return,
         };
+        if let Some(file) = saved.take()
+            && !session.is_synced()
+        {
+            restore(&file, &mut session, &mut applier, &status);
+        }
         let delay = backoff.next(rand::random());
         tracing::warn!(%error, retry_in = ?delay, "control plane stream ended");
         status.send_modify(|status| {
@@ -108,6 +120,41 @@ async fn keep(
             () = drain.signalled() => return,
         }
     }
+}
+
+/// Completes when no server has said anything for a while.
+async fn silence(status: &watch::Sender<ClientStatus>) {
+    let mut status = status.subscribe();
+    let said = status.wait_for(|status| !status.received.is_empty());
+    if tokio::time::timeout(FIRST_ANSWER, said).await.is_ok() {
+        std::future::pending().await
+    }
+}
+
+/// Goes on with what an earlier agent wrote down.
+fn restore(
+    file: &Path,
+    session: &mut ClientSession,
+    applier: &mut impl Apply,
+    status: &watch::Sender<ClientStatus>,
+) {
+    let restored = read(file, MAX_SAVED)
+        .and_then(|content| session.restore(&content, SystemTime::now(), applier));
+    match restored {
+        Ok(at) => {
+            let age = at.elapsed().unwrap_or_default();
+            tracing::warn!(file = %file.display(), age_seconds = age.as_secs(),
+                "the control plane is away: going on with the mesh as it was written down");
+        }
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(file = %file.display(), %error, "the saved mesh is of no use"),
+    }
+    status.send_modify(|status| {
+        status.synced = session.is_synced();
+        status.restored = session.restored();
+        status.addresses = session.held(ResourceType::Address);
+        status.policies = session.held(ResourceType::Authorization);
+    });
 }
 
 /// One stream and what it works on.
@@ -211,7 +258,7 @@ pub(crate) fn authorize(config: &ClientConfig, metadata: &mut MetadataMap) -> Re
 
 /// A connection; roots are read anew.
 pub(crate) async fn connect(config: &ClientConfig) -> Result<Channel, Error> {
-    let roots = read(&config.root_cert)?;
+    let roots = read(&config.root_cert, MAX_FILE)?;
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(roots))
         .timeout(CONNECT_TIMEOUT);
@@ -238,7 +285,7 @@ fn https(address: &str) -> Result<String, Error> {
 }
 
 fn bearer(file: &Path) -> Result<MetadataValue<Ascii>, Error> {
-    let token = read(file)?;
+    let token = read(file, MAX_FILE)?;
     let token = String::from_utf8_lossy(&token);
     let mut value = ascii("token", &format!("Bearer {}", token.trim()))?;
     value.set_sensitive(true);
@@ -254,10 +301,10 @@ fn ascii(field: &'static str, text: &str) -> Result<MetadataValue<Ascii>, Error>
 }
 
 /// Two small local files per connect: not worth a thread.
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let mut content = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(MAX_FILE).read_to_end(&mut content))
+        .and_then(|file| file.take(limit).read_to_end(&mut content))
         .map_err(|source| Error::File {
             path: path.to_owned(),
             source,
@@ -278,6 +325,7 @@ fn publish(
 ) {
     status.send_modify(|status| {
         status.synced = session.is_synced();
+        status.restored = session.restored();
         status.last_error = None;
         status.last_update = Some(SystemTime::now());
         status.rejected = session.rejected();

@@ -25,9 +25,12 @@ pub struct Received {
 pub struct ClientStatus {
     /// A stream is open.
     pub connected: bool,
-    /// Both types were received in full at least once since start. Stays true when the server is
+    /// Both types were received in full at least once since start, or read from disk. Stays true when the server is
     /// lost later: the state is kept.
     pub synced: bool,
+    /// When the state was written to disk that was read because nobody answered; `None` once the
+    /// server has said what is true now.
+    pub restored: Option<SystemTime>,
     /// Why the last stream ended, or could not be opened; `None` before the first failure and
     /// once a later stream has delivered.
     pub last_error: Option<String>,

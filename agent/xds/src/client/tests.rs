@@ -1,11 +1,14 @@
 //! The node's end alone: what it asks, acknowledges, refuses and remembers.
 
+use std::time::{Duration, SystemTime};
+
 use agent_model::{Action, Authorization, PolicyKey, Scope, Workload};
 use prost::Message;
 use prost_types::Any;
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::security;
 
+use crate::client::{Kept, save};
 use crate::convert::{encode_authorization, encode_workload};
 use crate::{Apply, ClientSession, NodeFacts, Rejection, ResourceType, Update};
 
@@ -223,4 +226,95 @@ fn an_unknown_type_is_acknowledged_and_ignored() {
     assert_eq!(request.error_detail, None);
     assert!(notebook.updates.is_empty());
     assert_eq!(session.held(ResourceType::Address), 0);
+}
+
+/// A mesh of one of each, written down a minute before `at`.
+fn written(at: SystemTime) -> Vec<u8> {
+    let (workload, policy) = (workload("a"), policy("deny"));
+    let service = agent_model::Service {
+        name: "s".into(),
+        namespace: "ns".into(),
+        hostname: "s.ns".into(),
+        vips: Vec::new(),
+        ports: Vec::new(),
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        load_balancing: Default::default(),
+        ip_families: Default::default(),
+        canonical: true,
+        visibility: Default::default(),
+    };
+    let odd = PolicyKey("ns/odd".into());
+    let kept = [
+        Kept::Workload(&workload),
+        Kept::Service(&service),
+        Kept::Policy(&policy),
+        Kept::Unreadable(&odd),
+    ];
+    save(kept.into_iter(), at - Duration::from_secs(60))
+}
+
+/// F-15: an agent that starts in an outage goes on with what was written down; what has changed
+/// meanwhile the control plane says when it is back, and nothing goes before that.
+#[test]
+fn what_was_written_down_counts_until_the_control_plane_is_back() {
+    let now = SystemTime::now();
+    let (mut session, mut notebook) = (session(), Notebook::default());
+    assert_eq!(session.restored(), None);
+    let at = session.restore(&written(now), now, &mut notebook).unwrap();
+    assert!(session.is_synced());
+    assert_eq!(session.restored(), Some(at));
+    let updates = std::mem::take(&mut notebook.updates);
+    assert_eq!(updates.len(), 4);
+    assert_eq!(updates[0], Update::Policy(policy("deny")));
+    let odd = PolicyKey("ns/odd".into());
+    assert!(
+        updates.contains(&Update::RejectedPolicy(odd)),
+        "it still denies"
+    );
+    assert!(updates.contains(&Update::Workload(Box::new(workload("a")))));
+
+    // All of it is asked for again, by name, so that its end is told.
+    let requests = session.connected();
+    for (request, names) in requests
+        .iter()
+        .zip([["a", "ns/s.ns"], ["ns/deny", "ns/odd"]])
+    {
+        let versions = names.map(|name| (name.to_owned(), String::new()));
+        assert_eq!(request.initial_resource_versions, versions.into());
+    }
+    let mut news = response(ADDRESS, Vec::new());
+    news.removed_resources.push("a".to_owned());
+    session.response(news, &mut notebook);
+    assert_eq!(session.restored(), Some(at), "policies are still those");
+    session.response(response(AUTHORIZATION, Vec::new()), &mut notebook);
+    assert_eq!(session.restored(), None);
+    assert_eq!(notebook.updates, [Update::RemoveAddress("a".to_owned())]);
+}
+
+#[test]
+fn what_is_old_or_damaged_does_not_count() {
+    let now = SystemTime::now();
+    let good = written(now);
+    let mut session = session();
+    let mut refused = |content: &[u8], now| {
+        let mut notebook = Notebook::default();
+        let error = session.restore(content, now, &mut notebook).unwrap_err();
+        assert!(notebook.updates.is_empty());
+        error.to_string()
+    };
+    let day = Duration::from_secs(24 * 3600);
+    assert!(refused(&good, now + day).contains("older than a day"));
+    assert!(refused(b"", now).contains("another form"));
+    assert!(refused(&good[..20], now).contains("another form"));
+    for at in 15..good.len() {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1;
+        assert!(
+            refused(&damaged, now).contains("not what was written"),
+            "{at}"
+        );
+    }
+    assert!(refused(&good[..good.len() - 1], now).contains("not what was written"));
+    assert!(!session.is_synced());
 }

@@ -57,7 +57,7 @@ fn play(
     undialled: Vec<SocketAddr>,
 ) -> Result<()> {
     ensure!(
-        knows(agent)? == ["client"],
+        knows(agent)? == ["client", "outsider"],
         "only what runs on the node comes unasked: {:?}",
         knows(agent)?
     );
@@ -74,7 +74,7 @@ fn play(
     };
     serves("asked for")?;
     ensure!(
-        knows(agent)? == ["client", "server"],
+        knows(agent)? == ["client", "outsider", "server"],
         "with a service come its endpoints, and nothing else: {:?}",
         knows(agent)?
     );
