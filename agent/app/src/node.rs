@@ -76,6 +76,7 @@ pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
         }
         installation.remove_program()?;
         Datapath::forget(&(&config.kernel).into()).context("cannot remove the list of pods")?;
+        discovery::forget(&config.kernel.state_dir).context("cannot remove the saved mesh")?;
     }
     released
 }

@@ -55,6 +55,18 @@ pub(super) fn follow(
     reader
 }
 
+/// Removes what was written down.
+pub(super) fn forget(state_dir: &Path) -> io::Result<()> {
+    let file = state_dir.join(FILE);
+    for path in [draft_of(&file), file] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Writes down what changes, once it is what the control plane says; the last state at the end.
 async fn keep(
     file: PathBuf,
@@ -109,7 +121,7 @@ async fn save(file: &Path, snapshot: std::sync::Arc<Snapshot>) {
 /// Replaces the file in one step. It names every workload of the mesh: only root reads it. Keys and
 /// certificates are not in it.
 fn write(file: &Path, snapshot: &Snapshot) -> io::Result<()> {
-    let draft = file.with_extension("new");
+    let draft = draft_of(file);
     let mut writing = OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -119,4 +131,31 @@ fn write(file: &Path, snapshot: &Snapshot) -> io::Result<()> {
     writing.write_all(&snapshot.save(SystemTime::now()))?;
     writing.sync_all()?;
     fs::rename(&draft, file)
+}
+
+fn draft_of(file: &Path) -> PathBuf {
+    file.with_extension("new")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_is_roots_alone_and_can_be_forgotten() {
+        let folder = std::env::temp_dir().join(format!("culvert-mesh-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join(FILE);
+        for _ in 0..2 {
+            write(&file, &Snapshot::default()).unwrap();
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        fs::write(draft_of(&file), "half").unwrap();
+        forget(&folder).unwrap();
+        forget(&folder).unwrap();
+        fs::remove_dir(&folder).unwrap();
+    }
 }
