@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::server::ConnectedNodes;
 use crate::{
@@ -353,6 +353,56 @@ async fn a_node_asks_by_name_and_is_no_other_node() {
     until(&mut current, |status| status.addresses == 3).await;
     assert_eq!(seen.uids().last().map(String::as_str), Some("late"));
 
+    assert!(end.drain(PATIENCE).await, "the client ends when asked");
+    client.await.unwrap();
+    server.stop().await;
+}
+
+/// F-15, F-16: with nobody to ask, what was written down counts; a server that has not read its
+/// source yet says nothing, and so takes nothing away.
+#[tokio::test]
+async fn a_node_that_starts_in_an_outage_goes_on_with_what_was_written_down() {
+    let credentials = Credentials::new("saved", "good-n1");
+    let file = credentials.dir.join("mesh");
+    let (old, kept) = (workload("old"), workload("kept"));
+    let known = [&old, &kept].map(client::Kept::Workload);
+    std::fs::write(&file, client::save(known.into_iter(), SystemTime::now())).unwrap();
+    // A port that nobody listens on any more.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+
+    let seen = Seen::default();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let means = client::Means {
+        demand: None,
+        saved: Some(file),
+    };
+    let client = tokio::spawn(client::run_with(
+        credentials.client(address),
+        means,
+        seen.clone(),
+        status,
+        watcher,
+    ));
+    until(&mut current, |status| status.restored.is_some()).await;
+    assert!(current.borrow().synced && !current.borrow().connected);
+    assert_eq!(seen.uids(), ["old", "kept"]);
+
+    // Back, but without its source: the stream opens and nothing is taken away.
+    let catalog = Arc::new(Published::default());
+    let server = Running::start(&credentials, &address.to_string(), &catalog).await;
+    until(&mut current, |status| status.connected).await;
+    catalog.change(|catalog| {
+        catalog.put_workload(&workload("kept"));
+        catalog.put_workload(&workload("new"))
+    });
+    until(&mut current, |status| {
+        status.restored.is_none() && status.addresses == 2
+    })
+    .await;
+    assert_eq!(seen.uids(), ["old", "kept", "kept", "new", "-old"]);
     assert!(end.drain(PATIENCE).await, "the client ends when asked");
     client.await.unwrap();
     server.stop().await;
