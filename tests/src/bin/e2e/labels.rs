@@ -90,10 +90,18 @@ fn come_and_go(cluster: &Cluster) -> Result<()> {
     all_echo(&mut tunnelled).context("opened through the mesh, which was left and joined")?;
     in_force(&scene).context("labelled again")?;
 
-    // What the agent still holds of them must not outlive the pods: the gate sees it.
+    // What the agent still holds of them must not outlive the pods.
     label(None)?;
     pods.iter().try_for_each(|pod| is_free(server, pod))?;
-    all_echo(&mut tunnelled).context("before the pods end")
+    all_echo(&mut tunnelled).context("before the pods end")?;
+    drop((old, tunnelled));
+    scene.client.delete()?;
+    let agent = cluster.node(1)?.agent()?;
+    poll::until("its tunnels end with it", LIMIT / 4, || {
+        let tunnels = agent.status()?["tunnels"].clone();
+        ensure!(tunnels["open"] == 0, "tunnels {tunnels}");
+        Ok(())
+    })
 }
 
 /// A scene as before Culvert: nobody asked for the mesh.
