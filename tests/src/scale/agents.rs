@@ -1,5 +1,6 @@
 //! The clients of all nodes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,8 @@ pub(super) struct Agents {
 struct Clock {
     sent: Mutex<Vec<Instant>>,
     delays: Mutex<Vec<Duration>>,
+    /// Agents that each change has reached, by its number.
+    reached: Mutex<BTreeMap<usize, BTreeSet<usize>>>,
 }
 
 impl Agents {
@@ -76,7 +79,10 @@ impl Agents {
             node: NodeFacts::new(&node, CLUSTER_ID, ""),
         };
         let (status, current) = watch::channel(ClientStatus::default());
-        let seen = Seen(Arc::clone(&self.clock));
+        let seen = Seen {
+            agent: index,
+            clock: Arc::clone(&self.clock),
+        };
         self.runtime
             .spawn(client::run(config, seen, status, self.draining.clone()));
         self.status.push(current);
@@ -110,6 +116,25 @@ impl Agents {
             ensure!(seen >= wanted, "{seen} of {wanted} arrived");
             Ok(())
         })
+        .with_context(|| self.missing(count))
+    }
+
+    /// Which changes have not arrived where, for people.
+    fn missing(&self, count: u32) -> String {
+        let reached = lock(&self.clock.reached);
+        let nobody = BTreeSet::new();
+        let mut of_agents: BTreeMap<usize, u32> = BTreeMap::new();
+        let mut of_changes: BTreeMap<usize, usize> = BTreeMap::new();
+        for number in 0..count as usize {
+            let by = reached.get(&number).unwrap_or(&nobody);
+            for agent in (0..self.status.len()).filter(|agent| !by.contains(agent)) {
+                *of_agents.entry(agent).or_default() += 1;
+                *of_changes.entry(number).or_default() += 1;
+            }
+        }
+        let agents: Vec<_> = of_agents.into_iter().take(10).collect();
+        let changes: Vec<_> = of_changes.into_iter().take(10).collect();
+        format!("missing changes by agent: {agents:?}, missing agents by change: {changes:?}")
     }
 
     /// How long each change took to each agent, sorted.
@@ -142,7 +167,10 @@ impl Agents {
 }
 
 /// Counts what arrives and forgets it.
-struct Seen(Arc<Clock>);
+struct Seen {
+    agent: usize,
+    clock: Arc<Clock>,
+}
 
 impl Apply for Seen {
     fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection> {
@@ -154,12 +182,15 @@ impl Apply for Seen {
             let Some(number) = workload.canonical_revision.strip_prefix(&revision_prefix()) else {
                 continue;
             };
-            let sent = number.parse().ok().and_then(|number: usize| {
-                let sent = lock(&self.0.sent);
-                sent.get(number).copied()
-            });
-            if let Some(sent) = sent {
-                lock(&self.0.delays).push(now.duration_since(sent));
+            let Ok(number) = number.parse::<usize>() else {
+                continue;
+            };
+            let sent = lock(&self.clock.sent).get(number).copied();
+            let mut reached = lock(&self.clock.reached);
+            // Who reconnects may be sent it twice.
+            let is_first = reached.entry(number).or_default().insert(self.agent);
+            if let Some(sent) = sent.filter(|_| is_first) {
+                lock(&self.clock.delays).push(now.duration_since(sent));
             }
         }
         Vec::new()
