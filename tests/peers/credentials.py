@@ -183,6 +183,27 @@ class Authority:
         chain = leaf.public_bytes(serialization.Encoding.PEM).decode()
         return Credentials(directory, name, key, chain, roots or self.pem())
 
+    def revoke(self, chains):
+        """A revocation list, PEM, with the leaves of these PEM chains on it."""
+        now = datetime.datetime.utcnow()
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now - datetime.timedelta(minutes=1))
+            .next_update(now + datetime.timedelta(days=1))
+            .add_extension(x509.CRLNumber(1), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
+        )
+        for chain in chains:
+            leaf = x509.load_pem_x509_certificate(chain.encode())
+            entry = x509.RevokedCertificateBuilder().serial_number(leaf.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        made = builder.sign(self.key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM).decode()
+
 
 def _self_signed(key):
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "hbone-peer")])

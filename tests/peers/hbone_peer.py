@@ -69,6 +69,11 @@ class Peer(Mesh, ControlPlanes):
         self.authorities[name] = loaded
         return {}
 
+    def revoke(self, authority, names):
+        """The authority's revocation list with the leaves of these credentials on it."""
+        chains = [self.credentials[name].chain for name in names]
+        return {"pem": self.authorities[authority].revoke(chains)}
+
     def forge(self, name, authority, uris, seconds=3600, usages=("client", "server"), trust=None):
         """Makes a leaf under an authority; `trust` takes the roots of other credentials."""
         roots = None

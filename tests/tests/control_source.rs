@@ -104,6 +104,7 @@ impl World {
             token_reviews: None,
             state_dir: folder.join("state"),
             authority: None,
+            revocation_lists: None,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: "c1".to_owned(),
             cert_ttl: Duration::from_secs(3600),

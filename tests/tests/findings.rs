@@ -109,6 +109,7 @@ impl Replica {
             }),
             state_dir: folder.join("state"),
             authority: None,
+            revocation_lists: None,
             companion: false,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),

@@ -105,6 +105,7 @@ impl Replica {
             }),
             state_dir: folder.join("state"),
             authority: None,
+            revocation_lists: None,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
             cert_ttl: Duration::from_secs(3600),

@@ -361,6 +361,10 @@ pub(crate) struct ControlFlags {
     /// Roots that --ca-cert chains to, PEM.
     #[arg(long, env = "CULVERT_CA_ROOTS", value_name = "FILE")]
     pub(crate) ca_roots: Option<PathBuf>,
+    /// Certificate revocation lists (RFC 5280) of the issuers, PEM; read again when the file
+    /// changes. With one of them every issuer of a peer's certificate needs its own.
+    #[arg(long, env = "CULVERT_CA_CRL", value_name = "FILE")]
+    pub(crate) ca_crl: Option<PathBuf>,
     /// Unix socket of `culvert status`.
     #[arg(
         long,

@@ -191,6 +191,8 @@ pub(crate) struct ControlConfig {
     pub(crate) root_namespace: String,
     /// An issuer from outside.
     pub(crate) authority: Option<AuthorityFiles>,
+    /// The issuers' revocation lists.
+    pub(crate) revocation_lists: Option<PathBuf>,
     /// Socket of `culvert status`.
     pub(crate) admin_socket: PathBuf,
     /// Metrics and readiness listener.
@@ -356,6 +358,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
         serving_names: flags.serving_names,
         root_namespace: name("root-namespace", flags.root_namespace)?,
         authority,
+        revocation_lists: flags.ca_crl,
         admin_socket: flags.admin_socket,
         metrics_listen: flags.metrics_listen,
         drain_deadline: flags.common.drain_deadline,

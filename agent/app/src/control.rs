@@ -92,6 +92,7 @@ fn settings(config: ControlConfig) -> agent_control::Config {
         token_reviews: config.token_reviews,
         state_dir: config.state_dir,
         authority: config.authority,
+        revocation_lists: config.revocation_lists,
         trust_domain: config.trust_domain,
         cluster_id: config.cluster_id,
         cert_ttl: config.cert_ttl,

@@ -57,6 +57,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// An issuer from outside, instead of the root made in `state_dir`.
     pub authority: Option<AuthorityFiles>,
+    /// File of the issuers' revocation lists, PEM; read again when it changes.
+    pub revocation_lists: Option<PathBuf>,
     /// Trust domain of every identity.
     pub trust_domain: String,
     /// Cluster id in the names of workloads.
@@ -551,7 +553,11 @@ async fn open_trust(
         max_ttl: config.cert_ttl,
         overlap: config.root_overlap,
     };
-    Keeper::new(origin, offer, terms, domain, root_file)
+    let keeper = Keeper::new(origin, offer, terms, domain, root_file)?;
+    match &config.revocation_lists {
+        Some(file) => keeper.with_crl(file.clone()),
+        None => Ok(keeper),
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(std::io::Error) -> ControlError {

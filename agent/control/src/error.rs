@@ -24,6 +24,9 @@ pub enum ControlError {
     /// The certificate authority cannot be opened, or the server's certificate not be made.
     #[error(transparent)]
     Authority(#[from] IdentityError),
+    /// The revocation lists cannot be read.
+    #[error("revocation lists: {0}")]
+    RevocationList(String),
     /// The API server cannot be talked to with what is at hand.
     #[error("{what} cannot be used: {source}")]
     Cluster {

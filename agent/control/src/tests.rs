@@ -86,6 +86,7 @@ impl World {
             token_reviews: None,
             state_dir: folder.join("state"),
             authority: None,
+            revocation_lists: None,
             trust_domain: "cluster.local".to_owned(),
             cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
             cert_ttl: Duration::from_secs(3600),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use agent_identity::{IdentityError, PeerRefused, peer_refused};
+use agent_identity::{IdentityError, PeerRefused, peer_refused, peer_revoked};
 use agent_model::Reason;
 
 /// A phase of a tunnel's life that has a deadline.
@@ -43,6 +43,9 @@ pub enum HboneError {
     /// The peer's certificate is valid but is not acceptable here.
     #[error("TLS: {0}")]
     Peer(#[source] PeerRefused),
+    /// The peer's certificate is on a revocation list, or no list says that it is not.
+    #[error("TLS: {0}")]
+    Revoked(String),
     /// The local certificate cannot be used.
     #[error("local certificate: {0}")]
     Certificate(#[source] Arc<IdentityError>),
@@ -80,6 +83,7 @@ impl HboneError {
             },
             Self::Tls(_) => Reason::TlsFailed,
             Self::Peer(_) => Reason::PeerIdentityMismatch,
+            Self::Revoked(_) => Reason::PeerRevoked,
             Self::Certificate(_) => Reason::NoCertificate,
             Self::Timeout(Phase::Ping) | Self::Lost(_) => Reason::TunnelLost,
             Self::Timeout(_) => Reason::IdleTimeout,
@@ -107,6 +111,7 @@ impl HboneError {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
         match tls.and_then(peer_refused) {
             Some(refused) => Self::Peer(refused.clone()),
+            None if tls.is_some_and(peer_revoked) => Self::Revoked(error.to_string()),
             None => Self::Tls(error.to_string()),
         }
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use agent_identity::Certificate;
 use agent_model::Identity;
 use agent_net::NetnsCookie;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -182,6 +183,15 @@ impl Pool {
     /// way are given up.
     pub fn drop_source(&self, source: NetnsCookie) {
         self.close(source);
+    }
+
+    /// Ends the tunnels to peers whose certificates, leaf first, are `revoked`, as [`Self::drop_source`]
+    /// ends those of a removed pod; how many that were.
+    pub fn drop_revoked(&self, revoked: impl Fn(&[CertificateDer<'_>]) -> bool) -> usize {
+        let entries = self.shared.entries.borrow();
+        let tunnels = entries.values().flat_map(|entry| &entry.tunnels);
+        let dropped = tunnels.filter(|tunnel| revoked(tunnel.chain()));
+        dropped.map(|tunnel| tunnel.close(true)).count()
     }
 
     /// Ends every tunnel as its last stream ends. Dials under way go on for those who wait for

@@ -16,6 +16,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -47,9 +48,11 @@ pub async fn accept(
     // The verifier let nobody through without an identity.
     let peer = peer_identity(&session)
         .ok_or_else(|| HboneError::Tls("peer without an identity".to_owned()))?;
+    let chain = session.peer_certificates().unwrap_or_default().to_vec();
     let (transport, flusher) = Transport::new(tcp, session.into());
     Ok(Connection {
         peer,
+        chain,
         transport,
         flusher,
         settings,
@@ -59,6 +62,7 @@ pub async fn accept(
 /// A peer that proved its identity and has not spoken HTTP/2 yet.
 pub struct Connection {
     peer: Identity,
+    chain: Vec<CertificateDer<'static>>,
     transport: Transport,
     flusher: Flusher,
     settings: Rc<Settings>,
@@ -68,6 +72,11 @@ impl Connection {
     /// Who the peer is.
     pub fn peer(&self) -> &Identity {
         &self.peer
+    }
+
+    /// The certificates it showed, leaf first.
+    pub fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// Serves requests until the peer closes, breaks the protocol, or is silent for too long, and

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_model::Identity;
 use arc_swap::ArcSwap;
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -149,7 +150,9 @@ impl Certificates {
             return;
         }
         let before = told.replace(bundle.clone());
-        let mut fewer = before.is_some_and(|before| !bundle.includes(&before));
+        let mut fewer = before.is_some_and(|before| {
+            !bundle.includes(&before) || bundle.revocations() != before.revocations()
+        });
         for renewal in self.shared.renewals.load().values() {
             fewer |= renewal.retrust(bundle);
         }
@@ -160,15 +163,24 @@ impl Certificates {
         }
     }
 
-    /// Changes whenever a root is trusted no longer: connections whose peer was verified before
-    /// take no more streams then.
+    /// Changes whenever a root is trusted no longer, and with every change of the revocation lists:
+    /// connections whose peer was verified before take no more streams then, and those whose peer
+    /// is revoked ([`Self::revoke`]) end.
     pub fn withdrawals(&self) -> watch::Receiver<u64> {
         self.shared.trust.withdrawals.subscribe()
     }
 
-    /// [`Self::trust`] for what the control plane wrote: usable roots count, what is wrong with the
-    /// rest is kept for [`Self::trust_problems`]. An error when there is no usable root: the bundle
-    /// before stays.
+    /// True when a certificate of a peer's chain, leaf first, is on a revocation list.
+    pub fn revoke(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let told = self.shared.trust.lock();
+        let revocations = told.as_ref().map(TrustBundle::revocations);
+        revocations.is_some_and(|revocations| revocations.revoke(chain))
+    }
+
+    /// [`Self::trust`] for what the control plane wrote: usable roots and revocation lists count,
+    /// what is wrong with the rest is kept for [`Self::trust_problems`]. An error when there is no
+    /// usable root: the bundle before stays. When a list cannot be read, those before stay: nobody
+    /// is taken back in by accident.
     pub fn trust_text(&self, text: &[u8]) -> Result<TrustBundle, String> {
         let read = TrustBundle::read(text);
         let problems = match &read {
@@ -177,7 +189,12 @@ impl Certificates {
         };
         let slot = &self.shared.trust.problems;
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = problems;
-        let (bundle, _) = read?;
+        let (mut bundle, _) = read?;
+        if bundle.revocations().is_damaged()
+            && let Some(before) = self.trusted()
+        {
+            bundle = bundle.revoking(before.revocations().clone());
+        }
         self.trust(&bundle);
         Ok(bundle)
     }

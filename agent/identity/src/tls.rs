@@ -23,7 +23,7 @@ const ALPN: &[u8] = b"h2";
 pub fn server_config(certificate: &Certificate) -> Result<Arc<ServerConfig>, IdentityError> {
     certificate.server_config_or(|| {
         let verifier = ClientPeer::new(
-            certificate.trust().store(),
+            certificate.trust(),
             certificate.identity().trust_domain(),
             &provider(),
         )?;
@@ -47,7 +47,7 @@ pub fn client_config(
     certificate: &Certificate,
     expected: &[Identity],
 ) -> Result<Arc<ClientConfig>, IdentityError> {
-    let verifier = ServerPeer::new(certificate.trust().store(), expected.to_vec(), &provider());
+    let verifier = ServerPeer::new(certificate.trust(), expected.to_vec(), &provider());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -9,6 +9,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::Revocations;
 use crate::x509::{facts, parse_pem};
 
 /// A bundle of more bytes than this is refused unread.
@@ -26,6 +27,7 @@ pub struct TrustBundle {
     sha256: Arc<str>,
     roots: Arc<[TrustedRoot]>,
     store: Arc<RootCertStore>,
+    revocations: Revocations,
 }
 
 /// One root of a bundle.
@@ -49,12 +51,14 @@ impl TrustBundle {
             return Err(problem);
         }
         // Text outside of the certificates goes along: whoever gave the bundle wants it as it is.
-        bundle.pem = pem.into();
+        if bundle.revocations.is_empty() {
+            bundle.pem = pem.into();
+        }
         Ok(bundle)
     }
 
-    /// Reads what somebody else wrote: usable roots count, the others are named in the second part
-    /// of the answer. An error when there is no usable root, or far too much: whoever asks stays
+    /// Reads what somebody else wrote: usable roots and revocation lists count, the others are named
+    /// in the second part of the answer. An error when there is no usable root, or far too much: whoever asks stays
     /// with what it had.
     pub fn read(text: &[u8]) -> Result<(Self, Vec<String>), String> {
         if text.len() > MAX_BUNDLE_BYTES {
@@ -76,7 +80,25 @@ impl TrustBundle {
             let problem = problems.into_iter().next();
             return Err(problem.unwrap_or_else(|| "no PEM certificate in it".to_owned()));
         }
-        Ok((Self::of(roots), problems))
+        let (revocations, of_lists) = Revocations::read(&text);
+        problems.extend(of_lists);
+        Ok((Self::of(roots).revoking(revocations), problems))
+    }
+
+    /// These roots with other revocation lists.
+    pub fn revoking(mut self, revocations: Revocations) -> Self {
+        self.revocations = revocations;
+        self
+    }
+
+    /// Who of the issuers' certificates counts no longer.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Roots and revocation lists, as [`Self::read`] takes them.
+    pub fn text(&self) -> String {
+        format!("{}{}", self.pem, self.revocations.pem())
     }
 
     /// The bundle of these roots and those, each once, in that order.
@@ -87,7 +109,7 @@ impl TrustBundle {
                 roots.push(other.clone());
             }
         }
-        Self::of(roots)
+        Self::of(roots).revoking(self.revocations.clone())
     }
 
     /// True when every root of `other` is one of these.
@@ -95,7 +117,7 @@ impl TrustBundle {
         other.roots.iter().all(|root| self.roots.contains(root))
     }
 
-    /// PEM, one certificate after the other.
+    /// PEM of the roots, one certificate after the other.
     pub fn pem(&self) -> &str {
         &self.pem
     }
@@ -113,7 +135,10 @@ impl TrustBundle {
         if roots.len() == self.roots.len() {
             return Some(self.clone());
         }
-        (!roots.is_empty()).then(|| Self::of(roots.into_iter().cloned().collect()))
+        (!roots.is_empty()).then(|| {
+            let roots = Self::of(roots.into_iter().cloned().collect());
+            roots.revoking(self.revocations.clone())
+        })
     }
 
     /// The roots, at least one.
@@ -138,6 +163,7 @@ impl TrustBundle {
             pem: pem.into(),
             roots: roots.into(),
             store: Arc::new(store),
+            revocations: Revocations::default(),
         }
     }
 }
@@ -167,9 +193,9 @@ impl TrustedRoot {
 }
 
 impl PartialEq for TrustBundle {
-    /// The same roots in the same order, written the same way.
+    /// The same roots in the same order, written the same way, and the same revocation lists.
     fn eq(&self, other: &Self) -> bool {
-        self.pem == other.pem
+        self.pem == other.pem && self.revocations == other.revocations
     }
 }
 

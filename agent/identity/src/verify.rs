@@ -11,12 +11,13 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerIncompatible, RootCertStore, SignatureScheme,
+    PeerIncompatible, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::IdentityError;
+use crate::revocation::check_server;
 use crate::x509::{spiffe_identities, spiffe_identity};
+use crate::{IdentityError, TrustBundle};
 
 /// A peer whose certificate is valid but whose identity is not acceptable. The other end sees the
 /// TLS alert certificate_unknown.
@@ -48,6 +49,17 @@ pub fn peer_refused(error: &Error) -> Option<&PeerRefused> {
     other.downcast_ref()
 }
 
+/// True when a handshake ended because a certificate of the peer is on a revocation list, or
+/// because no list says that it is not.
+pub fn peer_revoked(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(
+            CertificateError::Revoked | CertificateError::UnknownRevocationStatus
+        ) | Error::InvalidCertRevocationList(_)
+    )
+}
+
 fn refuse(reason: PeerRefused) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }
@@ -60,15 +72,18 @@ pub(crate) struct ClientPeer {
 
 impl ClientPeer {
     pub(crate) fn new(
-        roots: &Arc<RootCertStore>,
+        trust: &TrustBundle,
         trust_domain: &str,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, IdentityError> {
-        let chain =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-                .clear_root_hint_subjects()
-                .build()
-                .map_err(|error| Error::General(error.to_string()))?;
+        let chain = WebPkiClientVerifier::builder_with_provider(
+            Arc::clone(trust.store()),
+            Arc::clone(provider),
+        )
+        .with_crls(trust.revocations().ders())
+        .clear_root_hint_subjects()
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
         Ok(Self {
             chain,
             trust_domain: trust_domain.to_owned(),
@@ -136,19 +151,19 @@ impl fmt::Debug for ClientPeer {
 
 /// What a client asks of its server.
 pub(crate) struct ServerPeer {
-    roots: Arc<RootCertStore>,
+    trust: TrustBundle,
     expected: Vec<Identity>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerPeer {
     pub(crate) fn new(
-        roots: &Arc<RootCertStore>,
+        trust: &TrustBundle,
         expected: Vec<Identity>,
         provider: &CryptoProvider,
     ) -> Self {
         Self {
-            roots: Arc::clone(roots),
+            trust: trust.clone(),
             expected,
             algorithms: provider.signature_verification_algorithms,
         }
@@ -167,11 +182,12 @@ impl ServerCertVerifier for ServerPeer {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
-            &self.roots,
+            self.trust.store(),
             intermediates,
             now,
             self.algorithms.all,
         )?;
+        check_server(&self.trust, end_entity, intermediates, now)?;
         let presented = spiffe_identities(end_entity);
         if presented
             .iter()

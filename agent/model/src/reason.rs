@@ -74,6 +74,8 @@ pub enum Reason {
     TlsFailed,
     /// The peer's certificate is valid but is not the expected workload's.
     PeerIdentityMismatch,
+    /// The peer's certificate is on a revocation list, or no list says that it is not.
+    PeerRevoked,
     /// No valid certificate for the local workload; the certificate service did not issue one.
     NoCertificate,
     /// The HTTP/2 session failed; the log has the error.
@@ -119,6 +121,7 @@ impl Reason {
         Self::ConnectFailed,
         Self::TlsFailed,
         Self::PeerIdentityMismatch,
+        Self::PeerRevoked,
         Self::NoCertificate,
         Self::H2Failed,
         Self::TunnelLost,
@@ -155,6 +158,7 @@ impl Reason {
             Self::ConnectFailed => "connect-failed",
             Self::TlsFailed => "tls-failed",
             Self::PeerIdentityMismatch => "peer-identity-mismatch",
+            Self::PeerRevoked => "peer-revoked",
             Self::NoCertificate => "no-certificate",
             Self::H2Failed => "h2-failed",
             Self::TunnelLost => "tunnel-lost",
@@ -199,7 +203,9 @@ impl Reason {
             | Self::PodRemoved
             | Self::LimitExceeded
             | Self::Internal => Fault::Node,
-            Self::PeerIdentityMismatch | Self::NoCertificate => Fault::Certificate,
+            Self::PeerIdentityMismatch | Self::PeerRevoked | Self::NoCertificate => {
+                Fault::Certificate
+            }
         }
     }
 }

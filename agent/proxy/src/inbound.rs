@@ -16,6 +16,7 @@ use agent_state::resolve::{self, AuthorityRef, Inbound};
 use agent_telemetry::{Direction, Ends, Record};
 use http::StatusCode;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::accept::Accepted;
 use crate::connections::{Admitted, Facts};
@@ -47,6 +48,7 @@ async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal>
     let _slot = pod.admit_tunnel()?;
     let (peer, local) = (accepted.peer, accepted.local);
     let mut withdrawals = pod.worker.mesh.certificates.withdrawals();
+    let revocations = withdrawals.clone();
     let session = tokio::select! {
         session = handshake(pod, accepted.stream) => session?,
         refusal = pod.ended() => return Err(refusal),
@@ -79,10 +81,28 @@ async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal>
         tokio::time::sleep(FAREWELL).await;
         refusal
     };
+    let chain = session.peer_chain().to_vec();
+    let certificates = &pod.worker.mesh.certificates;
+    let revoked = until_revoked(revocations, || certificates.revoke(&chain));
     tokio::select! {
         served = session.serve(on_request, no_more) => served.map_err(Refusal::from),
         refusal = cut => Err(refusal),
+        refusal = revoked => Err(refusal),
     }
+}
+
+/// Completes when the peer is revoked by a list that came after `changes` began.
+async fn until_revoked(
+    mut changes: watch::Receiver<u64>,
+    is_revoked: impl Fn() -> bool,
+) -> Refusal {
+    while changes.changed().await.is_ok() {
+        if is_revoked() {
+            return Refusal::new(Reason::PeerRevoked, "it is on a revocation list".to_owned());
+        }
+    }
+    // Nobody tells of lists any more: the agent ends.
+    std::future::pending().await
 }
 
 /// TLS, when this pod has a turn and a certificate.

@@ -264,6 +264,7 @@ fn is_worth_another(reason: Reason) -> bool {
             | Reason::ConnectFailed
             | Reason::TlsFailed
             | Reason::PeerIdentityMismatch
+            | Reason::PeerRevoked
             | Reason::H2Failed
             | Reason::TunnelLost
             | Reason::PeerRejected

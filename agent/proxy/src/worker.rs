@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use agent_datapath::{EnrolledPod, PodSink};
 use agent_hbone::{Pool, PoolStats, Settings};
+use agent_model::Reason;
 use agent_net::NetnsCookie;
 use agent_net::drain::{self, Drain, Watcher};
 use agent_net::tasks::spawn_local;
@@ -319,6 +320,8 @@ impl Worker {
         });
         let changes = worker.mesh.state.changed();
         spawn_local(recheck_on_change(Rc::downgrade(&worker), changes));
+        let withdrawals = worker.mesh.certificates.withdrawals();
+        spawn_local(drop_revoked_on_change(Rc::downgrade(&worker), withdrawals));
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Stop { deadline, done } => {
@@ -512,6 +515,22 @@ impl Worker {
 
 /// Live connections are decided again on every change of the mesh, for as long as there is a
 /// worker.
+/// Ends the tunnels to peers that a new revocation list names.
+async fn drop_revoked_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        let Some(worker) = worker.upgrade() else {
+            return;
+        };
+        let certificates = &worker.mesh.certificates;
+        let dropped = worker
+            .tunnels
+            .drop_revoked(|chain| certificates.revoke(chain));
+        if dropped > 0 {
+            tracing::warn!(dropped, reason = %Reason::PeerRevoked, "tunnels to revoked peers ended");
+        }
+    }
+}
+
 async fn recheck_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
     let mut grace = Grace::default();
     loop {

@@ -188,7 +188,7 @@ async fn tell(
             && told_trust.as_ref() != Some(&bundle)
         {
             let wire = TrustBundle {
-                pem: bundle.pem().to_owned(),
+                pem: bundle.text(),
                 sha256: bundle.sha256().to_owned(),
             };
             let message = control_message::Message::TrustBundle(trust_to_wire(&wire));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_identity::{Authority, NewRoot, TrustBundle};
+use agent_identity::{Authority, MAX_BUNDLE_BYTES, NewRoot, Revocations, TrustBundle};
 use agent_net::drain;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -62,7 +62,7 @@ impl Acknowledgements {
 pub(crate) struct Shown(Arc<Mutex<Value>>);
 
 impl Shown {
-    /// `source`, `stage`, `bundle` (hash), `roots` (each with fingerprint, subject, end of
+    /// `source`, `stage`, `bundle` (hash), `revocationLists` (how many), `roots` (each with fingerprint, subject, end of
     /// validity, role), `unacknowledged` (nodes; null when that is not known), `problem`.
     pub(crate) fn json(&self) -> Value {
         self.0
@@ -81,6 +81,9 @@ pub(crate) struct Keeper {
     shown: Shown,
     /// Where nodes of this machine read the roots, outside of a cluster.
     root_file: Option<PathBuf>,
+    /// Where the issuers' revocation lists are put.
+    crl: Option<PathBuf>,
+    revocations: Revocations,
     trust_domain: String,
     problem: Option<String>,
 }
@@ -107,11 +110,23 @@ impl Keeper {
             published: watch::Sender::new(bundle),
             shown: Shown::default(),
             root_file,
+            crl: None,
+            revocations: Revocations::default(),
             trust_domain: trust_domain.to_owned(),
             problem: None,
         };
         keeper.show(Some(&[]));
         Ok(keeper)
+    }
+
+    /// Reads the issuers' revocation lists from `crl`, now and whenever they change. An error when
+    /// they cannot be read: to begin without them would be to take the revoked back in.
+    pub(crate) fn with_crl(mut self, crl: PathBuf) -> Result<Self, ControlError> {
+        self.crl = Some(crl);
+        self.reread_crl().map_err(ControlError::RevocationList)?;
+        self.publish();
+        self.show(Some(&[]));
+        Ok(self)
     }
 
     /// What signs.
@@ -181,6 +196,7 @@ impl Keeper {
             (Ok(()), true) => self.origin.remember(&self.rotation.bundle()).await,
             (outcome, _) => outcome,
         };
+        let outcome = outcome.and(self.reread_crl());
         self.publish();
         self.note(outcome.err());
         let known = self.rotation.acknowledging(now, wall);
@@ -231,9 +247,23 @@ impl Keeper {
         Ok(())
     }
 
+    /// Takes revocation lists that have changed. What cannot be read takes nothing back.
+    fn reread_crl(&mut self) -> Result<(), String> {
+        let Some(file) = &self.crl else {
+            return Ok(());
+        };
+        let read = read_crl(file)?;
+        if read != self.revocations {
+            info!(target: "trust", lists = read.len(), "revocation lists changed");
+            self.revocations = read;
+        }
+        Ok(())
+    }
+
     /// Makes signatures and the bundle those of the moment.
     fn publish(&mut self) {
-        let (signer, bundle) = (self.rotation.active(), self.rotation.bundle());
+        let signer = self.rotation.active();
+        let bundle = self.rotation.bundle().revoking(self.revocations.clone());
         let signs = Arc::ptr_eq(signer, &self.authority.signer());
         if signs && self.authority.bundle() == bundle {
             return;
@@ -284,6 +314,7 @@ impl Keeper {
             "source": self.origin.name(),
             "stage": self.rotation.stage().as_str(),
             "bundle": bundle.sha256(),
+            "revocationLists": self.revocations.len(),
             "roots": roots.collect::<Vec<_>>(),
             "issuerNotAfter": unix_seconds(self.rotation.active().not_after()),
             "unacknowledged": behind.map(|behind| &behind[..behind.len().min(MAX_LISTED)]),
@@ -310,6 +341,19 @@ fn behind(nodes: &Hashes, known: &[Arc<str>]) -> Vec<Arc<str>> {
         .iter()
         .filter(|(_, hashes)| !hashes.iter().all(is_known));
     behind.map(|(node, _)| Arc::clone(node)).collect()
+}
+
+fn read_crl(file: &Path) -> Result<Revocations, String> {
+    let named = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
+    let size = fs::metadata(file).map_err(|error| named(&error))?.len();
+    if size > MAX_BUNDLE_BYTES as u64 / 2 {
+        return Err(named(&format!(
+            "larger than {} bytes",
+            MAX_BUNDLE_BYTES / 2
+        )));
+    }
+    let text = fs::read_to_string(file).map_err(|error| named(&error))?;
+    Revocations::parse(&text).map_err(|problem| named(&problem))
 }
 
 /// In one step, so that a node never reads half of it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_identity::{client_config, dummy_server_name};
 use bytes::Bytes;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -43,13 +44,13 @@ pub(super) async fn establish(
     let tcp = dial
         .await
         .map_err(|error| HboneError::Dial(Arc::new(error)))?;
-    let (transport, flusher) = handshake(target, tcp, settings).await?;
+    let (transport, flusher, chain) = handshake(target, tcp, settings).await?;
     let (send, connection) = builder(settings)
         .handshake::<_, Bytes>(transport)
         .await
         .map_err(|error| HboneError::from_h2(&error))?;
     flusher.take_over();
-    let tunnel = Tunnel::new(send);
+    let tunnel = Tunnel::new(send, chain);
     let driver = Driver::new(connection, flusher, Rc::clone(&tunnel), settings);
     Ok(Established { tunnel, driver })
 }
@@ -58,7 +59,7 @@ async fn handshake(
     target: &Target,
     tcp: TcpStream,
     settings: &Settings,
-) -> Result<(Transport, Flusher), HboneError> {
+) -> Result<(Transport, Flusher, Vec<CertificateDer<'static>>), HboneError> {
     let config = client_config(&target.certificate, &target.key.expected)
         .map_err(|error| HboneError::Certificate(Arc::new(error)))?;
     let connect = TlsConnector::from(config).connect(dummy_server_name(), tcp);
@@ -67,7 +68,9 @@ async fn handshake(
         .map_err(|_| HboneError::Timeout(Phase::Handshake))?
         .map_err(|error| HboneError::from_tls(&error))?;
     let (tcp, session) = stream.into_inner();
-    Ok(Transport::new(tcp, session.into()))
+    let chain = session.peer_certificates().unwrap_or_default().to_vec();
+    let (transport, flusher) = Transport::new(tcp, session.into());
+    Ok((transport, flusher, chain))
 }
 
 fn builder(settings: &Settings) -> h2::client::Builder {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::StatusCode;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -26,21 +27,28 @@ pub(super) struct Tunnel {
     /// Gone once no new streams may be opened; HTTP/2 then closes after the last stream.
     send: RefCell<Option<SendRequest<Bytes>>>,
     load: Rc<Load>,
+    /// What the peer showed, leaf first.
+    chain: Vec<CertificateDer<'static>>,
     /// The connection is dropped after the grace even when streams are left.
     expire: Notify,
 }
 
 impl Tunnel {
-    pub(super) fn new(send: SendRequest<Bytes>) -> Rc<Self> {
+    pub(super) fn new(send: SendRequest<Bytes>, chain: Vec<CertificateDer<'static>>) -> Rc<Self> {
         Rc::new(Self {
             send: RefCell::new(Some(send)),
             load: Load::new(),
+            chain,
             expire: Notify::new(),
         })
     }
 
     pub(super) fn streams(&self) -> usize {
         self.load.streams()
+    }
+
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     pub(super) fn is_open(&self) -> bool {

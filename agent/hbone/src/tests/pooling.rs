@@ -403,6 +403,32 @@ fn f_25_a_tunnel_to_a_server_of_a_withdrawn_root_takes_no_new_stream() {
 }
 
 #[test]
+fn f_27_a_tunnel_to_a_revoked_peer_ends_with_its_streams() {
+    worker(async {
+        let server = Server::start(echo).await;
+        let pool = pool();
+        let own = certificate("client");
+        let dial = to(server.address);
+        let mut stream = pool
+            .open(&server.target(&own), &request(), dial)
+            .await
+            .unwrap();
+        ping(&mut stream, "before").await;
+        assert_eq!(pool.drop_revoked(|chain| chain.len() > 100), 0);
+        ping(&mut stream, "others are revoked").await;
+        // The peer showed its leaf and was verified by it.
+        let is_server = |chain: &[rustls::pki_types::CertificateDer<'_>]| {
+            agent_identity::spiffe_identity(&chain[0]) == Some(identity("server"))
+        };
+        assert_eq!(pool.drop_revoked(is_server), 1);
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read.read(usize::MAX));
+        assert!(end.await.expect("the stream lives on").is_err());
+        settle().await;
+        assert_eq!(pool.stats().tunnels, 0);
+    });
+}
+
+#[test]
 fn certificates_renewed_under_use_fail_no_stream() {
     worker(async {
         let authority = Arc::new(Authority::in_memory("cluster.local", SystemTime::now()).unwrap());

@@ -80,7 +80,9 @@ impl From<Reason> for Flag {
             | Reason::PolicyUnknown
             | Reason::PolicyChanged
             | Reason::PeerDenied => Self::Deny,
-            Reason::TlsFailed | Reason::PeerIdentityMismatch => Self::TlsFailure,
+            Reason::TlsFailed | Reason::PeerIdentityMismatch | Reason::PeerRevoked => {
+                Self::TlsFailure
+            }
             Reason::H2Failed => Self::H2HandshakeFailure,
             Reason::ConnectTimeout => Self::NetworkPolicy,
             Reason::NoCertificate => Self::IdentityError,

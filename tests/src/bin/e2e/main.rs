@@ -16,6 +16,7 @@ mod on_demand;
 mod policy;
 mod privilege;
 mod protocol;
+mod revocation;
 mod scale;
 mod scene;
 mod services;
@@ -130,6 +131,7 @@ const GROUPS: &[&[Case]] = &[
     kubernetes::uninstall::CASES,
     privilege::CASES,
     trust::CASES,
+    revocation::CASES,
     scale::CASES,
     demo::CASES,
 ];

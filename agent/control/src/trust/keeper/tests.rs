@@ -162,3 +162,47 @@ fn a_root_that_is_kept_is_written_once() {
     let signer: Arc<Signer> = keeper.authority().signer();
     assert_eq!(signer.roots(), &*keeper.bundle().borrow());
 }
+
+/// An empty revocation list of somebody.
+const LIST: &str = "\
+-----BEGIN X509 CRL-----
+MIGnMFACAQEwCgYIKoZIzj0EAwIwDzENMAsGA1UEAwwEcm9vdBcNMjYxMTIxMTgx
+MjM3WhgPMjEyNjEwMjgxODEyMzdaoA4wDDAKBgNVHRQEAwIBATAKBggqhkjOPQQD
+AgNHADBEAiAxmFqx4mr9hrm97MhLDxNitdRvD0txLlzUJbGJpS3qAAIgWeHXSV54
+Ub1JhEwEGTBYq5J+VCc+R5CYLo3hfSNvEcA=
+-----END X509 CRL-----
+";
+
+#[tokio::test]
+async fn f_27_revocation_lists_reach_the_nodes_and_a_bad_file_takes_none_back() {
+    let (folder, root) = (Folder::new(), root());
+    folder.put(&root);
+    let file = folder.0.join("crl");
+    fs::write(&file, LIST).unwrap();
+    let mut keeper = folder.keeper().with_crl(file.clone()).unwrap();
+    let bundle = keeper.bundle();
+    assert_eq!(
+        bundle.borrow().text(),
+        format!("{}{LIST}", root.certificate)
+    );
+    // Who only wants roots gets them alone.
+    assert_eq!(bundle.borrow().pem(), root.certificate);
+    assert_eq!(keeper.shown().json()["revocationLists"], 1);
+    let now = (Instant::now(), SystemTime::now());
+    for bad in [Some("no list"), None] {
+        match bad {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        keeper.look(Some(&using(&[])), true, now).await;
+        let problem = keeper.shown().json()["problem"].to_string();
+        assert!(problem.contains("crl"), "{problem}");
+        assert_eq!(bundle.borrow().revocations().len(), 1);
+    }
+    fs::write(&file, LIST.repeat(2)).unwrap();
+    keeper.look(Some(&using(&[])), true, now).await;
+    assert_eq!(keeper.shown().json()["problem"], Value::Null);
+    assert_eq!(bundle.borrow().revocations().len(), 2);
+    fs::remove_file(&file).unwrap();
+    assert!(folder.keeper().with_crl(file).is_err());
+}

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::revocation::tests::{ca, leaf, list};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -222,4 +223,32 @@ async fn f_26_what_the_control_plane_tells_is_taken_as_far_as_it_goes() {
     assert_eq!(now.trust().roots(), certificate.trust().roots());
     world.cache.trust_text(own.pem().as_bytes()).unwrap();
     assert!(world.cache.trust_problems().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f_27_who_is_revoked_is_told_to_those_who_serve_and_stays_so() {
+    let world = World::new(DAY);
+    let issuer = ca("root", 1, None);
+    let (web, cache) = ([leaf(&issuer, 7)], [leaf(&issuer, 8)]);
+    let certificates = &world.cache;
+    let mut withdrawals = certificates.withdrawals();
+    let root = world.ca.authority.bundle().pem().to_owned();
+    certificates.trust_text(root.as_bytes()).unwrap();
+    assert!(!certificates.revoke(&web));
+    assert!(!withdrawals.has_changed().unwrap());
+    let revoked = format!("{root}{}", list(&issuer, &[7]));
+    certificates.trust_text(revoked.as_bytes()).unwrap();
+    assert!(withdrawals.has_changed().unwrap());
+    withdrawals.mark_unchanged();
+    assert!(certificates.revoke(&web));
+    assert!(!certificates.revoke(&cache));
+    // The same once more is no news.
+    certificates.trust_text(revoked.as_bytes()).unwrap();
+    assert!(!withdrawals.has_changed().unwrap());
+    let damaged = revoked.replace("-----END X509 CRL-----", "");
+    certificates.trust_text(damaged.as_bytes()).unwrap();
+    assert_eq!(certificates.trust_problems().len(), 1);
+    assert!(certificates.revoke(&web), "taken back in by accident");
+    certificates.trust_text(root.as_bytes()).unwrap();
+    assert!(!certificates.revoke(&web));
 }
