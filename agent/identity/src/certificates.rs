@@ -150,9 +150,9 @@ impl Certificates {
             return;
         }
         let before = told.replace(bundle.clone());
-        let mut fewer = before.is_some_and(|before| {
-            !bundle.includes(&before) || bundle.revocations() != before.revocations()
-        });
+        let lists = |bundle: &TrustBundle| bundle.revocations().clone();
+        let relisted = before.as_ref().map(lists).unwrap_or_default() != *bundle.revocations();
+        let mut fewer = before.is_some_and(|before| !bundle.includes(&before));
         for renewal in self.shared.renewals.load().values() {
             fewer |= renewal.retrust(bundle);
         }
@@ -161,13 +161,22 @@ impl Certificates {
             let withdrawals = &self.shared.trust.withdrawals;
             withdrawals.send_modify(|count| *count += 1);
         }
+        if relisted {
+            let revocations = &self.shared.trust.revocations;
+            revocations.send_modify(|count| *count += 1);
+        }
     }
 
-    /// Changes whenever a root is trusted no longer, and with every change of the revocation lists:
-    /// connections whose peer was verified before take no more streams then, and those whose peer
-    /// is revoked ([`Self::revoke`]) end.
+    /// Changes whenever a root is trusted no longer: connections whose peer was verified before
+    /// take no more streams then.
     pub fn withdrawals(&self) -> watch::Receiver<u64> {
         self.shared.trust.withdrawals.subscribe()
+    }
+
+    /// Changes with the revocation lists: connections whose peer is revoked now ([`Self::revoke`])
+    /// end then.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.shared.trust.revocations.subscribe()
     }
 
     /// True when a certificate of a peer's chain, leaf first, is on a revocation list.

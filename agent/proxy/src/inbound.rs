@@ -48,7 +48,7 @@ async fn serve_tunnel(pod: &LocalPod, accepted: Accepted) -> Result<(), Refusal>
     let _slot = pod.admit_tunnel()?;
     let (peer, local) = (accepted.peer, accepted.local);
     let mut withdrawals = pod.worker.mesh.certificates.withdrawals();
-    let revocations = withdrawals.clone();
+    let revocations = pod.worker.mesh.certificates.revocations();
     let session = tokio::select! {
         session = handshake(pod, accepted.stream) => session?,
         refusal = pod.ended() => return Err(refusal),

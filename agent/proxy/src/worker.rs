@@ -320,8 +320,8 @@ impl Worker {
         });
         let changes = worker.mesh.state.changed();
         spawn_local(recheck_on_change(Rc::downgrade(&worker), changes));
-        let withdrawals = worker.mesh.certificates.withdrawals();
-        spawn_local(drop_revoked_on_change(Rc::downgrade(&worker), withdrawals));
+        let revocations = worker.mesh.certificates.revocations();
+        spawn_local(drop_revoked_on_change(Rc::downgrade(&worker), revocations));
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Stop { deadline, done } => {

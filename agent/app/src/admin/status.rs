@@ -117,6 +117,8 @@ pub(crate) struct TrustView {
     pub(crate) bundle: Option<String>,
     /// SHA-256 of each root, lower-case hexadecimal.
     pub(crate) roots: Vec<String>,
+    /// Revocation lists in force.
+    pub(crate) revocation_lists: usize,
     /// What is wrong with the bundle that was told last.
     pub(crate) problems: Vec<String>,
 }

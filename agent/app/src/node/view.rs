@@ -192,6 +192,9 @@ impl NodeView {
                 .iter()
                 .map(|root| root.fingerprint.to_string())
                 .collect(),
+            revocation_lists: bundle
+                .as_ref()
+                .map_or(0, |bundle| bundle.revocations().len()),
             bundle: bundle.as_ref().map(|bundle| bundle.sha256().to_owned()),
             problems: self.certificates.trust_problems(),
         }

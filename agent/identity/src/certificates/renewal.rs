@@ -28,6 +28,8 @@ pub(super) struct Trust {
     pub(super) problems: Mutex<Vec<String>>,
     /// Counts the times a root was trusted no longer.
     pub(super) withdrawals: watch::Sender<u64>,
+    /// Counts the changes of the revocation lists.
+    pub(super) revocations: watch::Sender<u64>,
 }
 
 impl Trust {

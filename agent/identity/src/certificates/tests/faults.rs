@@ -231,19 +231,21 @@ async fn f_27_who_is_revoked_is_told_to_those_who_serve_and_stays_so() {
     let issuer = ca("root", 1, None);
     let (web, cache) = ([leaf(&issuer, 7)], [leaf(&issuer, 8)]);
     let certificates = &world.cache;
-    let mut withdrawals = certificates.withdrawals();
+    let (withdrawals, mut changes) = (certificates.withdrawals(), certificates.revocations());
     let root = world.ca.authority.bundle().pem().to_owned();
     certificates.trust_text(root.as_bytes()).unwrap();
     assert!(!certificates.revoke(&web));
-    assert!(!withdrawals.has_changed().unwrap());
+    assert!(!changes.has_changed().unwrap());
     let revoked = format!("{root}{}", list(&issuer, &[7]));
     certificates.trust_text(revoked.as_bytes()).unwrap();
-    assert!(withdrawals.has_changed().unwrap());
-    withdrawals.mark_unchanged();
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
     assert!(certificates.revoke(&web));
     assert!(!certificates.revoke(&cache));
     // The same once more is no news.
     certificates.trust_text(revoked.as_bytes()).unwrap();
+    assert!(!changes.has_changed().unwrap());
+    // Tunnels to everybody else stay as they are.
     assert!(!withdrawals.has_changed().unwrap());
     let damaged = revoked.replace("-----END X509 CRL-----", "");
     certificates.trust_text(damaged.as_bytes()).unwrap();
