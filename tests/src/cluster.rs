@@ -319,6 +319,26 @@ impl Cluster {
         })
     }
 
+    /// Waits until every running agent has its streams with the control plane: one that a case
+    /// before has cut comes back some time later.
+    pub fn wait_connected(&self) -> Result<()> {
+        let control = self.control()?;
+        poll::until("agents connected", Duration::from_secs(20), || {
+            let told = control.status()?;
+            let nodes: Vec<_> = told["nodes"].as_array().into_iter().flatten().collect();
+            for (name, agent) in self.running_agents() {
+                let own = agent.status()?;
+                ensure!(own["controlPlane"]["connected"] == true, "{name}: no xDS");
+                let attached = nodes.iter().any(|node| {
+                    node["node"] == *name
+                        && node["agents"].as_array().is_some_and(|a| !a.is_empty())
+                });
+                ensure!(attached, "{name} is not attached: {}", told["nodes"]);
+            }
+            Ok(())
+        })
+    }
+
     fn running_agents(&self) -> impl Iterator<Item = (String, &Agent)> {
         let nodes = self.nodes.iter();
         let agents = nodes.filter_map(|node| Some((node.name(), node.agent_if_any()?)));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::cni::CniError;
 use tests::server::{Behaviour, Server};
 use tests::traffic::must_serve;
@@ -79,7 +79,7 @@ fn lies(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn refused(result: Result<serde_json::Value>) -> Result<CniError> {
+fn refused(result: Result<Value>) -> Result<CniError> {
     match result {
         Ok(value) => anyhow::bail!("ADD succeeded with {value}"),
         Err(error) => error
@@ -180,10 +180,12 @@ fn installed() -> Result<()> {
         .settings()
         .directory
         .join("state/meshed-namespaces.json");
-    fs::write(
-        &list,
-        json!({"schema": 1, "namespaces": [MESHED]}).to_string(),
-    )?;
+    let is_listed = || -> Result<()> {
+        let told: Value = serde_json::from_slice(&fs::read(&list)?)?;
+        ensure!(told["namespaces"] == json!([MESHED]), "{told}");
+        Ok(())
+    };
+    poll::until("the namespace listed", LIMIT, is_listed)?;
     agent.stop()?;
     agent.change(|settings| {
         let flags = [("--cni-bin-dir", &bin), ("--cni-conf-dir", &conf)];
@@ -211,6 +213,7 @@ fn installed() -> Result<()> {
         ensure!(!lone.exists(), "the lone plugin comes first again");
         is_chained()
     })?;
+    poll::until("the namespace still listed", LIMIT, is_listed)?;
     agent.stop()?;
     let error = refused(chain()?.call_last("ADD", pod.sandbox(), &pod.ips()))?;
     ensure!(error.code == TRY_AGAIN_LATER, "{error}");

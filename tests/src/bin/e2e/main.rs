@@ -224,7 +224,10 @@ fn judge(name: &'static str, cluster: &Cluster, run: fn(&Cluster) -> Result<()>)
         agent.forget_log();
     }
     let start = Instant::now();
-    let (took, result) = match Baseline::take(cluster) {
+    let baseline = cluster
+        .wait_connected()
+        .and_then(|()| Baseline::take(cluster));
+    let (took, result) = match baseline {
         Ok(baseline) => {
             let result = run(cluster);
             let took = start.elapsed();
