@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use rustls::{CertificateError, Error};
+use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use webpki::{
     CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder,
 };
 
-use crate::{TrustBundle, provider};
+use crate::provider;
 
 /// More lists than this are refused.
 const MAX_LISTS: usize = 64;
@@ -17,7 +17,7 @@ const MAX_LISTS: usize = 64;
 const BEGIN: &str = "-----BEGIN X509 CRL-----";
 const END: &str = "-----END X509 CRL-----";
 
-/// Revocation lists of the issuers of a [`TrustBundle`]. While there is one, every certificate of a
+/// Revocation lists of the issuers of a trust bundle. While there is one, every certificate of a
 /// peer's chain needs the list of its issuer: whose status is unknown is refused. A list whose
 /// `nextUpdate` has passed still counts, as no news takes nothing back.
 #[derive(Clone, Default)]
@@ -117,17 +117,13 @@ impl Revocations {
 /// Checks the revocation of a server's chain, which rustls does for names only. The chain is known
 /// to be valid otherwise.
 pub(crate) fn check_server(
-    trust: &TrustBundle,
+    revocations: &Revocations,
+    roots: &RootCertStore,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     now: UnixTime,
 ) -> Result<(), Error> {
-    let lists: Vec<_> = trust
-        .revocations()
-        .lists
-        .iter()
-        .map(|list| &list.parsed)
-        .collect();
+    let lists: Vec<_> = revocations.lists.iter().map(|list| &list.parsed).collect();
     // An error is that there is no list.
     let Ok(options) = RevocationOptionsBuilder::new(&lists) else {
         return Ok(());
@@ -136,7 +132,7 @@ pub(crate) fn check_server(
     let verified = EndEntityCert::try_from(leaf).and_then(|leaf| {
         leaf.verify_for_usage(
             algorithms.all,
-            &trust.store().roots,
+            &roots.roots,
             intermediates,
             now,
             KeyUsage::server_auth(),

@@ -187,7 +187,8 @@ impl ServerCertVerifier for ServerPeer {
             now,
             self.algorithms.all,
         )?;
-        check_server(&self.trust, end_entity, intermediates, now)?;
+        let (lists, roots) = (self.trust.revocations(), self.trust.store());
+        check_server(lists, roots, end_entity, intermediates, now)?;
         let presented = spiffe_identities(end_entity);
         if presented
             .iter()

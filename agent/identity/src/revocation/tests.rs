@@ -11,8 +11,8 @@ use rustls::server::danger::ClientCertVerifier;
 use time::OffsetDateTime;
 
 use super::*;
-use crate::dummy_server_name;
 use crate::verify::{ClientPeer, ServerPeer};
+use crate::{TrustBundle, dummy_server_name};
 
 const WEB: u64 = 1001;
 const CACHE: u64 = 1002;
