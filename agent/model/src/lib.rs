@@ -5,6 +5,7 @@
 
 mod authorization;
 mod enrolment;
+pub mod gateway;
 mod identity;
 mod mesh;
 mod reason;
