@@ -3,6 +3,8 @@
 //! Data only. No I/O, no clocks, no wire formats: every other room speaks in these types, and
 //! conversions from protobuf or Kubernetes objects live at the edge that receives them.
 
+pub mod access;
+pub mod authentication;
 mod authorization;
 mod enrolment;
 pub mod gateway;
