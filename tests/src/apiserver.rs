@@ -299,6 +299,12 @@ impl ApiServer {
         self.shared.signals.stalled.send_replace(on);
     }
 
+    /// Every watch that runs now says nothing any more, for ever, and stays connected, as behind
+    /// a firewall that has forgotten the connection. Watches that begin later are not concerned.
+    pub fn silence_watches(&self) {
+        self.shared.signals.silenced.send_replace(true);
+    }
+
     /// Every watch sends a bookmark now.
     pub fn bookmark(&self) {
         self.shared
@@ -338,10 +344,11 @@ impl ApiServer {
         self.shared.signals.hurry.send_modify(|count| *count += 1);
     }
 
-    /// Ends refusals, latency and stalls.
+    /// Ends refusals, latency and stalls, and the watches that have fallen silent.
     pub fn clear_faults(&self) {
         self.shared.faults().clear();
         self.stall_watches(false);
+        self.shared.signals.silenced.send_replace(false);
         self.shared.signals.hurry.send_modify(|count| *count += 1);
     }
 

@@ -305,9 +305,9 @@ async fn what_happened_behind_an_expired_version_is_found_out() {
     }
 }
 
-/// F-15: the state outlives the API server, for nodes that come anew too.
+/// For nodes that come anew too.
 #[tokio::test]
-async fn the_last_state_outlives_the_api_server() {
+async fn f_15_the_last_state_outlives_the_api_server() {
     let api = ApiServer::start().unwrap();
     api.put(PODS).unwrap();
     let world = World::start(&api).await;
@@ -330,9 +330,9 @@ async fn the_last_state_outlives_the_api_server() {
         .await;
 }
 
-/// F-16: until every kind is complete nodes are told nothing.
+/// Until every kind is complete nodes are told nothing.
 #[tokio::test]
-async fn half_a_state_is_told_to_nobody() {
+async fn f_16_half_a_state_is_told_to_nobody() {
     let api = ApiServer::start().unwrap();
     api.put(&format!("{PODS}---\n{POLICY}")).unwrap();
     let policies = "authorizationpolicies.security.istio.io";
@@ -356,6 +356,49 @@ async fn half_a_state_is_told_to_nobody() {
     api.clear_faults();
     node.knows_pods().await;
     assert!(node.seen.lock().unwrap().policies.contains("shop/p"));
+}
+
+/// The connections live, and nothing comes on any of them again. The clock is the test's: of the
+/// control plane and the node, not of the API server.
+#[tokio::test]
+async fn f_18_watches_that_are_silent_for_ever_are_given_up_within_a_minute() {
+    let api = ApiServer::start().unwrap();
+    api.put(&format!("{PODS}---\n{POLICY}")).unwrap();
+    let world = World::start(&api).await;
+    let node = world.node();
+    node.knows_pods().await;
+    let kinds = ["pods", "endpointslices.discovery.k8s.io"];
+    let asked = || kinds.map(|kind| api.count("watch", kind));
+    let before = asked();
+
+    api.silence_watches();
+    api.put(SLICE).unwrap();
+    api.remove(CACHE).unwrap();
+    // Longer than a watch lasts that is well: one that is told its end in time resumes at 45 s.
+    for seconds in [20, 20, 7] {
+        pass(Duration::from_secs(seconds)).await;
+        sleep(Duration::from_millis(150)).await;
+        assert_eq!(asked(), before, "they are not silent");
+        assert_eq!(node.seen.lock().unwrap().serves("web"), 0);
+    }
+    pass(Duration::from_secs(12)).await;
+    let what = "what nobody was told of";
+    node.until(what, |seen| {
+        seen.serves("web") == 1 && seen.names() == ["web"]
+    })
+    .await;
+    let removed = node.seen.lock().unwrap().removed.clone();
+    assert_eq!(removed, ["c1//Pod/shop/cache"], "nothing else went");
+    // Silence is a failure of the connection, not of the cluster: nothing was read anew.
+    assert_eq!(kinds.map(|kind| api.count("list", kind)), [0, 0]);
+    assert!(node.seen.lock().unwrap().policies.contains("shop/p"));
+}
+
+/// Time goes by at once for the control plane and the node.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 #[tokio::test]

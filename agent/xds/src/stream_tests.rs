@@ -213,7 +213,7 @@ async fn a_node_syncs_follows_and_reconnects() {
 }
 
 #[tokio::test]
-async fn an_impostor_gets_no_token() {
+async fn t_xds_1_an_impostor_gets_no_token() {
     let credentials = Credentials::new("impostor", "good-n1");
     let impostor = Credentials::new("impostor-2", "good-n1");
     let catalog = Arc::new(Published::default());
@@ -260,8 +260,80 @@ async fn f_25_the_file_of_roots_is_read_again_for_every_stream() {
     server.stop().await;
 }
 
+/// The connection lives, and nothing passes it any more.
 #[tokio::test]
-async fn a_token_never_goes_over_plaintext() {
+async fn f_18_a_stream_that_falls_silent_is_given_up_within_a_minute() {
+    let credentials = Credentials::new("silent", "good-n1");
+    let catalog = Arc::new(Published::default());
+    put(&catalog, "a");
+    let server = Running::start(&credentials, "127.0.0.1:0", &catalog).await;
+    let relay = Relay::start(server.address).await;
+    let seen = Seen::default();
+    let (status, mut current) = watch::channel(ClientStatus::default());
+    let (end, watcher) = drain::channel();
+    let config = credentials.client(relay.address);
+    let client = tokio::spawn(client::run(config, seen.clone(), status, watcher));
+    until(&mut current, |status| status.synced).await;
+
+    relay.silent.send_replace(true);
+    put(&catalog, "b");
+    for seconds in [29, 2] {
+        // First nothing, then the PING, which nobody answers.
+        pass(Duration::from_secs(seconds)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(current.borrow().connected, "given up too early");
+        assert_eq!(seen.uids(), ["a"], "it is not silent");
+    }
+    pass(Duration::from_secs(11)).await;
+    until(&mut current, |status| status.addresses == 2).await;
+    assert_eq!((current.borrow().failures, seen.uids().len()), (1, 2));
+    relay.silent.send_replace(false);
+
+    assert!(end.drain(PATIENCE).await, "the client ends when asked");
+    client.await.unwrap();
+    server.stop().await;
+}
+
+/// Time goes by at once for everybody in this test.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Passes bytes on, until those connections that it has fall silent.
+struct Relay {
+    address: SocketAddr,
+    silent: watch::Sender<bool>,
+}
+
+impl Relay {
+    async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = watch::Sender::new(false);
+        let signal = silent.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                let mut silenced = signal.subscribe();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = silenced.changed() => {
+                            // Until they are let go.
+                            let _ = silenced.changed().await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, silent }
+    }
+}
+
+#[tokio::test]
+async fn t_node_2_a_token_never_goes_over_plaintext() {
     let credentials = Credentials::new("plaintext", "good-n1");
     let mut config = credentials.client(SocketAddr::from(([127, 0, 0, 1], 9)));
     config.address = "http://127.0.0.1:9".to_owned();
@@ -305,10 +377,9 @@ async fn a_node_holds_only_so_many_streams() {
     server.stop().await;
 }
 
-/// T-XDS-2: what a node is, and so what it is sent unasked, goes by its token and by nothing that
-/// it says.
+/// What a node is, and so what it is sent unasked, goes by its token and by nothing that it says.
 #[tokio::test]
-async fn a_node_asks_by_name_and_is_no_other_node() {
+async fn t_xds_2_a_node_asks_by_name_and_is_no_other_node() {
     let credentials = Credentials::new("demand", "good-n1");
     let catalog = Arc::new(Published::default());
     let on_node = |uid: &str, node: &str, last: u8| Workload {
@@ -358,10 +429,10 @@ async fn a_node_asks_by_name_and_is_no_other_node() {
     server.stop().await;
 }
 
-/// F-15, F-16: with nobody to ask, what was written down counts; a server that has not read its
-/// source yet says nothing, and so takes nothing away.
+/// With nobody to ask, what was written down counts; a server that has not read its source yet
+/// says nothing, and so takes nothing away.
 #[tokio::test]
-async fn a_node_that_starts_in_an_outage_goes_on_with_what_was_written_down() {
+async fn f_15_f_16_a_node_that_starts_in_an_outage_goes_on_with_what_was_written_down() {
     let credentials = Credentials::new("saved", "good-n1");
     let file = credentials.dir.join("mesh");
     let (old, kept) = (workload("old"), workload("kept"));

@@ -18,7 +18,7 @@ use super::shared::Shared;
 /// |---|---|
 /// | `put` | body: manifests (YAML or JSON), taken as they are, status too |
 /// | `remove` | body: manifests; removes what they name at once |
-/// | `compact`, `bookmark`, `drop-watches`, `clear` | |
+/// | `compact`, `bookmark`, `drop-watches`, `silence`, `clear` | |
 /// | `stall`, `gone-as-status` | `on=true` or `false` |
 /// | `refuse` | `code`, `times`, perhaps `verb`, `resource` |
 /// | `latency`, `advance` | `ms` |
@@ -61,6 +61,9 @@ pub(super) fn control(
         "compact" => shared.world().store.compact(),
         "bookmark" => shared.signals.bookmark.send_modify(|count| *count += 1),
         "drop-watches" => shared.signals.drop_watches.send_modify(|count| *count += 1),
+        "silence" => {
+            shared.signals.silenced.send_replace(true);
+        }
         "stall" => {
             shared.signals.stalled.send_replace(query.flag("on"));
         }
@@ -68,6 +71,7 @@ pub(super) fn control(
         "clear" => {
             shared.faults().clear();
             shared.signals.stalled.send_replace(false);
+            shared.signals.silenced.send_replace(false);
             shared.signals.hurry.send_modify(|count| *count += 1);
         }
         "refuse" => {

@@ -31,6 +31,8 @@ pub(super) struct Signals {
     pub(super) drop_watches: watch::Sender<u64>,
     /// Watches say nothing.
     pub(super) stalled: watch::Sender<bool>,
+    /// Watches that run fall silent for good when this becomes true; false ends those.
+    pub(super) silenced: watch::Sender<bool>,
     /// Watches send a bookmark when this changes.
     pub(super) bookmark: watch::Sender<u64>,
     /// Requests that wait because of latency look at it again.
@@ -51,6 +53,7 @@ impl Shared {
                 listening: watch::Sender::new(false),
                 drop_watches: watch::Sender::new(0),
                 stalled: watch::Sender::new(false),
+                silenced: watch::Sender::new(false),
                 bookmark: watch::Sender::new(0),
                 hurry: watch::Sender::new(0),
                 stop: watch::Sender::new(false),

@@ -24,17 +24,35 @@ pub(super) type Pieces = mpsc::Sender<Result<Frame<Bytes>, Infallible>>;
 /// Runs a watch until its time is over, its client is gone, or a fault ends it.
 pub(super) async fn run(shared: Arc<Shared>, mut watch: Watch, pieces: Pieces) {
     let mut dropped = shared.signals.drop_watches.subscribe();
+    let mut silenced = shared.signals.silenced.subscribe();
     let id = shared.register();
     watch.id = id;
     let closed = pieces.clone();
     tokio::select! {
-        () = tell(&shared, &mut watch, &pieces) => {}
+        // Silence is before what happens after it.
+        biased;
+        () = fallen(&mut silenced) => tokio::select! {
+            _ = dropped.changed() => {}
+            () = closed.closed() => {}
+            _ = silenced.wait_for(|silenced| !silenced) => {}
+        },
         _ = dropped.changed() => {}
         () = closed.closed() => {}
+        () = tell(&shared, &mut watch, &pieces) => {}
     }
     shared.signals.watches.send_modify(|running| {
         running.remove(&id);
     });
+}
+
+/// Completes when the watches that run now fall silent; one that begins later is none of them.
+async fn fallen(silenced: &mut tokio::sync::watch::Receiver<bool>) {
+    while silenced.changed().await.is_ok() {
+        if *silenced.borrow_and_update() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn tell(shared: &Shared, watch: &mut Watch, pieces: &Pieces) {

@@ -254,10 +254,10 @@ fn written(at: SystemTime) -> Vec<u8> {
     save(kept.into_iter(), at - Duration::from_secs(60))
 }
 
-/// F-15: an agent that starts in an outage goes on with what was written down; what has changed
+/// An agent that starts in an outage goes on with what was written down; what has changed
 /// meanwhile the control plane says when it is back, and nothing goes before that.
 #[test]
-fn what_was_written_down_counts_until_the_control_plane_is_back() {
+fn f_15_what_was_written_down_counts_until_the_control_plane_is_back() {
     let now = SystemTime::now();
     let (mut session, mut notebook) = (session(), Notebook::default());
     assert_eq!(session.restored(), None);
@@ -293,7 +293,7 @@ fn what_was_written_down_counts_until_the_control_plane_is_back() {
 }
 
 #[test]
-fn what_is_old_or_damaged_does_not_count() {
+fn f_15_what_is_old_or_damaged_does_not_count() {
     let now = SystemTime::now();
     let good = written(now);
     let mut session = session();

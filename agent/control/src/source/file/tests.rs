@@ -489,7 +489,7 @@ fn bombs_are_errors_and_cheap() {
         ("tag", "apiVersion: !!binary x\nkind: !foo Pod\n".to_owned()),
     ];
     for (name, text) in cases {
-        let started = std::time::Instant::now();
+        let before = thread_time();
         let batch = OneFile::new(&text).1;
         assert!(batch.events.is_empty(), "{name}");
         assert!(!batch.problems.is_empty(), "{name}");
@@ -500,8 +500,20 @@ fn bombs_are_errors_and_cheap() {
                 .all(|problem| problem.message.len() < 600),
             "{name}"
         );
-        assert!(started.elapsed() < Duration::from_secs(5), "{name}");
+        let took = thread_time() - before;
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}");
     }
+}
+
+/// What this thread has worked so far; what others do on the machine is no cost of its.
+fn thread_time() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+    // After the name, which may be anything: user and system time, the 14th and 15th of all, in
+    // ticks of the hundredth of a second that Linux shows on every machine (proc(5)).
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 #[test]

@@ -339,9 +339,9 @@ async fn only_what_is_read_is_asked_for() {
     assert!(watch.contains("timeoutSeconds=45"), "{watch}");
 }
 
-/// F-18: the connection lives, and nothing comes on it.
+/// The connection lives, and nothing comes on it.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_stalls_is_given_up_within_a_minute() {
+async fn f_18_a_watch_that_stalls_is_given_up_within_a_minute() {
     let api = FakeApi::new();
     let mut running = Running::start(&api);
     running.batch().await;
