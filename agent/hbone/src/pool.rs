@@ -24,6 +24,9 @@ use crate::headers::ConnectRequest;
 use crate::{HboneError, Settings, TunnelStream};
 use tunnel::{Slot, Tunnel};
 
+/// Says whether a certificate of a peer's chain, leaf first, is on a revocation list now.
+type IsRevoked = Box<dyn Fn(&[CertificateDer<'_>]) -> bool>;
+
 /// The tunnels of one worker. Cheap to clone; lives on one thread. Needs to be used inside a
 /// `LocalSet`.
 #[derive(Clone)]
@@ -33,6 +36,7 @@ pub struct Pool {
 
 struct Shared {
     settings: Settings,
+    is_revoked: IsRevoked,
     entries: RefCell<HashMap<Key, Entry>>,
     /// Tunnels take no more streams than those that waited for them.
     draining: Cell<bool>,
@@ -133,11 +137,16 @@ pub struct PoolStats {
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(settings: Settings) -> Self {
+    /// An empty pool. `is_revoked` says whether a certificate of a chain, leaf first, is on a
+    /// revocation list now.
+    pub fn new(
+        settings: Settings,
+        is_revoked: impl Fn(&[CertificateDer<'_>]) -> bool + 'static,
+    ) -> Self {
         Self {
             shared: Rc::new(Shared {
                 settings,
+                is_revoked: Box::new(is_revoked),
                 entries: RefCell::default(),
                 draining: Cell::new(false),
             }),
@@ -185,12 +194,13 @@ impl Pool {
         self.close(source);
     }
 
-    /// Ends the tunnels to peers whose certificates, leaf first, are `revoked`, as [`Self::drop_source`]
-    /// ends those of a removed pod; how many that were.
-    pub fn drop_revoked(&self, revoked: impl Fn(&[CertificateDer<'_>]) -> bool) -> usize {
+    /// Ends the tunnels to peers that are revoked now, as [`Self::drop_source`] ends those of a
+    /// removed pod; how many that were. Call it after every change of the lists: dials under way
+    /// then are looked at as they are taken in.
+    pub fn drop_revoked(&self) -> usize {
         let entries = self.shared.entries.borrow();
         let tunnels = entries.values().flat_map(|entry| &entry.tunnels);
-        let dropped = tunnels.filter(|tunnel| revoked(tunnel.chain()));
+        let dropped = tunnels.filter(|tunnel| (self.shared.is_revoked)(tunnel.chain()));
         dropped.map(|tunnel| tunnel.close(true)).count()
     }
 
@@ -295,8 +305,14 @@ impl Pool {
         Ok(Some((id, unwanted)))
     }
 
-    /// Takes a dialled tunnel in and gives its waiters their places.
+    /// Takes a dialled tunnel in and gives its waiters their places. The peer was verified by the
+    /// revocation lists of the time when the dial began.
     fn add(&self, key: Key, id: u64, established: connect::Established) {
+        if (self.shared.is_revoked)(established.tunnel().chain()) {
+            let error = "a certificate of the peer was revoked during the handshake";
+            self.fail(&key, id, &HboneError::Revoked(error.to_owned()));
+            return;
+        }
         let waiters = {
             let mut entries = self.shared.entries.borrow_mut();
             let Some(entry) = entries.get_mut(&key) else {

@@ -307,9 +307,10 @@ fn start_thread(index: usize, mesh: Arc<Mesh>) -> io::Result<Thread> {
 impl Worker {
     async fn run(mesh: Arc<Mesh>, mut commands: mpsc::Receiver<Command>) {
         let (drain, draining) = drain::channel();
+        let certificates = mesh.certificates.clone();
         let worker = Rc::new(Self {
             mesh,
-            tunnels: Pool::new(Settings::default()),
+            tunnels: Pool::new(Settings::default(), move |chain| certificates.revoke(chain)),
             settings: Rc::new(Settings::default()),
             connections: Rc::default(),
             active: ActiveEndpoints::default(),
@@ -513,24 +514,21 @@ impl Worker {
     }
 }
 
-/// Live connections are decided again on every change of the mesh, for as long as there is a
-/// worker.
 /// Ends the tunnels to peers that a new revocation list names.
 async fn drop_revoked_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
     while changes.changed().await.is_ok() {
         let Some(worker) = worker.upgrade() else {
             return;
         };
-        let certificates = &worker.mesh.certificates;
-        let dropped = worker
-            .tunnels
-            .drop_revoked(|chain| certificates.revoke(chain));
+        let dropped = worker.tunnels.drop_revoked();
         if dropped > 0 {
             tracing::warn!(dropped, reason = %Reason::PeerRevoked, "tunnels to revoked peers ended");
         }
     }
 }
 
+/// Live connections are decided again on every change of the mesh, for as long as there is a
+/// worker.
 async fn recheck_on_change(worker: Weak<Worker>, mut changes: watch::Receiver<u64>) {
     let mut grace = Grace::default();
     loop {

@@ -176,7 +176,12 @@ pub(super) fn client() -> Arc<Certificate> {
 }
 
 pub(super) fn pool() -> Pool {
-    Pool::new(Settings::default())
+    pool_with(Settings::default())
+}
+
+/// A pool that knows no revocation list.
+pub(super) fn pool_with(settings: Settings) -> Pool {
+    Pool::new(settings, |_| false)
 }
 
 pub(super) fn request() -> ConnectRequest {

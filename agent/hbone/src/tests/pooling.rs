@@ -12,6 +12,7 @@ use agent_net::NetnsCookie;
 use agent_net::flow::FlowRead;
 use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::harness::*;
@@ -112,7 +113,7 @@ fn three_hundred_streams_take_several_tunnels() {
 fn tunnels_to_one_peer_are_bounded() {
     worker(async {
         let server = Server::start(echo).await;
-        let pool = Pool::new(Settings {
+        let pool = pool_with(Settings {
             pool_streams: 2,
             pool_tunnels: 2,
             ..Settings::default()
@@ -132,7 +133,7 @@ fn tunnels_to_one_peer_are_bounded() {
 fn idle_tunnels_are_released_with_their_keys() {
     worker(async {
         let server = Server::start(echo).await;
-        let pool = Pool::new(Settings {
+        let pool = pool_with(Settings {
             idle_release: Duration::from_millis(100),
             ping_interval: Duration::from_millis(30),
             ..Settings::default()
@@ -181,7 +182,7 @@ fn a_peer_that_answers_no_ping_is_lost() {
         };
         let server = Server::start(echo).await;
         let frozen = Freezer::before(server.address).await;
-        let pool = Pool::new(settings);
+        let pool = pool_with(settings);
         let target = Target::new(POD, client(), frozen.address, vec![identity("server")]);
         let mut stream = pool
             .open(&target, &request(), to(frozen.address))
@@ -277,7 +278,7 @@ impl Freezer {
 fn the_tunnels_of_a_removed_pod_end() {
     worker(async {
         let server = Server::start(echo).await;
-        let pool = Pool::new(Settings {
+        let pool = pool_with(Settings {
             removal_grace: Duration::from_millis(150),
             ..Settings::default()
         });
@@ -406,26 +407,76 @@ fn f_25_a_tunnel_to_a_server_of_a_withdrawn_root_takes_no_new_stream() {
 fn f_27_a_tunnel_to_a_revoked_peer_ends_with_its_streams() {
     worker(async {
         let server = Server::start(echo).await;
-        let pool = pool();
-        let own = certificate("client");
-        let dial = to(server.address);
-        let mut stream = pool
-            .open(&server.target(&own), &request(), dial)
-            .await
-            .unwrap();
+        let (pool, revoked) = revoking_pool();
+        let mut stream = server.open(&pool).await.unwrap();
         ping(&mut stream, "before").await;
-        assert_eq!(pool.drop_revoked(|chain| chain.len() > 100), 0);
+        revoked.replace(Some(identity("other")));
+        assert_eq!(pool.drop_revoked(), 0);
         ping(&mut stream, "others are revoked").await;
-        // The peer showed its leaf and was verified by it.
-        let is_server = |chain: &[rustls::pki_types::CertificateDer<'_>]| {
-            agent_identity::spiffe_identity(&chain[0]) == Some(identity("server"))
-        };
-        assert_eq!(pool.drop_revoked(is_server), 1);
+        revoked.replace(Some(identity("server")));
+        assert_eq!(pool.drop_revoked(), 1);
         let end = tokio::time::timeout(Duration::from_secs(5), stream.read.read(usize::MAX));
         assert!(end.await.expect("the stream lives on").is_err());
         settle().await;
         assert_eq!(pool.stats().tunnels, 0);
     });
+}
+
+/// The list comes while the client dials, and verifies the peer by the lists that it began with.
+#[test]
+fn f_27_a_dial_under_way_finds_its_peer_revoked() {
+    worker(async {
+        let requests = Rc::new(Cell::new(0));
+        let count = Rc::clone(&requests);
+        let serve = move |request| {
+            count.set(count.get() + 1);
+            echo(request);
+        };
+        let server = Server::start(serve).await;
+        let (pool, revoked) = revoking_pool();
+        let (began, go) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let waiters = [(); 2].map(|()| {
+            let (began, go, connect) = (Rc::clone(&began), Rc::clone(&go), to(server.address));
+            let (pool, target) = (pool.clone(), server.target(&client()));
+            spawn_local(async move {
+                let dial = || {
+                    let (began, go, tcp) = (Rc::clone(&began), Rc::clone(&go), connect());
+                    async move {
+                        began.notify_one();
+                        go.notified().await;
+                        tcp.await
+                    }
+                };
+                pool.open(&target, &request(), dial).await.err()
+            })
+        });
+        began.notified().await;
+        revoked.replace(Some(identity("server")));
+        assert_eq!(pool.drop_revoked(), 0, "there is no tunnel to drop yet");
+        go.notify_one();
+        for waiter in waiters {
+            let error = waiter.await.unwrap().expect("served by a revoked peer");
+            assert_eq!(error.reason(), Reason::PeerRevoked, "{error}");
+        }
+        assert_eq!(pool.stats(), PoolStats::default());
+        server.ended(1).await;
+        assert_eq!(requests.get(), 0, "asked a revoked peer");
+        revoked.replace(None);
+        let mut stream = server.open(&pool).await.unwrap();
+        ping(&mut stream, "off the list again").await;
+    });
+}
+
+/// A pool and whom it takes for revoked.
+fn revoking_pool() -> (Pool, Rc<RefCell<Option<Identity>>>) {
+    let revoked: Rc<RefCell<Option<Identity>>> = Rc::default();
+    let known = Rc::clone(&revoked);
+    // The peer showed its leaf and was verified by it.
+    let is_revoked = move |chain: &[rustls::pki_types::CertificateDer<'_>]| {
+        let revoked = known.borrow();
+        revoked.is_some() && agent_identity::spiffe_identity(&chain[0]) == *revoked
+    };
+    (Pool::new(Settings::default(), is_revoked), revoked)
 }
 
 #[test]
