@@ -150,8 +150,10 @@ impl Certificates {
             return;
         }
         let before = told.replace(bundle.clone());
-        let lists = |bundle: &TrustBundle| bundle.revocations().clone();
-        let relisted = before.as_ref().map(lists).unwrap_or_default() != *bundle.revocations();
+        let relisted = match &before {
+            Some(before) => before.revocations() != bundle.revocations(),
+            None => !bundle.revocations().is_empty(),
+        };
         let mut fewer = before.is_some_and(|before| !bundle.includes(&before));
         for renewal in self.shared.renewals.load().values() {
             fewer |= renewal.retrust(bundle);
