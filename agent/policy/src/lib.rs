@@ -1,12 +1,18 @@
-//! Compiled L4 authorization: [`decide`] and [`explain`]. Pure: no I/O, no clock.
+//! Compiled authorization. Pure: no I/O, no clock.
 //!
-//! Semantics are those of Istio's L4 data plane (`istio.security.Authorization`), stricter in two
+//! - Of connections: [`decide`] and [`explain`].
+//! - Of requests: [`http`].
+//! - Tokens that requests bring: [`jwt`].
+//!
+//! Semantics of the first are those of Istio's L4 data plane (`istio.security.Authorization`), stricter in two
 //! places: a policy that a workload lists but this node does not hold denies
 //! ([`PolicyUnknown`](agent_model::Reason::PolicyUnknown)) instead of being skipped, and a source address that nobody vouches
 //! for never satisfies an ALLOW.
 
 mod connection;
 mod decide;
+pub mod http;
+pub mod jwt;
 mod matching;
 mod set;
 #[cfg(test)]

@@ -1,0 +1,359 @@
+//! The token rules of one place, applied to requests.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_model::PolicyKey;
+use agent_model::authentication::{Authentication, ClaimToHeader, JwtRule, KeySource};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::cache::{Cache, Entry, Fingerprint, fingerprint};
+use super::claims::{Claim, Token};
+use super::key_set::{KeySet, KeySetError};
+use super::places::{Found, Place, Places};
+use super::refusal::Refusal;
+use super::unverified::Unverified;
+use super::verify::{Demands, Times, verify};
+
+/// The token rules that apply to the requests of one service or listener.
+#[derive(Debug, Clone, Default)]
+pub struct Authenticator {
+    rules: Vec<Rule>,
+    places: Places,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    issuer: String,
+    audiences: Vec<String>,
+    words: Vec<String>,
+    keys: Keys,
+    payload_header: Option<HeaderName>,
+    claim_headers: Vec<(HeaderName, Vec<String>)>,
+    forward: bool,
+    /// Of what a token was verified against.
+    fingerprint: Fingerprint,
+}
+
+#[derive(Debug, Clone)]
+enum Keys {
+    Inline(Arc<KeySet>),
+    Remote(Arc<str>),
+    /// What the policy holds cannot be read.
+    Unreadable,
+}
+
+/// What is wrong with a policy. The rest of it is in force; tokens it would have accepted are
+/// refused or not seen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthenticationFault {
+    /// No header has this name.
+    #[error("{0:?} is no header name")]
+    HeaderName(String),
+    /// The keys of this issuer cannot be read.
+    #[error("the keys of issuer {issuer:?}: {source}")]
+    Keys {
+        /// The issuer.
+        issuer: String,
+        /// What is wrong.
+        source: KeySetError,
+    },
+}
+
+/// What a request carries tokens in.
+#[derive(Debug, Clone, Copy)]
+pub struct Carrier<'r> {
+    /// Its headers.
+    pub headers: &'r HeaderMap,
+    /// Its query, without `?`.
+    pub query: Option<&'r str>,
+}
+
+/// A request with a token that holds.
+#[derive(Debug, Clone)]
+pub struct Authenticated<'a> {
+    /// What the token says.
+    pub token: Arc<Token>,
+    rule: &'a Rule,
+    place: Place<'a>,
+}
+
+/// A request whose token does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused<'a> {
+    /// Why.
+    pub why: Refusal,
+    /// The key set to fetch again, where the issuer may have a new key: see
+    /// [`KeySets::key_missed`](super::KeySets::key_missed).
+    pub missing_in: Option<&'a str>,
+}
+
+impl Authenticator {
+    /// Compiles policies, and says what is wrong with them.
+    pub fn compile<'p>(
+        policies: impl IntoIterator<Item = &'p Authentication>,
+    ) -> (Self, Vec<(PolicyKey, AuthenticationFault)>) {
+        let (mut compiled, mut faults) = (Self::default(), Vec::new());
+        for policy in policies {
+            for rule in &policy.rules {
+                let found = compiled.add(rule);
+                faults.extend(found.into_iter().map(|fault| (policy.key(), fault)));
+            }
+        }
+        (compiled, faults)
+    }
+
+    fn add(&mut self, rule: &JwtRule) -> Vec<AuthenticationFault> {
+        let mut faults = self.places.add(self.rules.len(), rule);
+        self.rules.push(Rule::compile(rule, &mut faults));
+        faults
+    }
+
+    /// True when no policy applies: no token is looked at.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Addresses of the key sets that have to be fetched.
+    pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().filter_map(|rule| match &rule.keys {
+            Keys::Remote(address) => Some(address),
+            Keys::Inline(_) | Keys::Unreadable => None,
+        })
+    }
+
+    /// Finds and verifies the token of a request; `None` when it has none. `remote` gives the keys
+    /// of an address, as [`KeySets`](super::KeySets) holds them.
+    pub fn authenticate<'k>(
+        &self,
+        carrier: Carrier<'_>,
+        remote: impl Fn(&str) -> Option<&'k Arc<KeySet>>,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> Result<Option<Authenticated<'_>>, Refused<'_>> {
+        let (mut first, mut several) = (None, false);
+        self.places.find(carrier.headers, carrier.query, |found| {
+            several |= first.is_some();
+            first = Some(found);
+        });
+        if several {
+            return Err(Refusal::SeveralTokens.into());
+        }
+        match first {
+            None => Ok(None),
+            Some(found) => self.verify(found, remote, cache, now).map(Some),
+        }
+    }
+
+    fn verify<'a, 'k>(
+        &'a self,
+        found: Found<'a, '_>,
+        remote: impl Fn(&str) -> Option<&'k Arc<KeySet>>,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> Result<Authenticated<'a>, Refused<'a>> {
+        if found.token.len() > super::MAX_TOKEN {
+            return Err(Refusal::TooLong.into());
+        }
+        let candidates = || found.rules.iter().map(|index| &self.rules[*index]);
+        let known = fingerprint(found.token.as_bytes());
+        if let Some(entry) = cache.get(&known) {
+            let rule = candidates().find(|rule| entry.is_of(rule, rule.keys.get(&remote)));
+            if let Some(rule) = rule {
+                return entry.recall(rule, found.place, now);
+            }
+        }
+        let mut refused = Refused::from(Refusal::UnknownIssuer);
+        for rule in candidates() {
+            let unverified = Unverified::read(found.token)?;
+            if unverified.members.text("iss") != Ok(Some(&rule.issuer)) {
+                continue;
+            }
+            match rule.verify(unverified, rule.keys.get(&remote), now) {
+                Ok(entry) => {
+                    let token = Arc::clone(&entry.token);
+                    cache.insert(known, entry);
+                    let place = found.place;
+                    return Ok(Authenticated { token, rule, place });
+                }
+                Err(why) => refused = rule.refused(why),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Writes what the rules say into a request that passes: removes the headers that only they
+    /// may set, takes the token out where it is not forwarded, and sets headers from its claims.
+    /// Returns the new query where it changes.
+    pub fn rewrite(
+        &self,
+        authenticated: Option<&Authenticated<'_>>,
+        headers: &mut HeaderMap,
+        query: Option<&str>,
+    ) -> Option<String> {
+        for rule in &self.rules {
+            let outputs = rule.claim_headers.iter().map(|(header, _)| header);
+            outputs.chain(&rule.payload_header).for_each(|header| {
+                headers.remove(header);
+            });
+        }
+        let Authenticated { token, rule, place } = authenticated?;
+        let new_query = if rule.forward {
+            None
+        } else {
+            place.remove(headers, query)
+        };
+        let payload = rule
+            .payload_header
+            .as_ref()
+            .map(|header| (header, token.payload()));
+        let claims =
+            rule.claim_headers
+                .iter()
+                .filter_map(|(header, path)| match token.claim(path)? {
+                    Claim::Text(text) => Some((header, &**text)),
+                    Claim::List(_) | Claim::Object(_) | Claim::Opaque => None,
+                });
+        for (header, text) in payload.into_iter().chain(claims) {
+            // A claim that is no header value (a line break in it) is left out.
+            if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
+                headers.insert(header, value);
+            }
+        }
+        new_query
+    }
+}
+
+impl Rule {
+    fn compile(rule: &JwtRule, faults: &mut Vec<AuthenticationFault>) -> Self {
+        let mut header = |name: &str| {
+            let header = HeaderName::from_bytes(name.as_bytes());
+            let fault = || AuthenticationFault::HeaderName(name.to_owned());
+            header.map_err(|_| faults.push(fault())).ok()
+        };
+        let payload_header = rule
+            .output_payload_to_header
+            .as_deref()
+            .and_then(&mut header);
+        let claim_headers = rule.output_claim_to_headers.iter();
+        let claim_headers = claim_headers
+            .filter_map(
+                |ClaimToHeader {
+                     header: name,
+                     claim,
+                 }| Some((header(name)?, claim.clone())),
+            )
+            .collect();
+        let mut words = vec!["scope".to_owned(), "permission".to_owned()];
+        words.extend(rule.space_delimited_claims.iter().cloned());
+        let fingerprint = demands_fingerprint(&rule.issuer, &rule.audiences, &words);
+        Self {
+            issuer: rule.issuer.clone(),
+            audiences: rule.audiences.clone(),
+            words,
+            keys: Keys::compile(rule, faults),
+            payload_header,
+            claim_headers,
+            forward: rule.forward_original_token,
+            fingerprint,
+        }
+    }
+
+    fn verify(
+        &self,
+        token: Unverified<'_>,
+        keys: Option<&Arc<KeySet>>,
+        now: SystemTime,
+    ) -> Result<Entry, Refusal> {
+        let keys = keys.ok_or(Refusal::KeysUnavailable)?;
+        let demands = Demands {
+            audiences: &self.audiences,
+            words: &self.words,
+        };
+        Ok(Entry {
+            token: Arc::new(verify(token, &self.issuer, demands, keys, now)?),
+            keys: Arc::clone(keys),
+            rule: self.fingerprint,
+        })
+    }
+
+    fn refused(&self, why: Refusal) -> Refused<'_> {
+        let missing_in = match (&self.keys, why) {
+            (Keys::Remote(address), Refusal::UnknownKey) => Some(&**address),
+            _ => None,
+        };
+        Refused { why, missing_in }
+    }
+}
+
+impl Keys {
+    fn compile(rule: &JwtRule, faults: &mut Vec<AuthenticationFault>) -> Self {
+        match &rule.keys {
+            KeySource::Remote(address) => Self::Remote(Arc::clone(address)),
+            KeySource::Inline(text) => match KeySet::parse(text.as_bytes()) {
+                Ok(keys) => Self::Inline(Arc::new(keys)),
+                Err(source) => {
+                    let issuer = rule.issuer.clone();
+                    faults.push(AuthenticationFault::Keys { issuer, source });
+                    Self::Unreadable
+                }
+            },
+        }
+    }
+
+    fn get<'s, 'k: 's>(
+        &'s self,
+        remote: impl Fn(&str) -> Option<&'k Arc<KeySet>>,
+    ) -> Option<&'s Arc<KeySet>> {
+        match self {
+            Self::Inline(keys) => Some(keys),
+            Self::Remote(address) => remote(address),
+            Self::Unreadable => None,
+        }
+    }
+}
+
+impl Entry {
+    fn is_of(&self, rule: &Rule, keys: Option<&Arc<KeySet>>) -> bool {
+        self.rule == rule.fingerprint && keys.is_some_and(|keys| Arc::ptr_eq(keys, &self.keys))
+    }
+
+    /// Of a verified token only the time has to be asked again.
+    fn recall<'a>(
+        &self,
+        rule: &'a Rule,
+        place: Place<'a>,
+        now: SystemTime,
+    ) -> Result<Authenticated<'a>, Refused<'a>> {
+        let times = Times {
+            not_before: self.token.not_before,
+            expires: self.token.expires,
+        };
+        times.check(now)?;
+        let token = Arc::clone(&self.token);
+        Ok(Authenticated { token, rule, place })
+    }
+}
+
+impl From<Refusal> for Refused<'_> {
+    fn from(why: Refusal) -> Self {
+        Self {
+            why,
+            missing_in: None,
+        }
+    }
+}
+
+/// Every text with its length before it, so that no two lists look the same.
+fn demands_fingerprint(issuer: &str, audiences: &[String], words: &[String]) -> Fingerprint {
+    let mut bytes = Vec::new();
+    let mut add = |text: &str| {
+        bytes.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    add(issuer);
+    add(&audiences.len().to_string());
+    audiences.iter().chain(words).for_each(|text| add(text));
+    fingerprint(&bytes)
+}

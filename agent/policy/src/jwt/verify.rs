@@ -1,0 +1,127 @@
+//! Whether a token holds: signature first, then what it says.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::LEEWAY;
+use super::claims::{Json, Members, Token};
+use super::key_set::KeySet;
+use super::refusal::Refusal;
+use super::unverified::Unverified;
+
+/// What is asked of a token beside its issuer, which chose the rule.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demands<'a> {
+    /// One of these; empty accepts any.
+    pub(super) audiences: &'a [String],
+    /// Claims whose text is a list of words.
+    pub(super) words: &'a [String],
+}
+
+/// Verifies a token whose issuer is the rule's.
+pub(super) fn verify(
+    token: Unverified<'_>,
+    issuer: &str,
+    demands: Demands<'_>,
+    keys: &KeySet,
+    now: SystemTime,
+) -> Result<Token, Refusal> {
+    let signed = token.signed.as_bytes();
+    keys.verify(
+        token.algorithm,
+        token.kid.as_deref(),
+        signed,
+        &token.signature,
+    )?;
+    let mut members = token.members;
+    check_audience(&members, demands.audiences)?;
+    let subject = members.text("sub");
+    let subject = subject.map_err(|_| Refusal::Malformed("sub"))?;
+    let principal = subject.map(|subject| format!("{issuer}/{subject}").into());
+    let verified_times = Times {
+        not_before: time(&members, "nbf")?,
+        expires: time(&members, "exp")?,
+    };
+    time(&members, "iat")?;
+    verified_times.check(now)?;
+    members.split_words(demands.words.iter().map(String::as_str));
+    Ok(Token {
+        claims: members.into_claims(),
+        principal,
+        payload: token.payload.into(),
+        not_before: verified_times.not_before,
+        expires: verified_times.expires,
+    })
+}
+
+/// When a token is valid, in seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) not_before: Option<u64>,
+    pub(super) expires: Option<u64>,
+}
+
+impl Times {
+    pub(super) fn check(self, now: SystemTime) -> Result<(), Refusal> {
+        let now = now
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let leeway = LEEWAY.as_secs();
+        if self
+            .expires
+            .is_some_and(|expires| now >= expires.saturating_add(leeway))
+        {
+            return Err(Refusal::Expired);
+        }
+        if self
+            .not_before
+            .is_some_and(|from| now.saturating_add(leeway) < from)
+        {
+            return Err(Refusal::NotYetValid);
+        }
+        Ok(())
+    }
+}
+
+/// A list that holds anything but texts is no audience, whatever else it holds.
+fn check_audience(members: &Members, wanted: &[String]) -> Result<(), Refusal> {
+    const MALFORMED: Refusal = Refusal::Malformed("aud");
+    let is_wanted = |text: &str| wanted.iter().any(|audience| audience == text);
+    let mut found = wanted.is_empty();
+    match members.get("aud") {
+        None => {}
+        Some(Json::Text(text)) => found |= is_wanted(text),
+        Some(Json::List(items)) => {
+            for item in items {
+                let Json::Text(text) = item else {
+                    return Err(MALFORMED);
+                };
+                found |= is_wanted(text);
+            }
+        }
+        Some(_) => return Err(MALFORMED),
+    }
+    if found {
+        Ok(())
+    } else {
+        Err(Refusal::Audience)
+    }
+}
+
+/// A NumericDate (RFC 7519), rounded down.
+fn time(members: &Members, name: &'static str) -> Result<Option<u64>, Refusal> {
+    match members.get(name) {
+        None => Ok(None),
+        Some(Json::Plain(text)) => match text.parse() {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(_) => Err(Refusal::Malformed(name)),
+        },
+        // Larger than any u64 saturates: it is a time that never comes.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounding down is meant, and negative numbers are refused"
+        )]
+        Some(Json::Fraction(seconds)) if *seconds >= 0.0 => Ok(Some(*seconds as u64)),
+        Some(_) => Err(Refusal::Malformed(name)),
+    }
+}
