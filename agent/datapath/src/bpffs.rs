@@ -13,6 +13,10 @@ use crate::error::DatapathError;
 /// Source name of a mount we made: what tells it from one that others made.
 const MOUNT_SOURCE: &str = "culvert";
 
+/// What to do about a volume that shows no BPF file system.
+const NOT_BPF: &str = "no BPF file system is mounted there on the node: `mount -t bpf bpf \
+                       /sys/fs/bpf` on the node, and at its every boot, mends that";
+
 /// Our pins. Everything the kernel must keep while no agent runs is pinned here; the version of
 /// the maps' layout is part of the directory's name.
 #[derive(Debug, Clone)]
@@ -53,13 +57,18 @@ impl Pins {
         self.pods().join(cookie.to_string())
     }
 
-    /// Mounts the file system when nobody did, and makes our directories.
+    /// Mounts the file system when nobody did, and makes our directories. Where somebody mounted
+    /// something else there (a container's volume) that is an error: a mount of ours would be seen in
+    /// this container only, and end with it, and every pin with the mount.
     pub(crate) fn prepare(&self) -> Result<(), DatapathError> {
         make_directory(&self.bpffs)?;
         let kind = statfs(&self.bpffs)
             .map_err(|error| DatapathError::file(&self.bpffs)(error.into()))?
             .filesystem_type();
         if kind != BPF_FS_MAGIC {
+            if is_mount_point(&self.bpffs) {
+                return Err(DatapathError::file(&self.bpffs)(io::Error::other(NOT_BPF)));
+            }
             mount(
                 Some(MOUNT_SOURCE),
                 &self.bpffs,
@@ -127,11 +136,25 @@ fn make_directory(path: &Path) -> Result<(), DatapathError> {
 }
 
 fn mounted_by_us(path: &Path) -> bool {
+    in_mounts(path, is_our_mount)
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    in_mounts(path, is_mounted)
+}
+
+fn in_mounts(path: &Path, holds: impl Fn(&str, &str) -> bool) -> bool {
     let Ok(path) = path.canonicalize() else {
         return false;
     };
     fs::read_to_string("/proc/self/mountinfo")
-        .is_ok_and(|mounts| is_our_mount(&mounts, &path.to_string_lossy()))
+        .is_ok_and(|mounts| holds(&mounts, &path.to_string_lossy()))
+}
+
+/// Looks for any mount of `path` in the text of `/proc/self/mountinfo` (proc(5)).
+fn is_mounted(mounts: &str, path: &str) -> bool {
+    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    points.any(|point| point == path)
 }
 
 /// Looks for our mount of `path` in the text of `/proc/self/mountinfo` (proc(5)).

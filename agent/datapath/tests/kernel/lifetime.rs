@@ -129,6 +129,28 @@ fn release_leaves_pods_connected_and_nothing_behind() {
 }
 
 /// F-62.
+/// A mount within a container would end with it, and every pin with the mount.
+#[test]
+fn nothing_is_mounted_over_a_volume() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::new();
+    let volume = &lab.config.bpffs;
+    fs::create_dir_all(volume).unwrap();
+    let mount = |words: &[&str]| {
+        let output = Command::new(words[0])
+            .args(&words[1..])
+            .arg(volume)
+            .output();
+        assert!(output.unwrap().status.success(), "{words:?}");
+    };
+    mount(&["mount", "--bind", volume.to_str().unwrap()]);
+    let refused = Datapath::load(&lab.config).unwrap_err();
+    mount(&["umount"]);
+    assert!(matches!(refused, DatapathError::File { .. }), "{refused}");
+    assert!(refused.to_string().contains("mount -t bpf"), "{refused}");
+    drop(lab.load());
+}
+
 #[test]
 fn what_others_detach_is_attached_again() {
     let Some(_turn) = turn() else { return };
