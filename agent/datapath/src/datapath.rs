@@ -29,7 +29,7 @@ use crate::trace::Trace;
 /// tries for.
 const STALE: Duration = Duration::from_secs(300);
 
-/// Cgroups below the cgroup root whose processes are pods, by the two drivers of the kubelet.
+/// The cgroup whose processes are pods, by the two drivers of the kubelet.
 const KUBEPODS: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 /// Where things are.
@@ -306,11 +306,27 @@ fn install(
 }
 
 fn settings(host: NetnsCookie, cgroup_root: &Path) -> Settings {
-    let id = |name| fs::metadata(cgroup_root.join(name)).map_or(0, |meta| meta.ino());
+    let mut kubepods = kubepods(cgroup_root).into_iter();
     Settings {
         host_netns: host.0,
-        kubepods: KUBEPODS.map(id),
+        kubepods: [(); 2].map(|()| kubepods.next().unwrap_or(0)),
     }
+}
+
+/// Ids of the cgroups whose processes are pods: at the root or, for a kubelet with a `cgroupRoot` of
+/// its own (kind's), one step below.
+fn kubepods(cgroup_root: &Path) -> Vec<u64> {
+    let mut paths = KUBEPODS.map(|name| cgroup_root.join(name)).to_vec();
+    let folders = fs::read_dir(cgroup_root).into_iter().flatten().flatten();
+    for folder in folders.map(|entry| entry.path()) {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        paths.push(match name.and_then(|name| name.strip_suffix(".slice")) {
+            Some(slice) => folder.join(format!("{slice}-kubepods.slice")),
+            None => folder.join("kubepods"),
+        });
+    }
+    let ids = paths.iter().filter_map(|path| fs::metadata(path).ok());
+    ids.map(|meta| meta.ino()).collect()
 }
 
 pub(crate) fn open_netns(path: &Path) -> Result<Netns, DatapathError> {
@@ -354,6 +370,25 @@ mod tests {
         let before = boot_time();
         assert!(before > Duration::ZERO);
         assert!(boot_time() >= before);
+    }
+
+    #[test]
+    fn pods_are_known_by_either_driver_and_below_a_root_of_the_kubelets_own() {
+        let root = std::env::temp_dir().join(format!("culvert-cgroup-{}", std::process::id()));
+        for path in [
+            "kubepods.slice",
+            "kubepods",
+            "kubelet.slice/kubelet-kubepods.slice",
+            "kubelet/kubepods",
+        ] {
+            let _ = fs::remove_dir_all(&root);
+            fs::create_dir_all(root.join("system.slice/kubepods")).unwrap();
+            fs::create_dir_all(root.join(path)).unwrap();
+            let id = fs::metadata(root.join(path)).unwrap().ino();
+            let found = settings(NetnsCookie(5), &root).kubepods;
+            assert_eq!(found, [id, 0], "{path}");
+        }
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
