@@ -108,7 +108,11 @@ impl Datapath {
     pub fn enrolled_at_start(&self) -> Result<Vec<PodInfo>, DatapathError> {
         let _changes = lock(&self.changes);
         self.must_own()?;
-        for record in self.records.read()? {
+        let mut records = self.records.read()?;
+        if let Err(error) = self.follow_records(&mut records) {
+            tracing::warn!(%error, "pods that were found by a process which has ended");
+        }
+        for record in records {
             let cookie = NetnsCookie(record.netns);
             let lives = Netns::open(Path::new(&record.pod.netns))
                 .is_ok_and(|netns| netns.cookie() == cookie);

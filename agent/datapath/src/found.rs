@@ -1,6 +1,6 @@
 //! Pods that no runtime named: those that ran before their label, or before this agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use agent_net::{Netns, NetnsCookie};
 use crate::datapath::{Datapath, lock};
 use crate::enrol::own_addresses;
 use crate::error::DatapathError;
+use crate::records::Record;
 use crate::scan::Processes;
+use crate::upkeep::is_gone;
 
 /// Before the UID, in place of the container id that nobody told.
 const PREFIX: &str = "pod:";
@@ -70,17 +72,24 @@ impl Datapath {
     }
 
     /// The container id of a found pod that a runtime's call means: the same name and UID, and not
-    /// another namespace.
+    /// another namespace. A call without a namespace that can be opened means a pod that is over: a
+    /// runtime repeats the `Del` of a pod's earlier sandbox while the pod lives on in another.
     pub(crate) fn found_as(&self, pod: &PodInfo) -> Option<String> {
-        let cookie = Netns::open(Path::new(&pod.netns)).map(|netns| netns.cookie());
+        let called = Netns::open(Path::new(&pod.netns)).map(|netns| netns.cookie());
+        if called.is_err() {
+            let _changes = lock(&self.changes);
+            // At worst a pod that lives is taken for one that is over, as its process is.
+            let _ = self.follow_processes();
+        }
         let pods = lock(&self.pods);
         let mut found = pods.values().filter(|entry| is_found(&entry.info));
         let entry = found.find(|entry| {
             let info = &entry.info;
             let same_uid = pod.uid.is_empty() || info.uid == pod.uid;
-            let same_namespace = cookie
-                .as_ref()
-                .map_or(true, |cookie| *cookie == entry.cookie);
+            let same_namespace = match &called {
+                Ok(cookie) => *cookie == entry.cookie,
+                Err(_) => is_gone(Path::new(&info.netns), entry.cookie),
+            };
             info.container_id != pod.container_id
                 && info.name == pod.name
                 && info.namespace == pod.namespace
@@ -113,31 +122,64 @@ impl Datapath {
     pub(crate) fn follow_processes(&self) -> Result<(), DatapathError> {
         let lost: Vec<(PodInfo, NetnsCookie)> = lock(&self.pods)
             .values()
-            .filter(|entry| is_found(&entry.info))
-            .filter(|entry| {
-                let netns = Netns::open(Path::new(&entry.info.netns));
-                netns.map_or(true, |netns| netns.cookie() != entry.cookie)
-            })
+            .filter(|entry| is_lost(&entry.info, entry.cookie))
             .map(|entry| (entry.info.clone(), entry.cookie))
             .collect();
         if lost.is_empty() {
             return Ok(());
         }
-        let uids: BTreeSet<String> = lost.iter().map(|(info, _)| info.uid.clone()).collect();
-        let processes = Processes::read(&self.config.host_proc, &uids)
-            .map_err(DatapathError::file(&self.config.host_proc))?;
-        for (info, cookie) in lost {
-            let mut paths = processes.namespaces(&info.uid).into_iter();
-            let is_same =
-                |path: &PathBuf| Netns::open(path).is_ok_and(|netns| netns.cookie() == cookie);
-            if let Some(path) = paths.find(is_same)
-                && let Some(entry) = lock(&self.pods).get_mut(&info.container_id)
-            {
-                entry.info.netns = path.display().to_string();
+        for (container, path) in self.search(&lost)? {
+            if let Some(entry) = lock(&self.pods).get_mut(&container) {
+                entry.info.netns = path;
             }
         }
         self.persist()
     }
+
+    /// The same for the list of an agent that ended before it saw that.
+    pub(crate) fn follow_records(&self, records: &mut [Record]) -> Result<(), DatapathError> {
+        let lost: Vec<(PodInfo, NetnsCookie)> = records
+            .iter()
+            .map(|record| (record.pod.clone(), NetnsCookie(record.netns)))
+            .filter(|(info, cookie)| is_lost(info, *cookie))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut now = self.search(&lost)?;
+        for record in records {
+            if let Some(path) = now.remove(&record.pod.container_id) {
+                record.pod.netns = path;
+            }
+        }
+        Ok(())
+    }
+
+    /// By container, the path of a process that is in the same namespace.
+    fn search(
+        &self,
+        lost: &[(PodInfo, NetnsCookie)],
+    ) -> Result<BTreeMap<String, String>, DatapathError> {
+        let uids: BTreeSet<String> = lost.iter().map(|(info, _)| info.uid.clone()).collect();
+        let processes = Processes::read(&self.config.host_proc, &uids)
+            .map_err(DatapathError::file(&self.config.host_proc))?;
+        let mut now = BTreeMap::new();
+        for (info, cookie) in lost {
+            let mut paths = processes.namespaces(&info.uid).into_iter();
+            let is_same =
+                |path: &PathBuf| Netns::open(path).is_ok_and(|netns| netns.cookie() == *cookie);
+            if let Some(path) = paths.find(is_same) {
+                now.insert(info.container_id.clone(), path.display().to_string());
+            }
+        }
+        Ok(now)
+    }
+}
+
+/// True for a found pod whose process has ended.
+fn is_lost(info: &PodInfo, cookie: NetnsCookie) -> bool {
+    is_found(info)
+        && Netns::open(Path::new(&info.netns)).map_or(true, |netns| netns.cookie() != cookie)
 }
 
 fn info(pod: &WantedPod, netns: &Path) -> PodInfo {

@@ -121,7 +121,9 @@ impl Datapath {
     }
 }
 
-fn is_gone(path: &Path, cookie: NetnsCookie) -> bool {
+/// True when a path leads to no namespace or to another one. What cannot be opened for a reason
+/// that may pass is not gone.
+pub(crate) fn is_gone(path: &Path, cookie: NetnsCookie) -> bool {
     match Netns::open(path) {
         Ok(netns) => netns.cookie() != cookie,
         // ESRCH: a process that just ended. EINVAL: a file that was a mount point of the namespace.

@@ -2,12 +2,14 @@
 //! a runtime ends one, its connections must not hold its namespace.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent_model::PodInfo;
-use agent_net::NetnsCookie;
+use agent_net::{Netns, NetnsCookie};
 
 use crate::found::is_found;
+use crate::upkeep::is_gone;
 
 /// Pods remembered. Each comes with a `Del` that nobody told us of; connections of those that are
 /// forgotten end by themselves, a while later.
@@ -30,8 +32,12 @@ impl LeftPods {
 
     /// The namespaces of the pods that a runtime's call means, remembered no longer.
     pub(super) fn take(&self, called: &PodInfo) -> Vec<NetnsCookie> {
+        let namespace = Netns::open(Path::new(&called.netns)).map(|netns| netns.cookie());
+        let namespace = namespace.ok();
         let mut left = self.lock();
-        let (taken, kept) = left.drain(..).partition(|(pod, _)| is_same(pod, called));
+        let (taken, kept) = left
+            .drain(..)
+            .partition(|(pod, cookie)| is_same(pod, *cookie, called, namespace));
         *left = kept;
         let taken: VecDeque<(PodInfo, NetnsCookie)> = taken;
         taken.into_iter().map(|(_, cookie)| cookie).collect()
@@ -42,11 +48,22 @@ impl LeftPods {
     }
 }
 
-/// By its container, or by its name and UID where no runtime had named one.
-fn is_same(pod: &PodInfo, called: &PodInfo) -> bool {
+/// By its container; where no runtime had named one, by its name and UID, and unless it lives on in
+/// another namespace than the one that is called.
+fn is_same(
+    pod: &PodInfo,
+    cookie: NetnsCookie,
+    called: &PodInfo,
+    namespace: Option<NetnsCookie>,
+) -> bool {
     let same_uid = pod.uid.is_empty() || called.uid.is_empty() || pod.uid == called.uid;
     let same_name = pod.name == called.name && pod.namespace == called.namespace;
-    pod.container_id == called.container_id || (is_found(pod) && same_name && same_uid)
+    let same_namespace = || match namespace {
+        Some(namespace) => namespace == cookie,
+        None => is_gone(Path::new(&pod.netns), cookie),
+    };
+    pod.container_id == called.container_id
+        || (is_found(pod) && same_name && same_uid && same_namespace())
 }
 
 #[cfg(test)]
@@ -74,6 +91,33 @@ mod tests {
         assert_eq!(left.take(&pod("c9", "web", "u2")), [NetnsCookie(2)]);
         assert_eq!(left.take(&pod("c9", "web", "u2")), []);
         assert_eq!(left.take(&pod("c1", "", "")), [NetnsCookie(1)]);
+    }
+
+    #[test]
+    fn a_call_for_an_earlier_sandbox_leaves_the_one_that_lives() {
+        let own = "/proc/thread-self/ns/net";
+        let Ok(netns) = Netns::open(Path::new(own)) else {
+            return;
+        };
+        let cookie = netns.cookie();
+        let left = LeftPods::default();
+        let lives = PodInfo {
+            netns: own.into(),
+            ..pod("pod:u1", "web", "u1")
+        };
+        left.keep(lives.clone(), cookie);
+        for earlier in ["", "/run/netns/web"] {
+            let called = PodInfo {
+                netns: earlier.into(),
+                ..pod("c1", "web", "u1")
+            };
+            assert_eq!(left.take(&called), [], "{earlier:?}");
+        }
+        let called = PodInfo {
+            container_id: "c2".into(),
+            ..lives
+        };
+        assert_eq!(left.take(&called), [cookie]);
     }
 
     #[test]

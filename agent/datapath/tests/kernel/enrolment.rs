@@ -232,10 +232,10 @@ async fn the_plugin_enrols_and_gives_up_pods_over_the_socket() {
 
 /// Keeps pods as the proxy would.
 #[derive(Default)]
-struct Sink(Mutex<Vec<EnrolledPod>>);
+pub(crate) struct Sink(Mutex<Vec<EnrolledPod>>);
 
 impl Sink {
-    fn cookies(&self) -> Vec<NetnsCookie> {
+    pub(crate) fn cookies(&self) -> Vec<NetnsCookie> {
         self.0
             .lock()
             .unwrap()
@@ -263,7 +263,7 @@ impl PodSink for Sink {
     }
 }
 
-async fn ask(socket: &Path, verb: CniVerb, pod: &PodInfo) -> CniReply {
+pub(crate) async fn ask(socket: &Path, verb: CniVerb, pod: &PodInfo) -> CniReply {
     let mut stream = BufReader::new(UnixStream::connect(socket).await.unwrap());
     let request = CniRequest {
         verb,

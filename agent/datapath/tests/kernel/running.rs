@@ -4,11 +4,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
-use agent_datapath::{Datapath, DatapathError};
-use agent_model::{Wanted, WantedPod};
-use agent_net::{OriginalDst, socket::canonical};
+use agent_datapath::{Datapath, DatapathError, Follow, PodSink, Wishes, pauses, serve_enrolment};
+use agent_model::{CniVerb, NodeWishes, PodInfo, Wanted, WantedPod};
+use agent_net::{OriginalDst, private::PrivateListener, socket::canonical};
+use tokio::sync::watch;
 
+use crate::enrolment::{Sink, ask};
 use crate::lab::{
     Lab, TestPod, accept, cgroup_root, connect, eventually, nothing_arrives, say, turn,
 };
@@ -89,7 +93,7 @@ fn wanted(pod: &TestPod) -> WantedPod {
     }
 }
 
-fn locate(datapath: &Datapath, pod: &TestPod) -> Result<agent_model::PodInfo, DatapathError> {
+fn locate(datapath: &Datapath, pod: &TestPod) -> Result<PodInfo, DatapathError> {
     datapath.locate(&[wanted(pod)]).remove(0)
 }
 
@@ -115,15 +119,86 @@ fn a_running_pod_is_found_by_its_processes_and_known_by_another_when_one_ends() 
     assert!(datapath.gone().is_empty(), "the pod lives on");
     let known = datapath.enrolled().remove(0).netns;
     assert_eq!(known, format!("/proc/{}/ns/net", processes.pid(2)));
-    // A successor of this agent finds it in the list.
+    // A successor of this agent finds it in the list, also when the process ends meanwhile.
     drop((enrolled, datapath));
+    processes.add(&pod.name);
+    processes.end(2);
     let successor = lab.load();
     let waiting = successor.enrolled_at_start().unwrap();
     assert_eq!(waiting[0].container_id, found.container_id);
     assert!(successor.enrol(waiting[0].clone()).unwrap().is_some());
-    processes.end(2);
+    processes.end(3);
     successor.upkeep().unwrap();
     assert_eq!(successor.gone(), [found.container_id]);
+}
+
+/// A kubelet that cleans up has the runtime end the earlier sandboxes of a pod again.
+#[tokio::test]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "one test at a time, each with its runtime"
+)]
+async fn the_end_of_an_earlier_sandbox_is_not_that_of_the_pod() {
+    let Some(_turn) = turn() else { return };
+    let mut lab = Lab::new();
+    let pod = lab.pod(1);
+    let mut processes = Processes::start(&[&pod.name, &pod.name]);
+    let datapath = Arc::new(lab.load());
+    let sink = Arc::new(Sink::default());
+    let (wishes, wanted) = watch::channel(Wishes {
+        current: true,
+        node: Some(Arc::new(NodeWishes {
+            pods: vec![wanted(&pod)],
+            ..NodeWishes::default()
+        })),
+        meshed: None,
+    });
+    let (reports, mut reported) = watch::channel(None);
+    let (drain, watcher) = agent_net::drain::channel();
+    let path = lab.file("enrol.sock");
+    let (_pauses, requests) = pauses();
+    let server = tokio::spawn(serve_enrolment(
+        Arc::clone(&datapath),
+        Arc::clone(&sink) as Arc<dyn PodSink>,
+        PrivateListener::bind(&path).unwrap(),
+        requests,
+        Follow {
+            wishes: Some(wanted),
+            reports,
+        },
+        watcher,
+    ));
+    let is_found = reported.wait_for(|pods| pods.as_ref().is_some_and(|pods| !pods.is_empty()));
+    is_found.await.unwrap();
+    let found = datapath.enrolled();
+    assert_eq!(found[0].container_id, format!("pod:{UID}"));
+    // Its process ends as well; the other one still holds the namespace.
+    processes.end(0);
+    for netns in ["", "/run/netns/cv-long-gone"] {
+        let earlier = PodInfo {
+            container_id: "an-earlier-sandbox".into(),
+            uid: UID.into(),
+            netns: netns.into(),
+            ..pod.info.clone()
+        };
+        assert_eq!(ask(&path, CniVerb::Del, &earlier).await.error, None);
+        assert_eq!(sink.cookies(), [pod.netns.cookie()], "it lives on");
+        assert_eq!(datapath.enrolled().len(), 1);
+    }
+    // The sandbox that it lives in.
+    let named = PodInfo {
+        uid: UID.into(),
+        ..pod.info.clone()
+    };
+    wishes.send_replace(Wishes {
+        current: true,
+        node: Some(Arc::default()),
+        meshed: None,
+    });
+    assert_eq!(ask(&path, CniVerb::Del, &named).await.error, None);
+    assert_eq!(sink.cookies(), []);
+    assert!(drain.drain(Duration::from_secs(5)).await);
+    server.await.unwrap().unwrap();
 }
 
 #[test]
