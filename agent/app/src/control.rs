@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use agent_control::{Control, Status};
 use agent_net::drain;
+use agent_net::socket::listen_on;
 use agent_telemetry::{Limits, Metrics, Samples};
 use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::admin;
 use crate::config::ControlConfig;
-use crate::listen::{Listeners, Serving, bind, metrics_route, readiness_route};
+use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
 use crate::readiness::Readiness;
 use crate::shutdown::Signals;
 
@@ -113,7 +114,7 @@ fn listen(
     let shown = Arc::clone(shown);
     let metrics = metrics_route(Arc::clone(metrics));
     let status = admin::status_route(move || status_json(&shown));
-    let port = bind(config.metrics_listen)
+    let port = listen_on(config.metrics_listen)
         .with_context(|| format!("listening on {}", config.metrics_listen))?;
     Listeners::default()
         .tcp(

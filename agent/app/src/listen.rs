@@ -1,7 +1,7 @@
 //! The listeners an operator's tools talk to, on one thread of their own.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,7 +29,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Serves `listener`, see [`bind`], for `routes`.
+    /// Serves `listener` for `routes`.
     pub(crate) fn tcp(mut self, listener: TcpListener, routes: &[Route]) -> anyhow::Result<Self> {
         listener.set_nonblocking(true)?;
         self.tcp.push((listener, routes.into()));
@@ -127,21 +127,6 @@ impl Drop for Serving {
             // A panic of that thread has been printed already.
             let _ = thread.join();
         }
-    }
-}
-
-/// Listens on `address`. `[::]` serves IPv4 too and falls back to `0.0.0.0` on a kernel without
-/// IPv6.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match TcpListener::bind(address) {
-        Err(error)
-            if address.is_ipv6()
-                && address.ip().is_unspecified()
-                && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) =>
-        {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
-        }
-        other => other,
     }
 }
 

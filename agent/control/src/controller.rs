@@ -26,7 +26,7 @@ use crate::conditions::Conditions;
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
-use crate::serve::{self, Services};
+use crate::serve::{self, Services, listen};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
 use crate::source::kube::KubeSource;
@@ -197,11 +197,7 @@ impl Control {
             waits_for_capture: matches!(config.source, SourceChoice::Kubernetes(_)),
         });
         let (snapshot, published) = Snapshot::new();
-        let listening = TcpListener::bind(config.listen).await;
-        let listener = listening.map_err(|source| ControlError::Listen {
-            address: config.listen,
-            source,
-        })?;
+        let listener = listen(config.listen)?;
         Ok(Self {
             listener,
             webhook: None,
@@ -230,7 +226,7 @@ impl Control {
         if self.companion {
             return Ok(self);
         }
-        self.webhook = Some(Webhook::bind(listen).await?);
+        self.webhook = Some(Webhook::bind(listen)?);
         Ok(self)
     }
 

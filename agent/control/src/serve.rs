@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use tonic::Status;
 use tonic::codegen::Service as _;
 use tracing::{debug, warn};
 
+use crate::ControlError;
 use crate::ca::CertificateService;
 use crate::nodes::NodeService;
 
@@ -84,6 +85,12 @@ impl<A: Authenticate, S: Source> Services<A, S> {
             _ => Ok(Status::unimplemented("no such service here").into_http()),
         }
     }
+}
+
+/// Listens for [`accept_all`]; to be called within a runtime.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    let listener = agent_net::socket::listen_on(address).and_then(TcpListener::from_std);
+    listener.map_err(|source| ControlError::Listen { address, source })
 }
 
 /// Serves until the drain begins and the connections have ended.

@@ -1,7 +1,7 @@
 //! TCP sockets and listeners with the options every leg of the agent uses.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -28,21 +28,30 @@ pub const BACKLOG: i32 = 4096;
 /// has no IPv6. `SO_REUSEADDR` always, so that an application can bind the port of connections
 /// the agent accepted for it; `SO_REUSEPORT` never, so that no pod process can join.
 pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
-    netns.run(|| {
-        bind_listener(Ipv6Addr::UNSPECIFIED.into(), port).or_else(|error| {
-            if error.raw_os_error() == Some(libc::EAFNOSUPPORT)
-                || error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
-            {
-                bind_listener(Ipv4Addr::UNSPECIFIED.into(), port)
-            } else {
-                Err(error)
-            }
-        })
-    })?
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    netns.run(|| listen_on(any))?
 }
 
-fn bind_listener(address: IpAddr, port: u16) -> io::Result<std::net::TcpListener> {
-    let address = SocketAddr::new(address, port);
+/// The same on `address`, in the current namespace: `[::]` serves IPv4 too, and is `0.0.0.0` on a
+/// kernel without IPv6. The listener does not block.
+pub fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    bind_listener(address).or_else(|error| match without_ipv6(address, &error) {
+        Some(address) => bind_listener(address),
+        None => Err(error),
+    })
+}
+
+/// What to listen on in place of `[::]`, when that failed because there is no IPv6.
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let is_absent = matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    );
+    let is_any = address.is_ipv6() && address.ip().is_unspecified();
+    (is_any && is_absent).then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
+}
+
+fn bind_listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -103,4 +112,36 @@ pub async fn connect(
 /// The address with an IPv4-mapped IPv6 address turned into the IPv4 address it stands for.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_any_address_is_one_of_ipv4() {
+        let instead = |address: &str, code| {
+            let error = io::Error::from_raw_os_error(code);
+            without_ipv6(address.parse().unwrap(), &error)
+        };
+        let any = "0.0.0.0:15012".parse().ok();
+        assert_eq!(instead("[::]:15012", libc::EAFNOSUPPORT), any);
+        assert_eq!(instead("[::]:15012", libc::EADDRNOTAVAIL), any);
+        assert_eq!(instead("[::]:15012", libc::EADDRINUSE), None);
+        assert_eq!(instead("[fd00::1]:15012", libc::EAFNOSUPPORT), None);
+        assert_eq!(instead("0.0.0.0:15012", libc::EADDRNOTAVAIL), None);
+    }
+
+    #[test]
+    fn both_families_reach_a_listener_on_any_address() {
+        let listener = listen_on("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for client in ["127.0.0.1", "::1"] {
+            let to = SocketAddr::new(client.parse().unwrap(), port);
+            std::net::TcpStream::connect(to).unwrap();
+        }
+        let taken = listen_on(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+        let kind = taken.map_err(|error| error.kind());
+        assert_eq!(kind.err(), Some(io::ErrorKind::AddrInUse));
+    }
 }

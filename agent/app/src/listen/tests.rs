@@ -1,7 +1,8 @@
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use agent_net::socket::listen_on;
 use agent_telemetry::Limits;
 
 use super::*;
@@ -29,7 +30,7 @@ fn readiness_names_what_is_pending() {
     let state = readiness.wait_for("state manager");
     let address = free_port();
     let _serving = Listeners::default()
-        .tcp(bind(address).unwrap(), &[readiness_route(readiness)])
+        .tcp(listen_on(address).unwrap(), &[readiness_route(readiness)])
         .unwrap()
         .start()
         .unwrap();
@@ -48,7 +49,7 @@ fn metrics_come_in_the_format_asked_for() {
     let metrics = Metrics::new("test", Limits::default(), Instant::now());
     let address = free_port();
     let _serving = Listeners::default()
-        .tcp(bind(address).unwrap(), &[metrics_route(metrics)])
+        .tcp(listen_on(address).unwrap(), &[metrics_route(metrics)])
         .unwrap()
         .start()
         .unwrap();
@@ -71,7 +72,7 @@ fn clients_that_say_nothing_hold_their_slots_for_seconds_only() {
     let address = free_port();
     let _serving = Listeners::default()
         .tcp(
-            bind(address).unwrap(),
+            listen_on(address).unwrap(),
             &[readiness_route(Readiness::default())],
         )
         .unwrap()
@@ -89,7 +90,7 @@ fn dropping_it_frees_the_port() {
     let address = free_port();
     let listeners = || {
         Listeners::default()
-            .tcp(bind(address).unwrap(), &[])
+            .tcp(listen_on(address).unwrap(), &[])
             .unwrap()
     };
     drop(listeners().start().unwrap());

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use agent_net::socket::listen_on;
 use agent_proxy::handover::ListenerName;
 use agent_telemetry::Metrics;
 use anyhow::Context;
@@ -15,7 +16,7 @@ use tokio::runtime::Runtime;
 use super::MeshView;
 use crate::config::NodeConfig;
 use crate::http::Route;
-use crate::listen::{Listeners, Serving, bind, metrics_route, readiness_route};
+use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
 use crate::readiness::Readiness;
 
 /// Time between two tries for a port that another process has.
@@ -112,7 +113,7 @@ impl Ports {
 
     /// False when another process has it.
     fn try_bind(&self, name: ListenerName, address: SocketAddr) -> anyhow::Result<bool> {
-        match bind(address) {
+        match listen_on(address) {
             Ok(listener) => self.serve(name, listener).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
             Err(error) => Err(error).with_context(|| format!("listening on {address}")),

@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::ControlError;
 use crate::collection::Collection;
-use crate::serve::accept_all;
+use crate::serve::{accept_all, listen};
 
 pub(crate) use registration::Registration;
 pub(crate) use review::answer;
@@ -63,9 +63,8 @@ struct Judge {
 }
 
 impl Webhook {
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, ControlError> {
-        let listening = TcpListener::bind(address).await;
-        let listener = listening.map_err(|source| ControlError::Listen { address, source })?;
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self, ControlError> {
+        let listener = listen(address)?;
         Ok(Self { listener })
     }
 
