@@ -1,15 +1,18 @@
 //! The node agent with what its manifest grants, and with less.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use tests::agent::Agent;
 use tests::process::Process;
 use tests::server::{Behaviour, Server};
 use tests::traffic::{echo_on, must_refuse, must_serve, wait_closed};
-use tests::{Cluster, Pod, PodSpec};
+use tests::{Cluster, Node, Pod, PodSpec, poll};
 
 use crate::scene::{MESHED, PORT, Scene};
 use crate::{Case, shared};
@@ -21,6 +24,8 @@ pub(crate) const CASES: &[Case] = &[shared(
 
 const MANIFEST: &str = include_str!("../../../../deploy/kubernetes/base/node.yaml");
 const LIMIT: Duration = Duration::from_secs(4);
+/// Whose the runtime's folders are: `nobody` stands for the user of whatever unpacked them.
+const OWNER: u32 = 65534;
 
 fn capabilities(cluster: &Cluster) -> Result<()> {
     let granted = granted(MANIFEST)?;
@@ -33,21 +38,26 @@ fn capabilities(cluster: &Cluster) -> Result<()> {
     sleep.arg("infinity");
     let host = Process::spawn(cluster.run(), node.host(), "host-process", sleep)?;
     let before = agent.settings();
+    let folders = Folders::of(node)?;
     let host_netns = PathBuf::from(format!("/proc/{}/ns/net", host.pid()));
-    let mut outcome = restarted(agent, &granted, &host_netns)
-        .and_then(|()| works(cluster, &scene))
-        .context("with all that the manifest grants");
+    agent.change(|settings| settings.extra.extend(folders.flags()));
+    let tried = |capabilities: &BTreeSet<String>| {
+        folders.reset(node)?;
+        restarted(agent, capabilities, &host_netns)?;
+        folders.has_plugin()?;
+        works(cluster, &scene)
+    };
+    let mut outcome = tried(&granted).context("with all that the manifest grants");
     for one in &granted {
         if outcome.is_err() {
             break;
         }
-        let fewer = granted
+        let fewer: BTreeSet<String> = granted
             .iter()
             .filter(|name| *name != one)
             .cloned()
             .collect();
-        let crippled = restarted(agent, &fewer, &host_netns).and_then(|()| works(cluster, &scene));
-        match crippled {
+        match tried(&fewer) {
             Ok(()) => outcome = Err(anyhow::anyhow!("{one} is granted and not needed")),
             Err(error) => {
                 let why = error.root_cause().to_string();
@@ -63,6 +73,62 @@ fn capabilities(cluster: &Cluster) -> Result<()> {
     agent.start_ready()?;
     host.kill9()?;
     outcome
+}
+
+/// The runtime's folders, which belong to somebody else than root.
+struct Folders {
+    bin: PathBuf,
+    conf: PathBuf,
+}
+
+impl Folders {
+    fn of(node: &Node) -> Result<Self> {
+        let [bin, conf] = ["foreign-bin", "foreign-conf"].map(|name| node.directory().join(name));
+        for folder in [&bin, &conf] {
+            fs::create_dir_all(folder)?;
+            chown(folder, Some(OWNER), Some(OWNER))?;
+        }
+        Ok(Self { bin, conf })
+    }
+
+    fn flags(&self) -> [String; 2] {
+        let flag = |name: &str, folder: &Path| format!("--{name}={}", folder.display());
+        [
+            flag("cni-bin-dir", &self.bin),
+            flag("cni-conf-dir", &self.conf),
+        ]
+    }
+
+    /// As they are before anything is installed.
+    fn reset(&self, node: &Node) -> Result<()> {
+        for folder in [&self.bin, &self.conf] {
+            for entry in fs::read_dir(folder)? {
+                fs::remove_file(entry?.path())?;
+            }
+        }
+        let mut plugin = node.chain().network();
+        let version = plugin["cniVersion"].take();
+        let list = json!({ "cniVersion": version, "name": "pods", "plugins": [plugin] });
+        let file = self.configuration();
+        fs::write(&file, list.to_string())?;
+        chown(&file, Some(OWNER), Some(OWNER))?;
+        Ok(())
+    }
+
+    fn has_plugin(&self) -> Result<()> {
+        poll::until("the plugin installed", LIMIT, || {
+            let text = fs::read_to_string(self.configuration())?;
+            ensure!(
+                text.contains("culvert-cni") && self.bin.join("culvert-cni").exists(),
+                "the runtime's folders of another user"
+            );
+            Ok(())
+        })
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.conf.join("10-pods.conflist")
+    }
 }
 
 /// Starts the agent anew with these capabilities.
