@@ -2,6 +2,8 @@
 //! verb runs in it, with nothing of this machine but the kernel.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -15,8 +17,10 @@ use crate::workspace::Workspace;
 /// What is tried.
 pub(crate) const TRIAL: &str = "image: every role runs in a chroot of its layer";
 
-/// Time the control plane has to serve.
+/// Time the control plane has to serve, and the node agent to say what it waits for.
 const READY: Duration = Duration::from_secs(20);
+/// Mounts a /proc of the machine in the image and enters the image.
+const WITH_PROC: &str = r#"mount --bind /proc "$1/proc" && exec chroot "$@""#;
 
 /// Unpacks the layer of `layout` and runs everything in it.
 pub(crate) fn run(workspace: &Workspace, layout: &Path) -> Result<()> {
@@ -33,6 +37,7 @@ pub(crate) fn run(workspace: &Workspace, layout: &Path) -> Result<()> {
     image.manifests_render()?;
     image.plugin_answers()?;
     image.release_finds_nothing_to_do()?;
+    image.node_waits()?;
     image.control_serves()?;
     fs::remove_dir_all(&image.root).context("cannot remove the trial")
 }
@@ -89,7 +94,32 @@ impl Unpacked {
         expect(said.contains("\"supportedVersions\""), "culvert-cni", &said)
     }
 
-    /// The node role opens its files; what it does in the kernel is proven by the end-to-end tests.
+    /// `node` up to the point where it would touch the kernel of this machine, and its end: it reads
+    /// its eBPF object, looks its control plane up, and says on its port what is missing. What comes
+    /// after that is proven by the end-to-end tests.
+    fn node_waits(&self) -> Result<()> {
+        let ready = free_address()?;
+        let mut node = program("unshare", Path::new("/"));
+        node.env_clear().env("PATH", PATH);
+        node.args(["--mount", "sh", "-c", WITH_PROC, "sh"])
+            .arg(&self.root);
+        node.args(["/usr/bin/culvert", "node", "--node-name=a-node"]);
+        node.args(["--xds-address=https://localhost:1", "--root-cert=/absent"]);
+        node.args(["--token-file=/absent", "--bpffs=/var/lib/culvert/absent"]);
+        node.args(["--host-netns=/absent", "--cgroup-root=/absent"]);
+        node.args(["--metrics-listen=127.0.0.1:0"])
+            .arg(format!("--ready-listen={ready}"));
+        let log = fs::File::create(self.root.join("node.log"))?;
+        node.stdout(log.try_clone()?).stderr(log);
+        let mut running = Running(node.spawn().context("cannot start unshare")?);
+        let waits = running.until_it_waits(ready);
+        waits.and_then(|()| running.end()).with_context(|| {
+            let log = fs::read_to_string(self.root.join("node.log")).unwrap_or_default();
+            format!("culvert node does not wait for what it lacks:\n{log}")
+        })
+    }
+
+    /// The node role takes back what is not there.
     fn release_finds_nothing_to_do(&self) -> Result<()> {
         let said = self.culvert(&["node", "--release", "--bpffs", "/sys"])?;
         expect(said.contains("released"), "node --release", &said)?;
@@ -162,16 +192,68 @@ impl Unpacked {
     }
 }
 
+/// Where this machine's programs are.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// chroot(8) without this machine's environment.
 fn chroot() -> Command {
     let mut chroot = program("chroot", Path::new("/"));
-    let path = "/usr/sbin:/usr/bin:/sbin:/bin";
-    chroot.env_clear().env("PATH", path);
+    chroot.env_clear().env("PATH", PATH);
     chroot
+}
+
+/// An address of this machine that nobody listens on.
+fn free_address() -> Result<SocketAddr> {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(probe.local_addr()?)
+}
+
+/// What a readiness port answers.
+fn readiness(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(READY))?;
+    stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Ends what it holds.
 struct Running(Child);
+
+impl Running {
+    /// The kernel side waits for a folder, the rest for the control plane.
+    fn until_it_waits(&mut self, ready: SocketAddr) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            match readiness(ready) {
+                Ok(said) if said.contains("kernel side (") && said.contains("/absent") => {
+                    return expect(said.contains("state manager"), "node", &said);
+                }
+                other if began.elapsed() > READY => bail!("after {READY:?}: {other:?}"),
+                _ => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Asks it to end; it ends well.
+    fn end(&mut self) -> Result<()> {
+        let pid = self.0.id().to_string();
+        output(program("kill", Path::new("/")).args(["-TERM", &pid]))?;
+        let began = Instant::now();
+        loop {
+            match self.0.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("told to end, it ended with {status}"),
+                None if began.elapsed() > READY => bail!("told to end, it goes on"),
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
