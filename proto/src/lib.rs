@@ -1,4 +1,5 @@
-//! Wire messages: delta xDS, workload, authorization, certificate service, node service.
+//! Wire messages: delta xDS, workload, authorization, gateway, certificate service, node
+//! service.
 //!
 //! Everything in the modules is generated from the .proto files beside `src` (`cargo xtask
 //! codegen`) and checked in; a test of `proto-codegen` fails when the two differ.
@@ -30,6 +31,8 @@ generated! {
     security = "istio.security.rs";
     /// `istio.v1.auth`: the certificate service.
     ca = "istio.v1.auth.rs";
+    /// `culvert.gateway.v1`: what a gateway is told.
+    gateway = "culvert.gateway.v1.rs";
     /// `culvert.node.v1`: enrolment of a node's pods and trust.
     node = "culvert.node.v1.rs";
 }

@@ -222,6 +222,10 @@ impl Apply for Applier {
                     seen.removed.push(key.to_string());
                 }
                 Update::RejectedPolicy(key) => panic!("{key}"),
+                Update::Gateway(_)
+                | Update::Route(..)
+                | Update::Backend(..)
+                | Update::RemoveOfGateway(..) => panic!("a node is told of a gateway"),
             }
         }
         Vec::new()

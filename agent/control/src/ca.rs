@@ -85,7 +85,7 @@ impl<A: Authenticate> IstioCertificateService for CertificateService<A> {
         let caller = caller.inspect_err(|_| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
         })?;
-        let node = caller.node();
+        let node = caller.node()?;
         match self.answer(node, request.get_ref()) {
             Ok(cert_chain) => {
                 self.counters.issued.fetch_add(1, Ordering::Relaxed);

@@ -223,6 +223,10 @@ impl Apply for Applier {
                     seen.policies.remove(&key.to_string());
                 }
                 Update::RejectedPolicy(key) => panic!("{key}"),
+                Update::Gateway(_)
+                | Update::Route(..)
+                | Update::Backend(..)
+                | Update::RemoveOfGateway(..) => panic!("a node is told of a gateway"),
             }
         }
         let listed = seen

@@ -139,6 +139,11 @@ impl Writer {
             Update::RemoveAddress(name) => self.remove_address(&name),
             Update::RemovePolicy(key) => self.next.remove_policy(&key),
             Update::RejectedPolicy(key) => self.next.reject_policy(&key),
+            // Only gateways are told; their room keeps it.
+            Update::Gateway(_)
+            | Update::Route(..)
+            | Update::Backend(..)
+            | Update::RemoveOfGateway(..) => {}
         }
     }
 

@@ -1,4 +1,5 @@
-//! Delta xDS: how the control plane tells every node what runs where and what is allowed.
+//! Delta xDS: how the control plane tells every node what runs where and what is allowed, and every
+//! gateway what to do.
 //!
 //! Both ends are pure state machines ([`ClientSession`], [`ServerSession`]) inside thin tonic
 //! shells ([`client::run`], [`server::Discovery`]); protobuf ends here, everything outside speaks
@@ -22,6 +23,6 @@ pub use error::Error;
 pub use links::address_name;
 pub use resource_type::ResourceType;
 pub use server::{
-    Authenticate, Caller, Catalog, Discovery, NotAdmitted, Published, ServerSession, Source,
+    Authenticate, Caller, Catalog, Client, Discovery, NotAdmitted, Published, ServerSession, Source,
 };
 pub use update::{Apply, Rejection, Update};

@@ -1,23 +1,43 @@
-//! The two resource types of ambient discovery.
+//! The resource types of discovery: those of ambient, and our own for gateways.
 
 /// A type of resource, each with its own name space and subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
     /// Workloads (named by uid) and services (named `namespace/hostname`).
     Address,
-    /// Authorization policies, named `namespace/name`.
+    /// Authorization policies of L4, named `namespace/name`.
     Authorization,
+    /// A gateway and its listeners, named `namespace/name`.
+    Gateway,
+    /// A route of one gateway, named `<gateway>|<kind>/<namespace>/<name>`.
+    Route,
+    /// Settings for a service behind one gateway, named `<gateway>|<namespace>/<hostname>[:<port>]`.
+    Backend,
 }
 
 impl ResourceType {
-    /// Both, in the order a client subscribes.
-    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+    /// Every type.
+    pub const ALL: [Self; 5] = [
+        Self::Address,
+        Self::Authorization,
+        Self::Gateway,
+        Self::Route,
+        Self::Backend,
+    ];
+    /// What a node subscribes to, in this order.
+    pub const OF_NODES: &'static [Self] = &[Self::Address, Self::Authorization];
+    /// What a gateway subscribes to, in this order: what routes name comes before them.
+    pub const OF_GATEWAYS: &'static [Self] =
+        &[Self::Address, Self::Backend, Self::Gateway, Self::Route];
 
     /// The type URL on the wire.
     pub fn url(self) -> &'static str {
         match self {
             Self::Address => "type.googleapis.com/istio.workload.Address",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Gateway => "type.googleapis.com/culvert.gateway.v1.Gateway",
+            Self::Route => "type.googleapis.com/culvert.gateway.v1.Route",
+            Self::Backend => "type.googleapis.com/culvert.gateway.v1.Backend",
         }
     }
 
@@ -25,27 +45,40 @@ impl ResourceType {
     pub fn from_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
+
+    /// True for what belongs to one gateway and is told to nobody else: its listeners come with
+    /// their private keys.
+    pub(crate) fn is_of_one_gateway(self) -> bool {
+        match self {
+            Self::Address | Self::Authorization => false,
+            Self::Gateway | Self::Route | Self::Backend => true,
+        }
+    }
 }
 
 /// One value per [`ResourceType`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PerType<T> {
-    address: T,
-    authorization: T,
-}
+pub(crate) struct PerType<T>([T; ResourceType::ALL.len()]);
 
 impl<T> PerType<T> {
     pub(crate) fn get(&self, kind: ResourceType) -> &T {
-        match kind {
-            ResourceType::Address => &self.address,
-            ResourceType::Authorization => &self.authorization,
-        }
+        &self.0[kind as usize]
     }
 
     pub(crate) fn get_mut(&mut self, kind: ResourceType) -> &mut T {
-        match kind {
-            ResourceType::Address => &mut self.address,
-            ResourceType::Authorization => &mut self.authorization,
+        &mut self.0[kind as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_has_its_place() {
+        for (place, kind) in ResourceType::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, place);
+            assert_eq!(ResourceType::from_url(kind.url()), Some(kind));
         }
     }
 }

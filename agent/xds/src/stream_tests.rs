@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::server::ConnectedNodes;
 use crate::{
-    Apply, Authenticate, ClientConfig, ClientStatus, Demand, Discovery, NodeFacts, NotAdmitted,
-    Published, Rejection, Update, client,
+    Apply, Authenticate, Client, ClientConfig, ClientStatus, Demand, Discovery, NodeFacts,
+    NotAdmitted, Published, Rejection, Update, client,
 };
 use agent_model::Workload;
 use agent_net::drain::{self, Drain};
@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Tokens;
 
 impl Authenticate for Tokens {
-    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+    async fn client(&self, token: &str) -> Result<Client, NotAdmitted> {
         let node = token.strip_prefix("good-").map(Arc::from);
-        node.ok_or(NotAdmitted::Invalid)
+        node.map(Client::Node).ok_or(NotAdmitted::Invalid)
     }
 }
 
@@ -181,7 +181,8 @@ async fn a_node_syncs_follows_and_reconnects() {
     until(&mut current, |status| status.addresses == 2).await;
     assert_eq!(seen.uids(), ["a", "b"]);
     let after = current.borrow().received.clone();
-    let [addresses, policies] = crate::ResourceType::ALL.map(crate::ResourceType::url);
+    let of_nodes = crate::ResourceType::OF_NODES;
+    let [addresses, policies] = [of_nodes[0].url(), of_nodes[1].url()];
     assert_eq!(after[addresses].messages, before[addresses].messages + 1);
     assert!(after[addresses].bytes > before[addresses].bytes + 20);
     assert_eq!(after[policies], before[policies]);
@@ -366,7 +367,7 @@ async fn a_node_holds_only_so_many_streams() {
     drop(watcher);
     for (_, current) in &mut clients {
         until(current, |status| {
-            let refusal = "stream ended: node n1 has too many streams (ResourceExhausted)";
+            let refusal = "stream ended: n1 has too many streams (ResourceExhausted)";
             status.synced || status.last_error.as_deref() == Some(refusal)
         })
         .await;

@@ -1,6 +1,10 @@
 //! What a client session hands to whoever keeps the state.
 
+use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
+
+use crate::ResourceType;
+use crate::convert::{backend_name, route_name};
 
 /// One change. A batch holds all changes of one response, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +22,30 @@ pub enum Update {
     /// A policy was sent that cannot be read. The last good version stays in force; where there is
     /// none, whatever the policy protects has to be refused.
     RejectedPolicy(PolicyKey),
+    /// A gateway is new or changed; only gateways are told.
+    Gateway(Box<Gateway>),
+    /// A route of that gateway is new or changed.
+    Route(GatewayKey, Box<Route>),
+    /// Settings for a service behind that gateway are new or changed.
+    Backend(GatewayKey, Box<Backend>),
+    /// A gateway, route or backend is gone, by the name of its resource.
+    RemoveOfGateway(ResourceType, String),
+}
+
+impl Update {
+    /// Name of the resource that said so.
+    pub(crate) fn resource_name(&self) -> String {
+        match self {
+            Self::Workload(workload) => workload.uid.to_string(),
+            Self::Service(service) => service.key().to_string(),
+            Self::Policy(policy) => policy.key().to_string(),
+            Self::RemovePolicy(key) | Self::RejectedPolicy(key) => key.to_string(),
+            Self::Gateway(gateway) => gateway.key.to_string(),
+            Self::Route(gateway, route) => route_name(gateway, &route.key),
+            Self::Backend(gateway, backend) => backend_name(gateway, backend),
+            Self::RemoveAddress(name) | Self::RemoveOfGateway(_, name) => name.clone(),
+        }
+    }
 }
 
 /// A resource that was refused.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// The .proto files, relative to [`proto_dir`].
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "authorization.proto",
     "ca.proto",
     "discovery.proto",
+    "gateway.proto",
     "node.proto",
     "workload.proto",
 ];

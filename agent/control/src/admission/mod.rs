@@ -1,13 +1,11 @@
-//! Which node calls: by a line of the node token file, or by the token that the cluster gave the
-//! node agent's pod.
+//! Who calls: by a line of the token file, or by the token that the cluster gave the node agent's
+//! pod.
 
 mod review;
 mod review_cache;
 mod tokens;
 
-use std::sync::Arc;
-
-use agent_xds::{Authenticate, NotAdmitted};
+use agent_xds::{Authenticate, Client, NotAdmitted};
 
 pub(crate) use review::Reviews;
 pub use review::{NodeAccount, TokenReviews};
@@ -30,14 +28,14 @@ impl Admission {
 
 impl Authenticate for Admission {
     /// The file first: it costs nothing and needs nobody.
-    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+    async fn client(&self, token: &str) -> Result<Client, NotAdmitted> {
         if let Some(tokens) = &self.tokens
-            && let Ok(node) = tokens.node(token).await
+            && let Ok(client) = tokens.client(token).await
         {
-            return Ok(node);
+            return Ok(client);
         }
         match &self.reviews {
-            Some(reviews) => reviews.node(token).await,
+            Some(reviews) => reviews.client(token).await,
             None => Err(NotAdmitted::Invalid),
         }
     }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent_xds::{Authenticate, NotAdmitted};
+use agent_xds::{Authenticate, Client, NotAdmitted};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::PostParams;
@@ -166,12 +166,12 @@ impl Reviews {
 }
 
 impl Authenticate for Reviews {
-    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
+    async fn client(&self, token: &str) -> Result<Client, NotAdmitted> {
         if token.len() > MAX_TOKEN {
             return Err(NotAdmitted::Invalid);
         }
         let known = self.cache.get_or(token, || self.ask(token)).await?;
-        known.ok_or(NotAdmitted::Invalid)
+        known.map(Client::Node).ok_or(NotAdmitted::Invalid)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who a bearer token belongs to: a file with one `TOKEN NODE` a line.
+//! Whom a bearer token belongs to: a file with one `TOKEN NODE`, or `TOKEN NAMESPACE/NAME` for a
+//! gateway, a line.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,10 +7,11 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agent_xds::{Authenticate, NotAdmitted};
+use agent_model::gateway::GatewayKey;
+use agent_xds::{Authenticate, Client, NotAdmitted};
 use tracing::{error, info, warn};
 
 /// The file is looked at no more often than this.
@@ -37,7 +39,7 @@ struct State {
 /// The good lines of a node token file. Shows no token, not even for debugging.
 #[derive(Default)]
 pub struct TokenTable {
-    tokens: Vec<(Token, Arc<str>)>,
+    tokens: Vec<(Token, Client)>,
     problem: Option<String>,
 }
 
@@ -79,18 +81,18 @@ impl NodeTokens {
         state.problem.clone()
     }
 
-    /// The node of a token at a time.
-    fn node_at(&self, token: &str, now: Instant) -> Option<Arc<str>> {
+    /// Whose a token is at a time.
+    fn client_at(&self, token: &str, now: Instant) -> Option<Client> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.refresh(&self.path, now);
-        state.table.node(token).cloned()
+        state.table.client(token).cloned()
     }
 }
 
 impl Authenticate for NodeTokens {
-    async fn node(&self, token: &str) -> Result<Arc<str>, NotAdmitted> {
-        let node = self.node_at(token, Instant::now());
-        node.ok_or(NotAdmitted::Invalid)
+    async fn client(&self, token: &str) -> Result<Client, NotAdmitted> {
+        let client = self.client_at(token, Instant::now());
+        client.ok_or(NotAdmitted::Invalid)
     }
 }
 
@@ -156,8 +158,8 @@ fn fingerprint(metadata: &fs::Metadata) -> Fingerprint {
 }
 
 impl TokenTable {
-    /// Reads one `TOKEN NODE` a line; empty lines and those that begin with `#` are passed over.
-    /// A token given to two nodes belongs to the first.
+    /// Reads one `TOKEN NODE` or `TOKEN NAMESPACE/NAME` a line; empty lines and those that begin
+    /// with `#` are passed over. A token given to two belongs to the first.
     pub fn parse(text: &str) -> Self {
         let mut table = Self::default();
         let mut known = BTreeSet::new();
@@ -167,16 +169,17 @@ impl TokenTable {
                 continue;
             }
             let mut words = line.split_whitespace();
-            let message = match (words.next(), words.next(), words.next()) {
-                (Some(token), Some(node), None) if token.len() <= MAX_TOKEN && is_name(node) => {
+            let pair = (words.next(), words.next().and_then(named), words.next());
+            let message = match pair {
+                (Some(token), Some(client), None) if token.len() <= MAX_TOKEN => {
                     if known.insert(token) {
                         let token = Token(token.as_bytes().into());
-                        table.tokens.push((token, node.into()));
+                        table.tokens.push((token, client));
                         continue;
                     }
                     "the token was given before"
                 }
-                _ => "not `TOKEN NODE`",
+                _ => "not `TOKEN NODE`, and for a gateway not `TOKEN NAMESPACE/NAME`",
             };
             // Never the line itself: it holds a secret.
             table.problem.get_or_insert_with(|| {
@@ -189,13 +192,13 @@ impl TokenTable {
         table
     }
 
-    /// The node a token belongs to. Looks at every line, so that the time taken does not tell
-    /// which one matched.
-    pub fn node(&self, token: &str) -> Option<&Arc<str>> {
+    /// Whom a token belongs to. Looks at every line, so that the time taken does not tell which
+    /// one matched.
+    pub fn client(&self, token: &str) -> Option<&Client> {
         let mut found = None;
-        for (known, node) in &self.tokens {
+        for (known, client) in &self.tokens {
             if known.is(token.as_bytes()) {
-                found = Some(node);
+                found = Some(client);
             }
         }
         found
@@ -216,10 +219,19 @@ impl fmt::Debug for TokenTable {
     }
 }
 
-fn is_name(node: &str) -> bool {
+/// A node by its name, or a gateway by its namespace and name.
+fn named(word: &str) -> Option<Client> {
+    match word.split_once('/') {
+        None => is_name(word).then(|| Client::Node(word.into())),
+        Some((namespace, name)) => (is_name(namespace) && is_name(name))
+            .then(|| Client::Gateway(GatewayKey::new(namespace, name))),
+    }
+}
+
+fn is_name(word: &str) -> bool {
     let valid =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
-    node.len() <= 253 && node.bytes().all(valid)
+    (1..=253).contains(&word.len()) && word.bytes().all(valid)
 }
 
 fn warn_if_public(path: &Path) {
@@ -233,7 +245,9 @@ mod tests {
     use super::*;
 
     fn lookup(text: &str, token: &str) -> Option<String> {
-        TokenTable::parse(text).node(token).map(ToString::to_string)
+        TokenTable::parse(text)
+            .client(token)
+            .map(ToString::to_string)
     }
 
     #[test]
@@ -243,6 +257,20 @@ mod tests {
         assert_eq!(lookup(text, "secret-b").as_deref(), Some("node-b"));
         for other in ["", "secret-", "secret-aa", "secret-A", "node-a", "# nodes"] {
             assert_eq!(lookup(text, other), None, "{other:?}");
+        }
+    }
+
+    fn node(name: &str) -> Option<Client> {
+        Some(Client::Node(name.into()))
+    }
+
+    #[test]
+    fn gateways_are_named_with_their_namespace() {
+        let text = "a shop/edge\nb node-b\nc /edge\nd shop/\ne a/b/c\n";
+        assert_eq!(lookup(text, "a").as_deref(), Some("gateway shop/edge"));
+        assert_eq!(lookup(text, "b").as_deref(), Some("node-b"));
+        for bad in ["c", "d", "e"] {
+            assert_eq!(lookup(text, bad), None, "{bad}");
         }
     }
 
@@ -266,16 +294,16 @@ mod tests {
         fs::write(&path, "one node-a\n").unwrap();
         let tokens = NodeTokens::open(&path).unwrap();
         let start = Instant::now();
-        assert_eq!(tokens.node_at("one", start).as_deref(), Some("node-a"));
+        assert_eq!(tokens.client_at("one", start), node("node-a"));
         let other = path.with_extension("new");
         fs::write(&other, "two node-b\n").unwrap();
         fs::rename(&other, &path).unwrap();
         let later = start + CHECK_EVERY * 2;
-        assert_eq!(tokens.node_at("one", later), None);
-        assert_eq!(tokens.node_at("two", later).as_deref(), Some("node-b"));
+        assert_eq!(tokens.client_at("one", later), None);
+        assert_eq!(tokens.client_at("two", later), node("node-b"));
         fs::remove_file(&path).unwrap();
         let last = later + CHECK_EVERY * 2;
-        assert_eq!(tokens.node_at("two", last).as_deref(), Some("node-b"));
+        assert_eq!(tokens.client_at("two", last), node("node-b"));
         assert!(tokens.problem().is_some());
     }
 }

@@ -66,7 +66,7 @@ impl<A: Authenticate> Service for NodeService<A> {
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let caller = Caller::of(&self.authenticate, request.metadata()).await?;
-        let node = Arc::clone(caller.node());
+        let node = Arc::clone(caller.node()?);
         let attachment = self.attached.open(&node, SystemTime::now());
         let attachment = attachment.ok_or_else(|| {
             Status::resource_exhausted(format!("node {node} has too many agents attached"))

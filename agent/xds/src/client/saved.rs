@@ -37,7 +37,8 @@ pub enum Kept<'a> {
 /// The content of a file that [`crate::ClientSession::restore`] reads. Without versions, so that a
 /// control plane that is back sends all of it again: the next release may read more of it.
 pub fn save<'a>(kept: impl Iterator<Item = Kept<'a>>, at: SystemTime) -> Vec<u8> {
-    let mut responses = ResourceType::ALL.map(|kind| DeltaDiscoveryResponse {
+    let kinds = [ResourceType::Address, ResourceType::Authorization];
+    let mut responses = kinds.map(|kind| DeltaDiscoveryResponse {
         type_url: kind.url().to_owned(),
         ..DeltaDiscoveryResponse::default()
     });

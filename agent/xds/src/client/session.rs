@@ -11,7 +11,9 @@ use tonic::Code;
 use super::demand::Demand;
 use super::saved;
 use super::status::MAX_REJECTIONS;
-use crate::convert::{Address, decode_address, decode_authorization};
+use crate::convert::{
+    Address, decode_address, decode_authorization, decode_backend, decode_gateway, decode_route,
+};
 use crate::links::{self, Links};
 use crate::resource_type::PerType;
 use crate::server::MORE_FOLLOWS;
@@ -27,6 +29,8 @@ const MAX_REFUSAL: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct ClientSession {
     node: Node,
+    /// What it subscribes to, in this order.
+    kinds: &'static [ResourceType],
     types: PerType<TypeState>,
     /// On a node that asks for addresses by name.
     on_demand: Option<OnDemand>,
@@ -61,10 +65,20 @@ struct TypeState {
 }
 
 impl ClientSession {
-    /// A session that knows nothing yet.
+    /// A session of a node that knows nothing yet.
     pub fn new(facts: &NodeFacts) -> Self {
+        Self::subscribing(facts, ResourceType::OF_NODES)
+    }
+
+    /// A session of a gateway that knows nothing yet.
+    pub fn of_gateway(facts: &NodeFacts) -> Self {
+        Self::subscribing(facts, ResourceType::OF_GATEWAYS)
+    }
+
+    fn subscribing(facts: &NodeFacts, kinds: &'static [ResourceType]) -> Self {
         Self {
             node: facts.to_wire(),
+            kinds,
             types: PerType::default(),
             on_demand: None,
             restored: None,
@@ -107,12 +121,11 @@ impl ClientSession {
 
     /// When what is held was written to disk, until the server has said what is true now.
     pub fn restored(&self) -> Option<SystemTime> {
-        let mut kinds = ResourceType::ALL.into_iter();
-        let is_told = kinds.all(|kind| self.types.get(kind).told);
+        let is_told = self.kinds.iter().all(|kind| self.types.get(*kind).told);
         self.restored.filter(|_| !is_told)
     }
 
-    /// A stream is open: the requests that open both subscriptions on it.
+    /// A stream is open: the requests that open the subscriptions on it.
     pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = self.subscriptions();
         if let Some(on_demand) = &mut self.on_demand
@@ -165,13 +178,13 @@ impl ClientSession {
     }
 
     fn subscriptions(&self) -> Vec<DeltaDiscoveryRequest> {
-        let subscribe = |kind: ResourceType| DeltaDiscoveryRequest {
+        let subscribe = |kind: &ResourceType| DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
             type_url: kind.url().to_owned(),
-            initial_resource_versions: self.types.get(kind).known.clone(),
+            initial_resource_versions: self.types.get(*kind).known.clone(),
             ..DeltaDiscoveryRequest::default()
         };
-        ResourceType::ALL.map(subscribe).into()
+        self.kinds.iter().map(subscribe).collect()
     }
 
     /// Applies a response; the acknowledgement, or the refusal of some of its resources.
@@ -180,7 +193,8 @@ impl ClientSession {
         response: DeltaDiscoveryResponse,
         applier: &mut dyn Apply,
     ) -> DeltaDiscoveryRequest {
-        let rejections = match ResourceType::from_url(&response.type_url) {
+        let kind = ResourceType::from_url(&response.type_url);
+        let rejections = match kind.filter(|kind| self.kinds.contains(kind)) {
             Some(kind) => {
                 self.types.get_mut(kind).told |= is_complete(&response);
                 self.apply(kind, &response, applier)
@@ -200,11 +214,9 @@ impl ClientSession {
         }
     }
 
-    /// True once both types were received in full. A refused resource does not hold it up.
+    /// True once every type was received in full. A refused resource does not hold it up.
     pub fn is_synced(&self) -> bool {
-        ResourceType::ALL
-            .into_iter()
-            .all(|kind| self.types.get(kind).synced)
+        self.kinds.iter().all(|kind| self.types.get(*kind).synced)
     }
 
     /// Number of resources held of a type.
@@ -214,9 +226,8 @@ impl ClientSession {
 
     /// Resources whose newest form was refused, the first 64.
     pub fn rejected(&self) -> Vec<Rejection> {
-        let names = ResourceType::ALL
-            .into_iter()
-            .flat_map(|kind| &self.types.get(kind).rejected);
+        let kinds = self.kinds.iter();
+        let names = kinds.flat_map(|kind| &self.types.get(*kind).rejected);
         let rejections = names.map(|(name, reason)| Rejection {
             name: name.clone(),
             reason: reason.clone(),
@@ -263,6 +274,9 @@ impl ClientSession {
                 }
                 ResourceType::Authorization => {
                     Update::RemovePolicy(PolicyKey(name.as_str().into()))
+                }
+                ResourceType::Gateway | ResourceType::Route | ResourceType::Backend => {
+                    Update::RemoveOfGateway(kind, name.clone())
                 }
             });
         }
@@ -376,21 +390,23 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
             why: format!("{:?} in a stream of {}", body.type_url, kind.url()),
         });
     }
-    let (named, update) = match kind {
-        ResourceType::Address => {
-            let address = decode_address(&body.value)?;
-            let named = address.resource_name();
-            let update = match address {
-                Address::Workload(workload) => Update::Workload(workload),
-                Address::Service(service) => Update::Service(service),
-            };
-            (named, update)
+    let update = match kind {
+        ResourceType::Address => match decode_address(&body.value)? {
+            Address::Workload(workload) => Update::Workload(workload),
+            Address::Service(service) => Update::Service(service),
+        },
+        ResourceType::Authorization => Update::Policy(decode_authorization(&body.value)?),
+        ResourceType::Gateway => Update::Gateway(Box::new(decode_gateway(&body.value)?)),
+        ResourceType::Route => {
+            let (gateway, route) = decode_route(&body.value)?;
+            Update::Route(gateway, Box::new(route))
         }
-        ResourceType::Authorization => {
-            let policy = decode_authorization(&body.value)?;
-            (policy.key().to_string(), Update::Policy(policy))
+        ResourceType::Backend => {
+            let (gateway, backend) = decode_backend(&body.value)?;
+            Update::Backend(gateway, Box::new(backend))
         }
     };
+    let named = update.resource_name();
     if named != resource.name {
         // It could never be removed again.
         return Err(Error::Invalid {

@@ -25,8 +25,8 @@ pub struct Received {
 pub struct ClientStatus {
     /// A stream is open.
     pub connected: bool,
-    /// Both types were received in full at least once since start, or read from disk. Stays true when the server is
-    /// lost later: the state is kept.
+    /// Every type subscribed to was received in full at least once since start, or read from disk.
+    /// Stays true when the server is lost later: the state is kept.
     pub synced: bool,
     /// When the state was written to disk that was read because nobody answered; `None` once the
     /// server has said what is true now.

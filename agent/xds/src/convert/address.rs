@@ -17,16 +17,6 @@ pub(crate) enum Address {
     Service(Box<Service>),
 }
 
-impl Address {
-    /// The name its resource must have.
-    pub(crate) fn resource_name(&self) -> String {
-        match self {
-            Self::Workload(workload) => workload.uid.to_string(),
-            Self::Service(service) => service.key().to_string(),
-        }
-    }
-}
-
 /// Reads an Address resource.
 pub(crate) fn decode_address(bytes: &[u8]) -> Result<Address, Error> {
     match wire::Address::decode(bytes)?.r#type {

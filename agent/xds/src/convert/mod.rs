@@ -4,6 +4,7 @@ mod address;
 mod authorization;
 mod fields;
 mod gateway;
+mod network;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,10 @@ mod workload;
 
 pub(crate) use address::{Address, decode_address};
 pub(crate) use authorization::{decode_authorization, encode_authorization};
+pub(crate) use gateway::{
+    backend_name, decode_backend, decode_gateway, decode_route, encode_backend, encode_gateway,
+    encode_route, route_name,
+};
 pub(crate) use service::encode_service;
 pub(crate) use workload::encode_workload;
 

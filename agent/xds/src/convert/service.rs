@@ -9,7 +9,7 @@ use proto::workload as wire;
 
 use super::any;
 use super::fields::{MAX_STRING, bounded, known, list, name, required, text};
-use super::gateway::{
+use super::network::{
     decode_gateway, decode_network_address, decode_ports, encode_gateway, encode_network_address,
     encode_ports,
 };

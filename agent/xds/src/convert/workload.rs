@@ -11,7 +11,7 @@ use super::any;
 use super::fields::{
     MAX_STRING, address, bounded, invalid, known, list, name, name_or, octets, text,
 };
-use super::gateway::{decode_gateway, decode_ports, encode_gateway, encode_ports};
+use super::network::{decode_gateway, decode_ports, encode_gateway, encode_ports};
 use crate::{Error, ResourceType};
 
 /// The Address resource of a workload.

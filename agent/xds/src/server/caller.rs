@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_model::gateway::GatewayKey;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use zeroize::Zeroizing;
@@ -12,11 +13,51 @@ use zeroize::Zeroizing;
 /// An open stream's token is looked at again this often.
 const RECHECK: Duration = Duration::from_secs(5);
 
-/// Knows which node a bearer token belongs to.
+/// Who may call the control plane. What it is told, and certified, depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Client {
+    /// The agent of the node of that name.
+    Node(Arc<str>),
+    /// A gateway.
+    Gateway(GatewayKey),
+}
+
+impl Client {
+    /// True for resources of this gateway, by their names; never for a node.
+    pub(crate) fn owns(&self, resource: &str) -> bool {
+        let Self::Gateway(key) = self else {
+            return false;
+        };
+        let rest = resource
+            .strip_prefix(&*key.namespace)
+            .and_then(|rest| rest.strip_prefix('/'))
+            .and_then(|rest| rest.strip_prefix(&*key.name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))
+    }
+
+    /// The node it runs on, as far as that matters for what it is sent unasked.
+    pub(crate) fn node(&self) -> &str {
+        match self {
+            Self::Node(name) => name,
+            Self::Gateway(_) => "",
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(name) => f.write_str(name),
+            Self::Gateway(key) => write!(f, "gateway {key}"),
+        }
+    }
+}
+
+/// Knows whom a bearer token belongs to.
 pub trait Authenticate: Send + Sync + 'static {
-    /// The node's name. May ask another program, so implementations bound the time they take.
+    /// Who calls. May ask another program, so implementations bound the time they take.
     /// Secrets are compared in constant time.
-    fn node(&self, token: &str) -> impl Future<Output = Result<Arc<str>, NotAdmitted>> + Send;
+    fn client(&self, token: &str) -> impl Future<Output = Result<Client, NotAdmitted>> + Send;
 }
 
 /// Why a token admits nobody.
@@ -39,37 +80,45 @@ impl From<NotAdmitted> for Status {
     }
 }
 
-/// The node at the other end of a call.
+/// Who is at the other end of a call.
 pub struct Caller<A> {
     authenticate: Arc<A>,
     token: Zeroizing<String>,
-    node: Arc<str>,
+    client: Client,
 }
 
 impl<A: Authenticate> Caller<A> {
     /// The caller named by the `authorization: Bearer` header of a request.
     pub async fn of(authenticate: &Arc<A>, metadata: &MetadataMap) -> Result<Self, NotAdmitted> {
         let token = bearer_token(metadata).ok_or(NotAdmitted::Invalid)?;
-        let node = authenticate.node(token).await?;
+        let client = authenticate.client(token).await?;
         Ok(Self {
             authenticate: Arc::clone(authenticate),
             token: Zeroizing::new(token.to_owned()),
-            node,
+            client,
         })
     }
 
-    /// The node's name.
-    pub fn node(&self) -> &Arc<str> {
-        &self.node
+    /// Who it is.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
-    /// Completes once the token no longer belongs to the node, within 5 s of what [`Authenticate`]
+    /// The node's name. Fails for everybody else: what is for nodes only is for no gateway.
+    pub fn node(&self) -> Result<&Arc<str>, Status> {
+        match &self.client {
+            Client::Node(name) => Ok(name),
+            Client::Gateway(_) => Err(Status::permission_denied("only for nodes")),
+        }
+    }
+
+    /// Completes once the token no longer belongs to the caller, within 5 s of what [`Authenticate`]
     /// says. While nothing can be said, the caller stays: an outage ends no stream.
     pub async fn revoked(&self) -> Status {
         loop {
             tokio::time::sleep(RECHECK).await;
-            match self.authenticate.node(&self.token).await {
-                Ok(node) if node == self.node => {}
+            match self.authenticate.client(&self.token).await {
+                Ok(client) if client == self.client => {}
                 Err(NotAdmitted::Unavailable) => {}
                 Ok(_) | Err(NotAdmitted::Invalid) => {
                     return Status::unauthenticated("the node token is no longer valid");
@@ -82,7 +131,7 @@ impl<A: Authenticate> Caller<A> {
 impl<A> fmt::Debug for Caller<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
-            .field("node", &self.node)
+            .field("client", &self.client)
             .finish_non_exhaustive()
     }
 }
@@ -104,12 +153,44 @@ mod tests {
     use super::*;
 
     /// Answers as told, whatever the token.
-    struct Told(Mutex<Result<Arc<str>, NotAdmitted>>);
+    struct Told(Mutex<Result<Client, NotAdmitted>>);
 
     impl Authenticate for Told {
-        async fn node(&self, _token: &str) -> Result<Arc<str>, NotAdmitted> {
+        async fn client(&self, _token: &str) -> Result<Client, NotAdmitted> {
             self.0.lock().unwrap().clone()
         }
+    }
+
+    fn node(name: &str) -> Client {
+        Client::Node(name.into())
+    }
+
+    fn gateway() -> Client {
+        Client::Gateway(GatewayKey::new("shop", "edge"))
+    }
+
+    #[test]
+    fn a_gateway_owns_what_is_named_after_it_and_a_node_nothing() {
+        for (resource, owned) in [
+            ("shop/edge", true),
+            ("shop/edge|HTTPRoute/shop/web", true),
+            ("shop/edge2", false),
+            ("shop/edge2|HTTPRoute/shop/web", false),
+            ("shop2/edge", false),
+            ("shop/", false),
+            ("", false),
+        ] {
+            assert_eq!(gateway().owns(resource), owned, "{resource:?}");
+            assert!(!node("shop/edge").owns(resource), "{resource:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_for_nodes_is_for_no_gateway() {
+        let told = Arc::new(Told(Mutex::new(Ok(gateway()))));
+        let caller = Caller::of(&told, &metadata("Bearer secret")).await.unwrap();
+        let refusal = caller.node().unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
     }
 
     fn metadata(authorization: &str) -> MetadataMap {
@@ -134,16 +215,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_outlives_an_outage_but_not_its_token() {
-        let told = Arc::new(Told(Mutex::new(Ok("n1".into()))));
+        let told = Arc::new(Told(Mutex::new(Ok(node("n1")))));
         let caller = Caller::of(&told, &metadata("Bearer secret")).await.unwrap();
-        assert_eq!(&**caller.node(), "n1");
+        assert_eq!(caller.node().map(|name| &**name).ok(), Some("n1"));
         assert!(!format!("{caller:?}").contains("secret"));
-        for bearable in [Ok("n1".into()), Err(NotAdmitted::Unavailable)] {
+        for bearable in [Ok(node("n1")), Err(NotAdmitted::Unavailable)] {
             *told.0.lock().unwrap() = bearable;
             let hour = Duration::from_secs(3600);
             assert!(timeout(hour, caller.revoked()).await.is_err());
         }
-        for end in [Ok("n2".into()), Err(NotAdmitted::Invalid)] {
+        for end in [Ok(node("n2")), Ok(gateway()), Err(NotAdmitted::Invalid)] {
             *told.0.lock().unwrap() = end;
             let start = Instant::now();
             let status = caller.revoked().await;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
 use prost::Message;
 use prost_types::Any;
@@ -10,7 +11,10 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::table::Table;
 use crate::ResourceType;
-use crate::convert::{encode_authorization, encode_service, encode_workload};
+use crate::convert::{
+    backend_name, encode_authorization, encode_backend, encode_gateway, encode_route,
+    encode_service, encode_workload, route_name,
+};
 use crate::links::Links;
 use crate::resource_type::PerType;
 
@@ -51,6 +55,26 @@ impl Catalog {
         let offer = Offer::new(encode_authorization(policy), Links::default());
         let PolicyKey(name) = policy.key();
         self.put(ResourceType::Authorization, name, offer)
+    }
+
+    /// Adds or replaces a gateway; only itself is told. False when nothing changed.
+    pub fn put_gateway(&mut self, gateway: &Gateway) -> bool {
+        let offer = Offer::new(encode_gateway(gateway), Links::default());
+        self.put(ResourceType::Gateway, gateway.key.to_string().into(), offer)
+    }
+
+    /// Adds or replaces a route of `gateway`. False when nothing changed.
+    pub fn put_route(&mut self, gateway: &GatewayKey, route: &Route) -> bool {
+        let offer = Offer::new(encode_route(gateway, route), Links::default());
+        let name = route_name(gateway, &route.key).into();
+        self.put(ResourceType::Route, name, offer)
+    }
+
+    /// Adds or replaces the settings for a service behind `gateway`. False when nothing changed.
+    pub fn put_backend(&mut self, gateway: &GatewayKey, backend: &Backend) -> bool {
+        let offer = Offer::new(encode_backend(gateway, backend), Links::default());
+        let name = backend_name(gateway, backend).into();
+        self.put(ResourceType::Backend, name, offer)
     }
 
     /// Removes a resource. False when there was none of that name.

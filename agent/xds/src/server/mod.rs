@@ -11,7 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use caller::{Authenticate, Caller, NotAdmitted};
+pub use caller::{Authenticate, Caller, Client, NotAdmitted};
 pub use catalog::Catalog;
 pub use nodes::{ConnectedNodes, NodeStatus};
 pub use published::Published;

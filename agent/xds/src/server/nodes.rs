@@ -12,7 +12,7 @@ const MAX_STREAMS_PER_NODE: usize = 8;
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// The node, as its token says.
+    /// The node or gateway, as its token says.
     pub node: Arc<str>,
     /// When the stream was opened.
     pub since: SystemTime,

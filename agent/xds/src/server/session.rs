@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
+use super::caller::Client;
 use super::catalog::Catalog;
 use super::subscription::{Difference, Subscription};
 use crate::resource_type::PerType;
@@ -25,8 +26,8 @@ const MAX_REFUSAL: usize = 4096;
 /// that lags behind is sent the latest state, never each change on the way.
 #[derive(Debug)]
 pub struct ServerSession {
-    /// The node of the client, for what it is sent without asking by name.
-    node: Arc<str>,
+    /// Who listens: nothing of a gateway goes to anybody else.
+    client: Client,
     types: PerType<Subscription>,
     /// What is to be sent, in order.
     steps: VecDeque<Step>,
@@ -46,10 +47,10 @@ struct Step {
 }
 
 impl ServerSession {
-    /// A session with a client on `node` that has heard nothing yet.
-    pub fn new(node: &str) -> Self {
+    /// A session with a client that has heard nothing yet.
+    pub fn new(client: Client) -> Self {
         Self {
-            node: node.into(),
+            client,
             types: PerType::default(),
             steps: VecDeque::new(),
             nonce: 0,
@@ -79,7 +80,9 @@ impl ServerSession {
             return Ok(());
         };
         let subscription = self.types.get_mut(kind);
-        let answer = subscription.request(request, &self.node, catalog.table(kind))?;
+        let node = self.client.node();
+        let answer = subscription.request(request, node, catalog.table(kind))?;
+        let answer = answer.map(|difference| difference.told_to(&self.client, kind));
         self.steps
             .extend(answer.map(|difference| Step::new(kind, difference)));
         Ok(())
@@ -134,11 +137,12 @@ impl ServerSession {
     }
 
     /// Finds out what changed. Policies come before the workloads that list them and leave after,
-    /// because a listed policy that is missing denies.
+    /// because a listed policy that is missing denies; what routes name comes before the routes.
     fn compare(&mut self, catalog: &Catalog) -> Result<(), Error> {
         let mut since = |kind| {
             let subscription = self.types.get_mut(kind);
-            subscription.since(catalog.table(kind), &self.node)
+            let difference = subscription.since(catalog.table(kind), self.client.node())?;
+            Ok::<_, Error>(difference.told_to(&self.client, kind))
         };
         let mut policies = since(ResourceType::Authorization)?;
         let addresses = since(ResourceType::Address)?;
@@ -150,6 +154,9 @@ impl ServerSession {
             (ResourceType::Authorization, policies),
             (ResourceType::Address, addresses),
             (ResourceType::Authorization, leaving),
+            (ResourceType::Backend, since(ResourceType::Backend)?),
+            (ResourceType::Gateway, since(ResourceType::Gateway)?),
+            (ResourceType::Route, since(ResourceType::Route)?),
         ];
         let steps = steps.into_iter().filter(|(_, step)| !step.is_empty());
         self.steps

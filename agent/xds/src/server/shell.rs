@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::nodes::{ConnectedNodes, OpenStream};
-use super::{Authenticate, Caller, Published, ServerSession};
+use super::{Authenticate, Caller, Client, Published, ServerSession};
 use crate::Error;
 
 /// Largest request, in bytes: a node that reconnects lists all it knows.
@@ -22,16 +22,16 @@ const MAX_REQUEST: usize = 64 * 1024 * 1024;
 /// Responses ready for a client that does not read; the next change waits and is merged.
 const QUEUED_RESPONSES: usize = 2;
 
-/// What each node is offered.
+/// What each client is offered.
 pub trait Source: Send + Sync + 'static {
-    /// The catalog for `node`.
-    fn published(&self, node: &str) -> Published;
+    /// The catalog for `client`.
+    fn published(&self, client: &Client) -> Published;
 }
 
 /// The same for every node: all addresses and all policies. A node that asks by name is sent what
 /// it asks for and what runs on it, with the policies of every namespace.
 impl Source for Published {
-    fn published(&self, _node: &str) -> Published {
+    fn published(&self, _client: &Client) -> Published {
         self.clone()
     }
 }
@@ -77,16 +77,16 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = Caller::of(&self.authenticate, request.metadata()).await?;
-        let node = Arc::clone(caller.node());
+        let client = caller.client().clone();
+        let node: Arc<str> = client.to_string().into();
         let entry = self.nodes.open(&node, SystemTime::now());
-        let entry = entry.ok_or_else(|| {
-            Status::resource_exhausted(format!("node {node} has too many streams"))
-        })?;
+        let entry = entry
+            .ok_or_else(|| Status::resource_exhausted(format!("{node} has too many streams")))?;
         tracing::info!(%node, "discovery stream opened");
         let (responses, stream) = mpsc::channel(QUEUED_RESPONSES);
         let session = Conversation {
-            session: ServerSession::new(&node),
-            published: self.source.published(&node),
+            session: ServerSession::new(client.clone()),
+            published: self.source.published(&client),
             requests: request.into_inner(),
             responses: responses.clone(),
             entry,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use proto::discovery::DeltaDiscoveryRequest;
 
+use super::caller::Client;
 use super::catalog::Offer;
 use super::table::{Since, Table};
-use crate::{Error, links};
+use crate::{Error, ResourceType, links};
 
 /// Most names one client subscribes by name.
 const MAX_NAMES: usize = 100_000;
@@ -256,6 +257,16 @@ impl Subscription {
 }
 
 impl Difference {
+    /// Without what is not for `client`: a resource of another gateway is to it as if it did not
+    /// exist.
+    pub(super) fn told_to(mut self, client: &Client, kind: ResourceType) -> Self {
+        if kind.is_of_one_gateway() {
+            self.changed.retain(|name| client.owns(name));
+            self.gone.retain(|name| client.owns(name));
+        }
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.gone.is_empty()
     }

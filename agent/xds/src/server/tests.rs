@@ -12,7 +12,8 @@ use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status};
 use super::catalog::Offer;
 use crate::links::Links;
 use crate::{
-    Apply, Catalog, ClientSession, NodeFacts, Rejection, ResourceType, ServerSession, Update,
+    Apply, Catalog, Client, ClientSession, NodeFacts, Rejection, ResourceType, ServerSession,
+    Update,
 };
 
 const ADDRESS: ResourceType = ResourceType::Address;
@@ -102,7 +103,11 @@ fn a_wildcard_gets_what_differs_and_the_names_that_are_gone() {
         ("b".to_owned(), String::new()),
         ("gone".to_owned(), "1".to_owned()),
     ]);
-    let responses = answers(&mut ServerSession::new("n1"), request, &catalog);
+    let responses = answers(
+        &mut ServerSession::new(Client::Node("n1".into())),
+        request,
+        &catalog,
+    );
     assert_eq!(responses.len(), 1);
     assert_eq!(names(&responses), ["b", "c", "-gone"]);
 }
@@ -110,8 +115,8 @@ fn a_wildcard_gets_what_differs_and_the_names_that_are_gone() {
 #[test]
 fn the_first_request_of_a_type_is_answered_even_with_nothing() {
     let catalog = Catalog::default();
-    let mut session = ServerSession::new("n1");
-    for kind in ResourceType::ALL {
+    let mut session = ServerSession::new(Client::Node("n1".into()));
+    for kind in [ADDRESS, AUTHORIZATION] {
         let responses = answers(&mut session, subscribe(kind, &[]), &catalog);
         assert_eq!(responses.len(), 1);
         assert!(names(&responses).is_empty());
@@ -128,12 +133,12 @@ fn the_first_request_of_a_type_is_answered_even_with_nothing() {
 fn changes_come_as_deltas_with_policies_before_and_after_addresses() {
     let mut catalog = Catalog::default();
     catalog.put_policy(&policy("old", false));
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     assert!(
         said(&mut session, &catalog).is_empty(),
         "nobody has asked yet"
     );
-    for kind in ResourceType::ALL {
+    for kind in [ADDRESS, AUTHORIZATION] {
         answers(&mut session, subscribe(kind, &[]), &catalog);
     }
     assert!(said(&mut session, &catalog).is_empty());
@@ -149,7 +154,7 @@ fn changes_come_as_deltas_with_policies_before_and_after_addresses() {
 fn a_refused_resource_is_not_sent_again_before_it_changes() {
     let mut catalog = Catalog::default();
     catalog.put_workload(&workload("a", "n1"));
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     let sent = answers(&mut session, subscribe(ADDRESS, &[]), &catalog);
     let refusal = DeltaDiscoveryRequest {
         type_url: ADDRESS.url().to_owned(),
@@ -176,7 +181,7 @@ fn names_and_aliases_can_be_asked_for_one_by_one() {
         addresses: vec![[10, 0, 0, 2].into()],
         ..workload("b", "n1")
     });
-    let mut session = ServerSession::new("n9");
+    let mut session = ServerSession::new(Client::Node("n9".into()));
     let mut open = subscribe(ADDRESS, &["*"]);
     open.resource_names_unsubscribe.push("*".to_owned());
     let responses = answers(&mut session, open, &catalog);
@@ -232,7 +237,7 @@ fn endpoint(uid: &str) -> Workload {
 #[test]
 fn with_a_service_come_its_endpoints_now_and_later() {
     let mut catalog = served();
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     answers(&mut session, on_demand(&[]), &catalog);
     let asked = subscribe(ADDRESS, &["/10.96.0.1"]);
     let responses = answers(&mut session, asked, &catalog);
@@ -256,7 +261,7 @@ fn with_a_service_come_its_endpoints_now_and_later() {
 fn what_is_given_up_but_wanted_for_another_reason_is_sent_again() {
     let mut catalog = served();
     catalog.put_workload(&workload("here", "n1"));
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     answers(&mut session, on_demand(&[]), &catalog);
     answers(
         &mut session,
@@ -279,7 +284,7 @@ fn names_asked_for_again_on_a_new_stream_cost_no_second_push() {
     let mut request = on_demand(&[("ns/s0.ns", &held[0]), ("e1", &held[1]), ("e2", &held[2])]);
     let again = ["/10.96.0.1", "/10.9.9.9"].map(str::to_owned);
     request.resource_names_subscribe.extend(again);
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     let responses = answers(&mut session, request, &catalog);
     assert_eq!(names(&responses), ["-/10.9.9.9"]);
     // The address is still asked for.
@@ -294,7 +299,7 @@ fn names_asked_for_again_on_a_new_stream_cost_no_second_push() {
 fn what_was_not_there_is_sent_when_it_comes_with_what_was() {
     let mut catalog = Catalog::default();
     catalog.put_workload(&endpoint("e1"));
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     answers(&mut session, on_demand(&[]), &catalog);
     let asked = subscribe(ADDRESS, &["ns/s0.ns"]);
     let responses = answers(&mut session, asked, &catalog);
@@ -308,7 +313,7 @@ fn what_was_not_there_is_sent_when_it_comes_with_what_was() {
 fn what_runs_on_the_clients_node_comes_unasked() {
     let mut catalog = served();
     catalog.put_workload(&workload("here", "n1"));
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     let responses = answers(&mut session, on_demand(&[]), &catalog);
     assert_eq!(names(&responses), ["here"]);
     catalog.put_workload(&workload("here-2", "n1"));
@@ -331,7 +336,7 @@ fn who_asks_by_name_goes_on_where_it_was_at_any_replica() {
         ("e1", endpoint_1.as_str()),
         ("e2", "1"),
     ];
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     let responses = answers(&mut session, on_demand(&held), &after);
     assert_eq!(names(&responses), ["e3", "-e2"]);
     after.remove(ADDRESS, "e1");
@@ -341,8 +346,8 @@ fn who_asks_by_name_goes_on_where_it_was_at_any_replica() {
 #[test]
 fn a_slow_client_is_sent_the_latest_state_once() {
     let mut catalog = Catalog::default();
-    let mut session = ServerSession::new("n1");
-    for kind in ResourceType::ALL {
+    let mut session = ServerSession::new(Client::Node("n1".into()));
+    for kind in [ADDRESS, AUTHORIZATION] {
         answers(&mut session, subscribe(kind, &[]), &catalog);
     }
     for round in 0..1000 {
@@ -361,7 +366,7 @@ fn what_changes_while_a_long_answer_is_under_way_is_told_after_it() {
     for n in 0..2000 {
         catalog.put_workload(&workload(&format!("w{n:04}"), "n2"));
     }
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     session.request(subscribe(ADDRESS, &[]), &catalog).unwrap();
     let mut responses = vec![session.respond(&catalog).unwrap().unwrap()];
     catalog.remove(ADDRESS, "w0000");
@@ -386,7 +391,7 @@ fn what_changes_while_a_long_answer_is_under_way_is_told_after_it() {
 fn too_many_names_end_the_stream() {
     let mut request = subscribe(ADDRESS, &[]);
     request.resource_names_subscribe = (0..100_001).map(|n| n.to_string()).collect();
-    let error = ServerSession::new("n1")
+    let error = ServerSession::new(Client::Node("n1".into()))
         .request(request, &Catalog::default())
         .unwrap_err();
     assert!(error.to_string().contains("100001, at most 100000"));
@@ -407,7 +412,7 @@ fn large_answers_are_split_and_only_the_last_part_is_final() {
         );
     }
     let responses = answers(
-        &mut ServerSession::new("n1"),
+        &mut ServerSession::new(Client::Node("n1".into())),
         subscribe(ADDRESS, &[]),
         &catalog,
     );
@@ -433,7 +438,12 @@ impl Apply for Held {
                 Update::Service(service) => self.0.insert(service.key().to_string(), update),
                 Update::Policy(policy) => self.0.insert(policy.key().to_string(), update),
                 Update::RejectedPolicy(_) => None,
-                Update::RemoveAddress(name) => self.0.remove(name),
+                Update::RemoveAddress(name) | Update::RemoveOfGateway(_, name) => {
+                    self.0.remove(name)
+                }
+                Update::Gateway(_) | Update::Route(..) | Update::Backend(..) => {
+                    self.0.insert(update.resource_name(), update)
+                }
                 Update::RemovePolicy(PolicyKey(name)) => self.0.remove(&**name),
             };
         }
@@ -509,7 +519,7 @@ impl World {
         Self {
             catalog: Catalog::default(),
             truth: Held::default(),
-            server: ServerSession::new("n1"),
+            server: ServerSession::new(Client::Node("n1".into())),
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
             node: "n1",
@@ -592,7 +602,7 @@ impl World {
                 }
             }
             Step::Reconnect => {
-                self.server = ServerSession::new(self.node);
+                self.server = ServerSession::new(Client::Node(self.node.into()));
                 self.to_client.clear();
                 self.to_server = client.connected().into();
             }
@@ -700,5 +710,129 @@ proptest! {
         let up_to_date = held.0.iter().all(|(name, update)| world.truth.0.get(name) == Some(update));
         prop_assert!(up_to_date);
         prop_assert!(client.is_synced());
+    }
+}
+
+mod gateways {
+    //! What is of one gateway goes to nobody else.
+
+    use agent_model::NamespacedHostname;
+    use agent_model::gateway::{
+        Backend, Gateway, GatewayKey, GatewayKind, Route, RouteKey, RouteKind, Rules,
+    };
+
+    use super::*;
+
+    const OF_GATEWAYS: [ResourceType; 3] = [
+        ResourceType::Backend,
+        ResourceType::Gateway,
+        ResourceType::Route,
+    ];
+
+    fn key(name: &str) -> GatewayKey {
+        GatewayKey::new("shop", name)
+    }
+
+    fn put(catalog: &mut Catalog, name: &str, created: u64) {
+        let gateway = key(name);
+        catalog.put_gateway(&Gateway {
+            key: gateway.clone(),
+            kind: GatewayKind::Edge,
+            listeners: Vec::new(),
+            backend_client_certificate: None,
+        });
+        let route = Route {
+            key: RouteKey::new(RouteKind::Http, "shop", "web"),
+            created,
+            hostnames: Vec::new(),
+            parents: Vec::new(),
+            rules: Rules::Http(Vec::new()),
+        };
+        catalog.put_route(&gateway, &route);
+        let backend = Backend {
+            service: NamespacedHostname::new("shop", "web"),
+            port: None,
+            tls: None,
+        };
+        catalog.put_backend(&gateway, &backend);
+    }
+
+    fn heard(
+        session: &mut ServerSession,
+        request: DeltaDiscoveryRequest,
+        from: &Catalog,
+    ) -> String {
+        names(&answers(session, request, from)).join(" ")
+    }
+
+    #[test]
+    fn a_gateway_is_told_of_itself_alone() {
+        let mut catalog = Catalog::default();
+        put(&mut catalog, "edge", 1);
+        put(&mut catalog, "edge2", 1);
+        let mut session = ServerSession::new(Client::Gateway(key("edge")));
+        let told = OF_GATEWAYS.map(|kind| heard(&mut session, subscribe(kind, &[]), &catalog));
+        assert_eq!(
+            told,
+            [
+                "shop/edge|shop/web",
+                "shop/edge",
+                "shop/edge|HTTPRoute/shop/web"
+            ]
+        );
+        put(&mut catalog, "edge2", 2);
+        assert!(said(&mut session, &catalog).is_empty());
+        put(&mut catalog, "edge", 2);
+        assert_eq!(
+            names(&said(&mut session, &catalog)),
+            ["shop/edge|HTTPRoute/shop/web"]
+        );
+        catalog.remove(ResourceType::Gateway, "shop/edge2");
+        assert!(said(&mut session, &catalog).is_empty());
+        catalog.remove(ResourceType::Gateway, "shop/edge");
+        assert_eq!(names(&said(&mut session, &catalog)), ["-shop/edge"]);
+    }
+
+    #[test]
+    fn nobody_gets_what_is_of_another_by_asking() {
+        let mut catalog = Catalog::default();
+        put(&mut catalog, "edge", 1);
+        for client in [
+            Client::Node("shop/edge".into()),
+            Client::Gateway(key("edg")),
+        ] {
+            for names in [&[][..], &["shop/edge"], &["*", "shop/edge"]] {
+                for kind in OF_GATEWAYS {
+                    let mut session = ServerSession::new(client.clone());
+                    let request = subscribe(kind, names);
+                    assert_eq!(heard(&mut session, request, &catalog), "", "{client}");
+                    put(&mut catalog, "edge", 2);
+                    assert!(said(&mut session, &catalog).is_empty(), "{client}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_ends_of_a_gateway_agree() {
+        let mut catalog = Catalog::default();
+        catalog.put_workload(&workload("a", "n1"));
+        put(&mut catalog, "edge", 1);
+        let mut server = ServerSession::new(Client::Gateway(key("edge")));
+        let mut client = ClientSession::of_gateway(&NodeFacts::new("edge", "Kubernetes", ""));
+        let mut held = Held::default();
+        for request in client.connected() {
+            server.request(request, &catalog).unwrap();
+        }
+        while let Some(response) = server.respond(&catalog).unwrap() {
+            assert!(!client.is_synced());
+            let request = client.response(response, &mut held);
+            assert_eq!(request.error_detail, None);
+            server.request(request, &catalog).unwrap();
+        }
+        assert!(client.is_synced());
+        for kind in ResourceType::OF_GATEWAYS {
+            assert_eq!(client.held(*kind), 1, "{kind:?}");
+        }
     }
 }

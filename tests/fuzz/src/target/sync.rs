@@ -10,7 +10,7 @@ use agent_model::{
 };
 use agent_state::view::View;
 use agent_state::{Reader, Writer, channel};
-use agent_xds::{Catalog, ClientSession, NodeFacts, ResourceType, ServerSession};
+use agent_xds::{Catalog, Client, ClientSession, NodeFacts, ResourceType, ServerSession};
 
 use super::policy;
 use crate::choices::Choices;
@@ -34,7 +34,7 @@ impl Node {
 
     /// Opens a stream and takes everything that is on offer.
     pub(super) fn connect(&mut self, catalog: &Catalog) -> ServerSession {
-        let mut server = ServerSession::new("node-a");
+        let mut server = ServerSession::new(Client::Node("node-a".into()));
         for request in self.session.connected() {
             let taken = server.request(request, catalog);
             taken.expect("a node's own request is in order");

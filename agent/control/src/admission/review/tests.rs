@@ -125,61 +125,65 @@ fn answering(node: &str, delay: Duration) -> Told {
 #[tokio::test(start_paused = true)]
 async fn callers_with_one_token_share_one_question_and_its_answer_for_a_minute() {
     let (told, reviews) = reviews(answering("n1", Duration::from_millis(50)));
-    let (a, b, c) = tokio::join!(reviews.node("t"), reviews.node("t"), reviews.node("t"));
+    let (a, b, c) = tokio::join!(
+        reviews.client("t"),
+        reviews.client("t"),
+        reviews.client("t")
+    );
     for node in [a, b, c] {
-        assert_eq!(&*node.unwrap(), "n1");
+        assert_eq!(node.unwrap().to_string(), "n1");
     }
     assert_eq!(told.asked.load(Ordering::Relaxed), 1);
     tokio::time::sleep(Duration::from_secs(59)).await;
-    reviews.node("t").await.unwrap();
+    reviews.client("t").await.unwrap();
     assert_eq!(told.asked.load(Ordering::Relaxed), 1);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    reviews.node("t").await.unwrap();
+    reviews.client("t").await.unwrap();
     assert_eq!(told.asked.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_the_api_server_the_known_stay_known_and_others_come_again() {
     let (told, reviews) = reviews(answering("n1", Duration::ZERO));
-    reviews.node("t").await.unwrap();
+    reviews.client("t").await.unwrap();
     *told.answer.lock().unwrap() = None;
     tokio::time::sleep(Duration::from_secs(50)).await;
-    assert_eq!(&*reviews.node("t").await.unwrap(), "n1");
-    let unknown = reviews.node("other").await;
+    assert_eq!(reviews.client("t").await.unwrap().to_string(), "n1");
+    let unknown = reviews.client("other").await;
     assert_eq!(unknown, Err(NotAdmitted::Unavailable));
     tokio::time::sleep(Duration::from_secs(11)).await;
-    assert_eq!(reviews.node("t").await, Err(NotAdmitted::Unavailable));
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Unavailable));
     // An outage is not remembered.
     *told.answer.lock().unwrap() = Some(good("n2"));
-    assert_eq!(&*reviews.node("other").await.unwrap(), "n2");
+    assert_eq!(reviews.client("other").await.unwrap().to_string(), "n2");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_api_server_is_not_waited_for() {
     let (_, reviews) = reviews(answering("n1", Duration::from_secs(3600)));
     let start = tokio::time::Instant::now();
-    assert_eq!(reviews.node("t").await, Err(NotAdmitted::Unavailable));
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Unavailable));
     assert_eq!(start.elapsed(), TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
 async fn t_node_2_a_token_that_ended_is_refused_within_its_minute() {
     let (told, reviews) = reviews(answering("n1", Duration::ZERO));
-    reviews.node("t").await.unwrap();
+    reviews.client("t").await.unwrap();
     *told.answer.lock().unwrap() = Some(TokenReviewStatus::default());
     tokio::time::sleep(Duration::from_secs(61)).await;
-    assert_eq!(reviews.node("t").await, Err(NotAdmitted::Invalid));
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Invalid));
     // A refusal is short: a token that becomes valid (a new account) is admitted soon.
     *told.answer.lock().unwrap() = Some(good("n1"));
-    assert_eq!(reviews.node("t").await, Err(NotAdmitted::Invalid));
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Invalid));
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(&*reviews.node("t").await.unwrap(), "n1");
+    assert_eq!(reviews.client("t").await.unwrap().to_string(), "n1");
 }
 
 #[tokio::test]
 async fn an_oversized_token_is_nobodys_and_not_passed_on() {
     let (told, reviews) = reviews(answering("n1", Duration::ZERO));
     let token = "x".repeat(MAX_TOKEN + 1);
-    assert_eq!(reviews.node(&token).await, Err(NotAdmitted::Invalid));
+    assert_eq!(reviews.client(&token).await, Err(NotAdmitted::Invalid));
     assert_eq!(told.asked.load(Ordering::Relaxed), 0);
 }
