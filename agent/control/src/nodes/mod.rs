@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_model::NodeWishes;
 use agent_net::drain;
-use agent_xds::attach::{TrustBundle, report_from_wire, trust_to_wire, wishes_to_wire};
+use agent_xds::attach::{MAX_PODS, TrustBundle, report_from_wire, trust_to_wire, wishes_to_wire};
 use agent_xds::{Authenticate, Caller};
 use proto::node::node_service_server::{NodeService as Service, NodeServiceServer};
 use proto::node::{ControlMessage, Hello, NodeMessage, control_message, node_message};
@@ -29,6 +29,7 @@ pub(crate) use registry::AttachedNodes;
 use registry::Attachment;
 
 use crate::collection::Placement;
+use crate::translate::enrolment::NodePod;
 
 /// Largest message of an agent, in bytes.
 const MAX_REQUEST: usize = 8 * 1024 * 1024;
@@ -232,13 +233,21 @@ async fn send(
     responses.send(Ok(message)).await.map_err(|_| ())
 }
 
-/// What a node is told of its pods.
+/// What a node is told of its pods. Those that live come first: a cluster keeps up to 12,500 pods
+/// that are over before it collects them, which may all be one node's, and a message that names too
+/// many would be refused whole.
 fn wishes(placement: &Placement, node: &str) -> NodeWishes {
     let of_node = placement.of_node(node);
+    let (over, living): (Vec<&NodePod>, Vec<&NodePod>) = of_node
+        .values()
+        .flat_map(|pods| pods.iter())
+        .partition(|pod| pod.pod.is_terminal());
     NodeWishes {
-        pods: of_node
-            .values()
-            .flat_map(|pods| pods.iter().map(|pod| pod.wish()))
+        pods: living
+            .into_iter()
+            .chain(over)
+            .take(MAX_PODS)
+            .map(NodePod::wish)
             .collect(),
         meshed_namespaces: placement.meshed().iter().map(ToString::to_string).collect(),
     }

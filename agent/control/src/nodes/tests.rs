@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use agent_model::{PodProgress, PodReport, Wanted};
-use agent_xds::attach::NodeReport;
+use agent_xds::attach::{NodeReport, wishes_from_wire};
 use serde_json::{Value, json};
 
 use super::annotate::MarkPods;
@@ -9,7 +9,6 @@ use super::marks::difference;
 use super::*;
 use crate::collection::Collection;
 use crate::source::file::read_text;
-use crate::translate::enrolment::NodePod;
 use crate::translate::tests::mesh;
 
 /// Namespace `shop`, opted in unless `label` says otherwise, with pod `web` on node `n1`.
@@ -164,6 +163,22 @@ fn a_node_is_told_of_its_pods_and_of_every_meshed_namespace() {
         .collect();
     assert_eq!(meshed, ["away", "shop"]);
     assert_eq!(super::wishes(&placement, "n3").pods, []);
+}
+
+#[test]
+fn pods_that_are_over_keep_no_node_from_hearing_of_those_that_live() {
+    let jobs = (0..MAX_PODS + 1_000).map(|number| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: job-{number}, namespace: shop}}\n\
+             spec: {{nodeName: n1}}\nstatus: {{phase: Succeeded}}\n"
+        )
+    });
+    let jobs: String = jobs.collect();
+    let (placement, _) = placed(&format!("{}{jobs}", manifest(MESHED, "")));
+    let told = wishes_from_wire(wishes_to_wire(&wishes(&placement, "n1"))).unwrap();
+    assert_eq!(told.pods.len(), MAX_PODS);
+    assert_eq!(told.pods[0].name, "web");
+    assert_eq!(told.pods[1].wanted, Wanted::Leave);
 }
 
 #[test]

@@ -9,6 +9,6 @@ mod wire;
 
 pub use client::{AttachConfig, AttachStatus, Attached, run};
 pub use wire::{
-    NodeReport, Said, TrustBundle, hello, report_from_wire, report_to_wire, said, trust_to_wire,
-    wishes_from_wire, wishes_to_wire,
+    MAX_PODS, NodeReport, Said, TrustBundle, hello, report_from_wire, report_to_wire, said,
+    trust_to_wire, wishes_from_wire, wishes_to_wire,
 };

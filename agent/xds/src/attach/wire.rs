@@ -9,8 +9,9 @@ use proto::node::{
 
 use crate::Error;
 
-/// Pods one message may name; a kubelet runs some hundred.
-const MAX_PODS: usize = 4_096;
+/// Pods one message may name, either way; a kubelet runs some hundred. One that names more is refused
+/// whole.
+pub const MAX_PODS: usize = 4_096;
 /// Longest detail that is kept, in bytes.
 const MAX_DETAIL: usize = 512;
 
