@@ -15,8 +15,8 @@ pub(super) struct Watched {
     /// Nothing below `metadata` is read, so nothing else is asked for.
     pub(super) is_metadata_only: bool,
     /// Ask for the first list as a stream, which costs the API server least but may show a state
-    /// that is some moments old. Where an old state could be an old policy, the list is a
-    /// consistent read in pages instead.
+    /// that is some moments old. Where an old state could be an old policy, that list is a
+    /// consistent read in pages instead, as all later lists are.
     pub(super) is_streamed: bool,
     /// Its definition may be missing from the cluster.
     pub(super) is_optional: bool,

@@ -9,7 +9,7 @@ use kube::core::ApiResource;
 use kube::runtime::watcher::{Config, Error, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::item::Item;
@@ -25,7 +25,8 @@ const PAGE: u32 = 500;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(12));
 /// How often a kind that is not defined is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// After a failure, a watch that has said nothing for this long is one that works.
+/// After a failure, a watch that has said nothing for this long is one that works; and one that has
+/// worked for this long is tried again soon when it fails.
 const QUIET: Duration = Duration::from_secs(10);
 /// Streamed lists that broke off before the server gets to send pages instead.
 const BROKEN_STREAMS: u32 = 2;
@@ -50,6 +51,7 @@ pub(super) async fn follow(client: Client, watched: &'static Watched, reports: R
         client,
         plan: Plan::new(watched),
         backoff: Backoff::new(PAUSE.0, PAUSE.1),
+        works_since: None,
         reports,
     };
     if watched.is_metadata_only {
@@ -63,6 +65,9 @@ struct Following {
     client: Client,
     plan: Plan,
     backoff: Backoff,
+    /// Since when the watch has gone on behind a complete list. That a list was read proves
+    /// nothing: what fails right after it would have it read again and again.
+    works_since: Option<Instant>,
     reports: Reports,
 }
 
@@ -95,6 +100,7 @@ impl Following {
                 Err(_) if !self.plan.is_watching() => true,
                 Err(_) => {
                     is_failing = false;
+                    self.works_since.get_or_insert_with(Instant::now);
                     self.reports.send(Change::Recovered).await
                 }
                 Ok(None) => return Left::StartOver,
@@ -102,10 +108,12 @@ impl Following {
                     // A list is said to begin before anything is asked.
                     if !matches!(event, Event::Init) {
                         is_failing = false;
-                        self.backoff.reset();
                     }
                     if self.plan.saw(&event) == Verdict::StartOver {
                         return Left::StartOver;
+                    }
+                    if self.plan.is_watching() {
+                        self.works_since.get_or_insert_with(Instant::now);
                     }
                     match change(event, &resource) {
                         Some(change) => self.reports.send(change).await,
@@ -129,6 +137,10 @@ impl Following {
     /// Reports a failure and waits as long as it deserves.
     async fn failed(&mut self, error: &Error) -> Verdict {
         let kind = self.plan.watched.kind;
+        let worked = self.works_since.take().map(|since| since.elapsed());
+        if worked.is_some_and(|worked| worked >= QUIET) {
+            self.backoff.reset();
+        }
         let (change, pause, verdict) = match self.plan.judge(failure(error)) {
             Judged::OtherForm => {
                 debug!(target: "source", ?kind, %error, "asking in another form");
@@ -179,8 +191,9 @@ fn failure(error: &Error) -> Failure {
         Error::InitialListFailed(source)
         | Error::WatchStartFailed(source)
         | Error::WatchFailed(source) => source,
-        // The watcher itself starts over where the status asks for it.
-        Error::WatchError(_) | Error::NoResourceVersion => return Failure::Other,
+        Error::WatchError(status) if status.code == 410 => return Failure::Refused(410),
+        Error::WatchError(_) => return Failure::Other,
+        Error::NoResourceVersion => return Failure::Unreadable,
     };
     match source {
         kube::Error::Api(status) => Failure::Refused(status.code),
@@ -215,6 +228,8 @@ struct Plan {
     watched: &'static Watched,
     /// Index of the version that is asked for.
     version: usize,
+    /// The next list is asked for as a stream: the first one at most. A stream may show an older
+    /// state than one that is known already, and what came since would be taken for gone.
     is_streamed: bool,
     /// A list was complete.
     has_list: bool,
@@ -272,7 +287,7 @@ impl Plan {
             Event::InitDone => {
                 self.has_list = true;
                 self.is_listing = false;
-                self.broken_streams = 0;
+                self.is_streamed = false;
             }
             Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
         }

@@ -97,6 +97,11 @@ impl FakeApi {
         state.log.clear();
     }
 
+    /// No watch can go on from a list, however fresh.
+    pub(crate) fn keeps_no_history(&self) {
+        self.state().compacted = u64::MAX;
+    }
+
     /// Ends every watch, as a restart of the server does.
     pub(crate) fn hang_up(&self) {
         self.state().watches.clear();

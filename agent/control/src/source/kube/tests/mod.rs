@@ -316,6 +316,46 @@ async fn lists_are_streams_or_pages() {
     }
 }
 
+/// A streamed list may be older than what is known, and what came since would be taken for gone.
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_read_again_is_a_consistent_one() {
+    let api = FakeApi::new();
+    api.put(pod("a", "10.0.0.1"));
+    api.put(pod("b", "10.0.0.2"));
+    let mut running = Running::start(&api);
+    running.batch().await;
+    api.delete_unseen(pod("b", ""));
+    api.hang_up();
+    assert_eq!(shown(&running.batch().await), set(&["-b"]));
+    let asked = api.requests(PODS);
+    let streams = |request: &&String| request.contains("sendInitialEvents=true");
+    assert_eq!(asked.iter().filter(streams).count(), 1, "{asked:?}");
+    let again = asked
+        .iter()
+        .find(|request| !request.contains("watch="))
+        .unwrap();
+    assert!(!again.contains("resourceVersion"), "{again}");
+}
+
+/// F-18: that a list could be read is no reason to read it again at once.
+#[tokio::test(start_paused = true)]
+async fn lists_that_lead_nowhere_become_rare() {
+    let api = FakeApi::new();
+    api.is_old(3);
+    api.put(pod("a", "10.0.0.1"));
+    api.keeps_no_history();
+    let mut running = Running::start(&api);
+    running.batch().await;
+    assert!(running.is_silent(Duration::from_secs(300)).await);
+    let lists = api
+        .requests(PODS)
+        .iter()
+        .filter(|request| request.contains("limit="))
+        .count();
+    assert!((20..=45).contains(&lists), "{lists} lists in five minutes");
+    assert!(running.of_kind("Pod")["failingSince"].is_u64());
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_what_is_read_is_asked_for() {
     let api = FakeApi::new();
