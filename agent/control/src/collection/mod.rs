@@ -274,13 +274,18 @@ impl Collection {
         let name = &reference.name;
         match reference.kind {
             Kind::Namespace => {
-                self.mark(name);
+                let network = self.network().to_owned();
                 set(&mut self.namespaces, name, object, as_namespace);
+                self.dirty.insert(Arc::clone(name));
+                self.all_dirty |= self.network() != network;
                 return;
             }
             Kind::Node => {
-                self.all_dirty = true;
+                let before = workload::locality(self.nodes.get(name).map(|node| &**node));
                 set(&mut self.nodes, name, object, as_node);
+                if workload::locality(self.nodes.get(name).map(|node| &**node)) != before {
+                    self.mark_pods_of(name);
+                }
                 return;
             }
             Kind::MeshConfig => {
@@ -290,7 +295,14 @@ impl Collection {
             _ => {}
         }
         let namespace = &reference.namespace;
-        self.mark(namespace);
+        self.dirty.insert(Arc::clone(namespace));
+        // Nothing else of the root namespace is read for another one; its pods, the agents among
+        // them, come and go like all others.
+        let is_policy = matches!(
+            reference.kind,
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication
+        );
+        self.all_dirty |= is_policy && **namespace == *self.mesh.root_namespace;
         let objects = self.objects.entry(Arc::clone(namespace)).or_default();
         let objects = Arc::make_mut(objects);
         match reference.kind {
@@ -343,15 +355,27 @@ impl Collection {
         }
     }
 
-    fn mark(&mut self, namespace: &Arc<str>) {
-        self.dirty.insert(Arc::clone(namespace));
-        self.all_dirty |= **namespace == *self.mesh.root_namespace;
+    /// The network all pods are in.
+    fn network(&self) -> &str {
+        let root = self.namespaces.get(&self.mesh.root_namespace);
+        let network = root.and_then(|root| root.metadata.labels.get(NETWORK_LABEL));
+        network.map_or("", String::as_str)
+    }
+
+    /// Marks the namespaces with a workload on the node. Who has none yet is marked for its own
+    /// sake.
+    fn mark_pods_of(&mut self, node: &str) {
+        let has_one = |translated: &Translated| {
+            let mut workloads = translated.workloads.iter();
+            workloads.any(|workload| *workload.node == *node)
+        };
+        let with_one = self.translated.iter().filter(|(_, of)| has_one(of));
+        self.dirty
+            .extend(with_one.map(|(namespace, _)| Arc::clone(namespace)));
     }
 
     fn translate(&self, namespace: &Arc<str>) -> Redone {
         let nothing = Objects::default();
-        let root_namespace = self.namespaces.get(&self.mesh.root_namespace);
-        let network = root_namespace.and_then(|root| root.metadata.labels.get(NETWORK_LABEL));
         let scope = Scope {
             mesh: &self.mesh,
             name: namespace,
@@ -365,7 +389,7 @@ impl Collection {
                 .objects
                 .get(&self.mesh.root_namespace)
                 .map_or(&nothing, |root| &**root),
-            network: network.map_or("", String::as_str),
+            network: self.network(),
             captured: &self.captured,
             entry_hosts: &self.entry_hosts,
         };

@@ -142,6 +142,46 @@ fn what_changes_nothing_is_not_published() {
     assert!(watched.has_changed().unwrap());
 }
 
+/// In a large cluster nodes and agents come and go all day.
+#[test]
+fn what_no_other_namespace_reads_is_no_work_for_it() {
+    let elsewhere = POD.replace("shop", "bank").replace("n1", "n2");
+    let agent = POD.replace("shop", "culvert-system").replace("n1", "n3");
+    let node = |labels: &str| {
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{{labels}}}}}")
+    };
+    let policy = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                  metadata: {name: default, namespace: culvert-system}\nspec: {mtls: {mode: STRICT}}";
+    let network = "apiVersion: v1\nkind: Namespace\n\
+                   metadata: {name: culvert-system, labels: {topology.istio.io/network: net}}";
+    let mut collection = Collection::new(mesh());
+    for document in [POD, &elsewhere, &agent, &node("")] {
+        collection.apply(event(document));
+    }
+    collection.settle();
+    for (document, touched, all) in [
+        (agent.replace("n3", "n4"), &["culvert-system"][..], false),
+        (node("beta.kubernetes.io/arch: amd64"), &[], false),
+        (node("topology.kubernetes.io/zone: z"), &["shop"], false),
+        (
+            network.replace("topology.istio.io/network: net", "a: b"),
+            &["culvert-system"],
+            false,
+        ),
+        (network.to_owned(), &["culvert-system"], true),
+        (policy.to_owned(), &["culvert-system"], true),
+    ] {
+        collection.apply(event(&document));
+        let dirty: Vec<&str> = collection.dirty.iter().map(|name| &**name).collect();
+        assert_eq!(
+            (&dirty[..], collection.all_dirty),
+            (touched, all),
+            "{document}"
+        );
+        collection.settle();
+    }
+}
+
 #[test]
 fn the_strict_policy_is_always_on_offer() {
     let collection = Collection::new(mesh());

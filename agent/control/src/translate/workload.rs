@@ -7,7 +7,7 @@ use agent_model::{
 use super::enrolment::{self, DATAPLANE_MODE, MESH, Why, opted};
 use super::{Note, Scope};
 use crate::code::Code;
-use crate::source::kubernetes::{Labels, Metadata, Pod};
+use crate::source::kubernetes::{Labels, Metadata, Node, Pod};
 use crate::source::{Kind, ObjectRef};
 
 /// Istio's mark of a captured pod; what sets it is the node's word on the pod's status.
@@ -35,6 +35,7 @@ pub(crate) fn translate(
     let has_identity = check_identity(scope, pod, &reference, notes);
     let decision = enrolment::decide(scope, pod);
     let is_meshed = decision.wanted == Wanted::Enrol && is_captured(scope, pod, is_strict);
+    let node = scope.nodes.get(pod.spec.node_name.as_str());
     let speaks_hbone = mode == NetworkMode::Standard && has_identity && (is_native || is_meshed);
     if decision.reason == Why::HostNetwork && opted(&metadata.labels) == Some(true) {
         let message = "a hostNetwork pod cannot join the mesh";
@@ -66,7 +67,7 @@ pub(crate) fn translate(
         workload_name: name.into(),
         health: health(pod),
         cluster_id: scope.mesh.cluster_id.clone(),
-        locality: locality(scope, &pod.spec.node_name),
+        locality: locality(node.map(|node| &**node)),
         network_mode: mode,
         ..Workload::default()
     })
@@ -169,9 +170,9 @@ fn health(pod: &Pod) -> Health {
     }
 }
 
-fn locality(scope: &Scope<'_>, node: &str) -> Locality {
+/// Where a node is: all that is read of it.
+pub(crate) fn locality(node: Option<&Node>) -> Locality {
     let label = |key: &str| {
-        let node = scope.nodes.get(node);
         let value = node.and_then(|node| node.metadata.labels.get(key));
         value.map_or("", String::as_str).into()
     };
