@@ -11,7 +11,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use election::{Election, Step};
@@ -20,8 +20,7 @@ use election::{Election, Step};
 pub(crate) const NAME: &str = "culvert-control";
 /// Time between two rounds.
 const EVERY: Duration = Duration::from_secs(2);
-/// Longest round; with [`EVERY`] twice over it stays below what a leader waits before it steps
-/// down.
+/// Longest round.
 const ROUND: Duration = Duration::from_secs(3);
 /// Time for giving the lease back at the end.
 const RELEASE: Duration = Duration::from_secs(2);
@@ -61,9 +60,10 @@ impl Candidate {
             self.show();
             let next = begun + EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>());
             tokio::select! {
-                () = sleep_until(next) => {}
+                () = sleep_until(self.while_it_leads(next)) => {}
                 () = drain.signalled() => break,
             }
+            self.show();
         }
         let leads = self.election.is_leader(Instant::now());
         // Nobody writes any more before the lease is free.
@@ -75,7 +75,8 @@ impl Candidate {
 
     async fn round(&mut self) {
         let begun = Instant::now();
-        let answer = timeout(ROUND, self.ask(begun)).await;
+        let end = self.while_it_leads(begun + ROUND);
+        let answer = timeout_at(end, self.ask(begun)).await;
         let failing = match answer {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -85,6 +86,14 @@ impl Candidate {
             warn!(target: "lease", error, "the lease cannot be read or written");
         }
         self.failing = failing;
+    }
+
+    /// That time, or the end of its leadership where that is earlier: who leads no more is shown at
+    /// once, whatever is waited for.
+    fn while_it_leads(&self, time: Instant) -> Instant {
+        let now = Instant::now();
+        let ends = self.election.until().filter(|until| *until > now);
+        ends.map_or(time, |until| until.min(time))
     }
 
     async fn ask(&mut self, begun: Instant) -> Result<(), kube::Error> {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tonic::codegen::Service;
 
+use super::election::CONFIDENCE;
 use super::*;
 
 /// The lease's path of an API server: get, create, replace with the version read.
@@ -22,7 +23,11 @@ struct Server(Arc<Mutex<Kept>>);
 struct Kept {
     lease: Option<Value>,
     version: u64,
+    /// When something was written last.
+    written: Option<Instant>,
     is_down: bool,
+    /// Requests are taken and never answered.
+    is_silent: bool,
 }
 
 impl Server {
@@ -77,6 +82,7 @@ impl Kept {
             return refuse(409);
         }
         self.version += 1;
+        self.written = Some(Instant::now());
         sent["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.lease = Some(sent.clone());
         (200, sent)
@@ -99,6 +105,9 @@ impl Service<Request<Body>> for Server {
             let path = parts.uri.path();
             assert!(path.starts_with("/apis/coordination.k8s.io/v1/namespaces/mesh/leases"));
             let body = body.collect_bytes().await.unwrap();
+            if server.kept().is_silent {
+                std::future::pending::<()>().await;
+            }
             let (code, value) = server.kept().answer(&parts.method, &body);
             let response = Response::builder().status(code);
             Ok(response
@@ -172,6 +181,30 @@ async fn without_an_api_server_nobody_leads_and_then_somebody_does_again() {
     pass(3).await;
     assert!(only.leads(), "the lease is still its own");
     only.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_steps_down_in_time_whatever_it_waits_for() {
+    for begins_silent in [true, false] {
+        let server = Server::default();
+        let only = Running::start(&server);
+        pass(5).await;
+        server.kept().is_silent = begins_silent;
+        server.kept().is_down = true;
+        let renewed = server.kept().written.unwrap();
+        // Answers are errors at first, and then there are none: the last round is the longest.
+        sleep_until(renewed + CONFIDENCE - Duration::from_millis(1)).await;
+        assert!(only.leads());
+        server.kept().is_silent = true;
+        let mut leads = only.leads.clone();
+        leads.wait_for(|leads| !leads).await.unwrap();
+        let counted = renewed.elapsed();
+        assert!(
+            counted <= CONFIDENCE + Duration::from_millis(10),
+            "{counted:?}"
+        );
+        only.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
