@@ -30,6 +30,8 @@ use tokio::time::sleep;
 const PATIENCE: Duration = Duration::from_secs(30);
 const SYSTEM: &str = "culvert-system";
 const BUNDLE: &str = "culvert-ca-root-cert";
+/// What an installed control plane may do; each of these is one.
+const RULES: &str = include_str!("../../deploy/kubernetes/base/control-rbac.yaml");
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
 /// Two nodes with an agent each, and a pod of the mesh on each.
@@ -91,7 +93,10 @@ impl Replica {
         ));
         fs::create_dir_all(&folder).unwrap();
         let kubeconfig = folder.join("kubeconfig");
-        server.write_kubeconfig(&kubeconfig).unwrap();
+        server.put(RULES).unwrap();
+        let life = Duration::from_secs(24 * 3600);
+        let account = server.account_kubeconfig(SYSTEM, "culvert-control", life);
+        fs::write(&kubeconfig, account.unwrap()).unwrap();
         let control = Control::bind(Config {
             source: SourceChoice::Kubernetes(ClusterConfig {
                 kubeconfig: Some(kubeconfig),
@@ -296,6 +301,42 @@ async fn replicas_share_one_root_and_every_namespace_gets_it() {
     assert_eq!(map["data"]["other"], "kept");
     one.stop().await;
     other.stop().await;
+}
+
+/// Without it a replica that starts would make another root.
+#[tokio::test]
+async fn a_root_made_here_is_written_again_when_its_secret_is_deleted() {
+    let server = ApiServer::start().unwrap();
+    server.put(CLUSTER).unwrap();
+    let (one, other) = tokio::join!(Replica::start(&server), Replica::start(&server));
+    let root = until("bundle", || bundle(&server, "shop")).await;
+    let before = secret(&server);
+    server
+        .remove("{apiVersion: v1, kind: Secret, metadata: {name: culvert-ca, namespace: culvert-system}}")
+        .unwrap();
+    let again = until("written again", || {
+        server.get("secrets", SYSTEM, "culvert-ca")
+    })
+    .await;
+    assert_ne!(again["metadata"]["uid"], before["metadata"]["uid"]);
+    for key in ["tls.crt", "tls.key", "ca.crt"] {
+        assert_eq!(again["data"][key], before["data"][key], "{key}");
+    }
+    let annotations = |secret: &Value| secret["metadata"]["annotations"].clone();
+    assert_eq!(annotations(&again), annotations(&before));
+    let late = Replica::start(&server).await;
+    for replica in [&one, &other, &late] {
+        until("in order", || {
+            replica.trust()["problem"].is_null().then_some(())
+        })
+        .await;
+        assert_eq!(replica.trust()["stage"], "single");
+        assert_eq!(replica.trust()["bundle"], one.trust()["bundle"]);
+    }
+    assert_eq!(bundle(&server, "shop"), Some(root));
+    for replica in [one, other, late] {
+        replica.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -205,7 +205,7 @@ impl Keeper {
 
     /// Takes what is offered, and sees to a successor in time.
     async fn follow(&mut self, leads: bool, now: Instant, wall: SystemTime) -> Result<(), String> {
-        if let Some(offer) = self.origin.poll().await? {
+        if let Some(offer) = self.origin.poll(leads).await? {
             let before = self.rotation.stage();
             let trusted = offer.remembered.clone();
             self.rotation.offered(offer, now);
@@ -235,7 +235,7 @@ impl Keeper {
                 // Every replica follows what is written, this one too.
                 if leads {
                     self.origin.promote().await?;
-                    if let Some(offer) = self.origin.poll().await? {
+                    if let Some(offer) = self.origin.poll(leads).await? {
                         self.rotation.offered(offer, now);
                     }
                 }

@@ -73,8 +73,9 @@ impl Origin {
         }
     }
 
-    /// What is there now, when it may differ from the last time.
-    pub(crate) async fn poll(&mut self) -> Result<Option<Offer>, String> {
+    /// What is there now, when it may differ from the last time. Of several replicas the one that
+    /// `leads` writes again what was made here and is gone.
+    pub(crate) async fn poll(&mut self, leads: bool) -> Result<Option<Offer>, String> {
         match self {
             Self::Kept => Ok(None),
             // Small local files; while somebody writes them they may not fit together.
@@ -82,7 +83,7 @@ impl Origin {
                 Ok(signer) => Ok(Some(only(Arc::new(signer)))),
                 Err(error) => Err(error.to_string()),
             },
-            Self::Secret(store) => store.poll().await,
+            Self::Secret(store) => store.poll(leads).await,
         }
     }
 

@@ -72,15 +72,46 @@ impl SecretStore {
         annotations.is_some_and(|annotations| annotations.contains_key(GENERATED))
     }
 
-    /// The offer of a Secret that changed.
-    pub(super) async fn poll(&mut self) -> Result<Option<Offer>, String> {
-        let secret = self.api.get(NAME).await.map_err(problem)?;
+    /// The offer of a Secret that changed. One that is gone is written again by the leader.
+    pub(super) async fn poll(&mut self, leads: bool) -> Result<Option<Offer>, String> {
+        let Some(secret) = self.api.get_opt(NAME).await.map_err(problem)? else {
+            self.put_back(leads).await?;
+            return Ok(None);
+        };
         if secret.metadata.resource_version == self.seen.metadata.resource_version {
             return Ok(None);
         }
         let offer = offer_of(&secret)?;
         self.seen = secret;
         Ok(Some(offer))
+    }
+
+    /// Writes the Secret again as it was seen last. A replica that starts without it would make
+    /// another root, which nobody trusts whom it does not tell. One that somebody gave is theirs to
+    /// bring back.
+    async fn put_back(&self, leads: bool) -> Result<(), String> {
+        if !leads || !self.is_ours() {
+            return Err(format!("Secret {NAME} is gone"));
+        }
+        let metadata = &self.seen.metadata;
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(NAME.to_owned()),
+                annotations: metadata.annotations.clone(),
+                labels: metadata.labels.clone(),
+                ..ObjectMeta::default()
+            },
+            ..self.seen.clone()
+        };
+        match self.api.create(&PostParams::default(), &secret).await {
+            Ok(_) => {
+                warn!(target: "trust", name = NAME, "the Secret was gone and is written again");
+                Ok(())
+            }
+            // Somebody else was faster; the next poll has what they wrote.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(problem(error)),
+        }
     }
 
     /// Adds a successor.
