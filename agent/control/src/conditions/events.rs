@@ -81,6 +81,8 @@ impl Notice {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let name: String = object.name.chars().take(MAX_NAME).collect();
+        // What is cut off may leave an end that no part of a name may have.
+        let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
         let mut regarding = json!({
             "apiVersion": api_version,
             "kind": format!("{:?}", object.kind),

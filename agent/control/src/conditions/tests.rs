@@ -2,11 +2,12 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::decide::{Condition, Reviewed, review};
+use super::events::Notice;
 use super::merge::merged;
 use crate::code::Code;
 use crate::collection::Collection;
-use crate::source::Problem;
 use crate::source::file::{Texts, read_text};
+use crate::source::{ObjectRef, Problem};
 use crate::translate::tests::mesh;
 use crate::translate::{Endpoints, Mesh};
 
@@ -269,6 +270,15 @@ fn an_event_has_the_name_of_what_it_says() {
         name(&event("4-5-6")),
         "another object of that name"
     );
+    let long = Notice {
+        object: ObjectRef {
+            name: format!("{}-{}", "a".repeat(199), "b".repeat(50)).into(),
+            ..notice.object.clone()
+        },
+        ..notice.clone()
+    };
+    let long = long.event("security.istio.io/v1", "1-2-3", "control-0", at(5));
+    assert!(!name(&long).contains("-."), "no name: {}", name(&long));
     assert_eq!(first["metadata"]["namespace"], "shop");
     assert_eq!(first["reason"], "Invalid");
     assert_eq!(first["type"], "Warning");
