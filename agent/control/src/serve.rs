@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_net::drain;
 use agent_xds::{Authenticate, Discovery, Source};
@@ -47,6 +47,8 @@ const MAX_HEADERS: u32 = 32 * 1024;
 /// Flow-control windows: a request of one stream, of one connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Between two lines on connections that are refused.
+const REFUSALS_SAID: Duration = Duration::from_secs(30);
 /// Connections get this long to end after the drain began.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,7 @@ pub(crate) async fn accept_all<F, S>(
 {
     let acceptor = TlsAcceptor::from(tls);
     let places = Places::default();
+    let mut refusals = Refusals::default();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -134,7 +137,12 @@ pub(crate) async fn accept_all<F, S>(
             }
         };
         let Some(place) = places.take(client.ip().to_canonical()) else {
-            debug!(%client, "too many connections");
+            if let Some(refused) = refusals.note(Instant::now()) {
+                warn!(
+                    %client, refused, most = MAX_CONNECTIONS, most_of_one_address = MAX_PER_ADDRESS,
+                    "too many connections; new ones are refused"
+                );
+            }
             continue;
         };
         let (acceptor, serve, drain) = (acceptor.clone(), serve.clone(), drain.clone());
@@ -186,6 +194,27 @@ async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsS
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// Connections refused; whoever refuses one could do so a thousand times a second.
+#[derive(Debug, Default)]
+struct Refusals {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Refusals {
+    /// Counts one; the number since it was said last, when it is time to say so.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.unsaid += 1;
+        let is_due = self
+            .said
+            .is_none_or(|said| now.duration_since(said) >= REFUSALS_SAID);
+        is_due.then(|| {
+            self.said = Some(now);
+            std::mem::take(&mut self.unsaid)
+        })
+    }
+}
+
 /// Counts connections, in all and by address.
 #[derive(Debug, Clone, Default)]
 struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
@@ -228,6 +257,23 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_said_now_and_then_and_all_are_counted() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let mut said = (0..65).filter_map(|second| {
+            let now = start + Duration::from_secs(second);
+            (0..100).find_map(|_| refusals.note(now).map(|refused| (second, refused)))
+        });
+        assert_eq!(said.next(), Some((0, 1)));
+        let rest: Vec<_> = said.collect();
+        assert_eq!(rest.len(), 2, "{rest:?}");
+        assert!(
+            rest.iter()
+                .all(|(second, refused)| second % 30 == 0 && *refused > 2_000)
+        );
+    }
 
     #[test]
     fn one_address_cannot_take_every_place() {
