@@ -18,6 +18,8 @@ const MAX_RESPONSE: usize = 256 * 1024;
 /// Ends `system_version_info` of a response whose continuation follows. Our client is not in sync
 /// before the last part; others do not look at it.
 pub(crate) const MORE_FOLLOWS: &str = "+more";
+/// Answers that wait at most before no more requests are taken.
+const MAX_STEPS: usize = 16;
 /// Longest refusal kept for status, in bytes.
 const MAX_REFUSAL: usize = 4096;
 
@@ -86,6 +88,12 @@ impl ServerSession {
         self.steps
             .extend(answer.map(|difference| Step::new(kind, difference)));
         Ok(())
+    }
+
+    /// False while so many answers wait that requests have to, too: a client that asks and does not
+    /// read uses up no memory here.
+    pub fn listens(&self) -> bool {
+        self.steps.len() < MAX_STEPS
     }
 
     /// The next thing to send; `None` while the client knows all it should. Fails when the client

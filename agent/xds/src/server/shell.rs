@@ -129,7 +129,7 @@ impl Conversation {
         let mut has_more = true;
         loop {
             tokio::select! {
-                request = self.requests.next() => match request {
+                request = self.requests.next(), if self.session.listens() => match request {
                     Some(Ok(request)) => {
                         let taken = self.session.request(request, &self.published.read());
                         if let Err(error) = taken {

@@ -398,6 +398,29 @@ fn too_many_names_end_the_stream() {
 }
 
 #[test]
+fn who_asks_and_does_not_read_is_not_listened_to() {
+    let catalog = Catalog::default();
+    let mut session = ServerSession::new("n1");
+    let mut asked = 0;
+    while session.listens() {
+        let unknown = DeltaDiscoveryRequest {
+            type_url: "example.com/Other".to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        session.request(unknown, &catalog).unwrap();
+        asked += 1;
+        assert!(asked <= 64, "no end of what waits");
+    }
+    assert!(session.respond(&catalog).unwrap().is_some());
+    assert!(session.listens(), "there is room for one more");
+    assert_eq!(
+        said(&mut session, &catalog).len(),
+        asked - 1,
+        "each is answered"
+    );
+}
+
+#[test]
 fn large_answers_are_split_and_only_the_last_part_is_final() {
     let mut catalog = Catalog::default();
     for n in 0..10 {
