@@ -369,3 +369,58 @@ fn nobody_is_privileged() {
         }
     }
 }
+
+/// Every verb has somebody who needs it; one more is a decision to be made here, too.
+#[test]
+fn the_control_plane_may_do_what_it_does_and_no_more() {
+    const MAY: &str = "
+        authorizationpolicies         get list watch
+        authorizationpolicies/status  patch
+        configmaps                    create
+        configmaps culvert-ca-root-cert  list patch
+        configmaps culvert-trust      get patch
+        endpointslices                get list watch
+        events                        create
+        leases                        create
+        leases culvert-control        get update
+        meshconfigs                   get list watch
+        meshconfigs/status            patch
+        namespaces                    get list watch
+        nodes                         get list watch
+        peerauthentications           get list watch
+        peerauthentications/status    patch
+        pods                          get list watch
+        pods/status                   patch
+        secrets                       create
+        secrets culvert-ca            get patch update
+        serviceaccounts               get list watch
+        serviceentries                get list watch
+        serviceentries/status         patch
+        services                      get list watch
+        tokenreviews                  create
+        validatingwebhookconfigurations culvert-validation  get patch
+        workloadentries               get list watch
+        workloadentries/status        patch
+    ";
+    let mut found = BTreeSet::new();
+    for object in objects(&[]) {
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            let words = |field: &str| -> Vec<String> {
+                let words = rule[field].as_array().into_iter().flatten();
+                words
+                    .map(|word| word.as_str().unwrap().to_owned())
+                    .collect()
+            };
+            let what = [words("resourceNames"), words("verbs")].concat().join(" ");
+            let resources = words("resources").into_iter();
+            found.extend(resources.map(|resource| format!("{resource} {what}")));
+        }
+    }
+    let normal = |row: &str| row.split_whitespace().collect::<Vec<_>>().join(" ");
+    let may: BTreeSet<String> = MAY
+        .lines()
+        .map(normal)
+        .filter(|row| !row.is_empty())
+        .collect();
+    assert_eq!(found, may);
+}
