@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use agent_model::{Action, Authorization, Scope, Workload};
 use agent_policy::{Connection, Target};
 use agent_state::{Reader, Writer, channel};
-use agent_xds::{Apply, Catalog, ClientSession, NodeFacts, Rejection, ServerSession, Update};
+use agent_xds::{
+    Apply, Catalog, Client, ClientSession, NodeFacts, Rejection, ServerSession, Update,
+};
 use prost::Message;
 use proto::discovery::{DeltaDiscoveryResponse, Resource};
 
@@ -47,7 +49,7 @@ impl Ends {
         let (inner, reader) = channel();
         Self {
             catalog: Catalog::default(),
-            server: ServerSession::new("n1"),
+            server: ServerSession::new(Client::Node("n1".into())),
             node: ClientSession::new(&NodeFacts::new("n1", "c1", "")),
             writer: Watched {
                 inner,
@@ -62,7 +64,7 @@ impl Ends {
 
     /// A new stream, and everything that is said on it. The refusals.
     pub(crate) fn connect(&mut self) -> Vec<String> {
-        self.server = ServerSession::new("n1");
+        self.server = ServerSession::new(Client::Node("n1".into()));
         self.writer.fewest = usize::MAX;
         for request in self.node.connected() {
             let request = self.sent(&request);

@@ -1,7 +1,7 @@
 //! F-17: the two ends are not of one release.
 
 use agent_model::Action;
-use agent_xds::{ResourceType, ServerSession};
+use agent_xds::{Client, ResourceType, ServerSession};
 use prost::Message;
 use prost::encoding::{bytes, fixed32, fixed64, string, uint64};
 use prost_types::Any;
@@ -161,7 +161,7 @@ fn f_17_types_of_another_release_are_answered_at_both_ends() {
     assert_eq!(ends.names(), ["a", "b"]);
 
     // A newer node asks for what this control plane does not have, and for what it has.
-    let mut server = ServerSession::new("n1");
+    let mut server = ServerSession::new(Client::Node("n1".into()));
     for type_url in [
         "type.googleapis.com/istio.workload.Future",
         AUTHORIZATION,
