@@ -319,6 +319,7 @@ impl Agent {
             draining.clone(),
         );
         let enrolment = follow::enrolment(control, enrolment, Arc::clone(&datapath), view.proxy);
+        ports.watch(&workers);
         ports.inherit(inherited, config, control)?;
         let predecessor = Predecessor {
             runtime: control.handle().clone(),
@@ -430,6 +431,7 @@ impl From<&KernelConfig> for agent_datapath::Config {
             host_netns: config.host_netns.clone(),
             host_proc: config.host_proc.clone(),
             state_dir: config.state_dir.clone(),
+            tables: &agent_datapath::TABLES,
             debug: config.debug,
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use ebpf_common::Table;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -17,8 +18,8 @@ const MOUNT_SOURCE: &str = "culvert";
 const NOT_BPF: &str = "no BPF file system is mounted there on the node: `mount -t bpf bpf \
                        /sys/fs/bpf` on the node, and at its every boot, mends that";
 
-/// Our pins. Everything the kernel must keep while no agent runs is pinned here; the version of
-/// the maps' layout is part of the directory's name.
+/// Our pins. Everything the kernel must keep while no agent runs is pinned here. Links and the claim
+/// are the same to every build; a map's version is part of its pin's name.
 #[derive(Debug, Clone)]
 pub(crate) struct Pins {
     bpffs: PathBuf,
@@ -29,7 +30,7 @@ impl Pins {
     pub(crate) fn new(bpffs: &Path) -> Self {
         Self {
             bpffs: bpffs.to_owned(),
-            root: bpffs.join(format!("culvert-v{}", ebpf_common::SCHEMA)),
+            root: bpffs.join("culvert"),
         }
     }
 
@@ -45,8 +46,30 @@ impl Pins {
         self.root.join("pods")
     }
 
-    pub(crate) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+    pub(crate) fn map(&self, table: &Table) -> PathBuf {
+        self.maps()
+            .join(format!("{}-v{}", table.name, table.version))
+    }
+
+    /// Where a map is pinned until it is known to be what it should be. bpffs takes no dots.
+    pub(crate) fn coming(&self, table: &Table) -> PathBuf {
+        self.maps()
+            .join(format!("{}-v{}-new", table.name, table.version))
+    }
+
+    /// Where the claim to all of this is.
+    pub(crate) fn claim(&self) -> PathBuf {
+        self.maps().join("GENERATION")
+    }
+
+    /// Removes the pins of maps that only another build works with. Who has one open keeps it.
+    pub(crate) fn remove_others(&self, tables: &[Table]) -> Result<(), DatapathError> {
+        for path in list(&self.maps())? {
+            if path != self.claim() && !tables.iter().any(|table| self.map(table) == path) {
+                unpin(&path)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn link(&self, name: &str) -> PathBuf {
@@ -186,8 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_is_in_the_path() {
+    fn a_maps_version_is_in_the_path() {
         let pins = Pins::new(Path::new("/sys/fs/bpf"));
-        assert_eq!(pins.pod(7), Path::new("/sys/fs/bpf/culvert-v1/pods/7"));
+        let mut table = ebpf_common::TABLES[0];
+        table.version = 7;
+        let path = Path::new("/sys/fs/bpf/culvert/maps/SOCKET-v7");
+        assert_eq!(pins.map(&table), path);
     }
 }

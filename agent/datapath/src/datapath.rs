@@ -11,16 +11,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_net::{Netns, NetnsCookie, OriginalDst, SocketTags};
-use ebpf_common::{ClientKey, Settings, SocketAddress, SocketState, counter, role};
+use ebpf_common::{ClientKey, OwnKey, Settings, SocketAddress, SocketState, Table, counter, role};
 
 use crate::address;
 use crate::bpffs::{self, Pins};
+use crate::enrol::{own_addresses, own_keys, pod_value};
 use crate::error::DatapathError;
 use crate::hooks;
 use crate::object::{Object, POD_PROGRAM};
 use crate::owner::Ownership;
 use crate::pods::Pods;
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::steering;
 use crate::table::Tables;
 use crate::trace::Trace;
@@ -47,6 +48,8 @@ pub struct Config {
     pub host_proc: PathBuf,
     /// The agent's state directory; holds `pods.json`.
     pub state_dir: PathBuf,
+    /// The maps it works with: [`TABLES`]. Tests have those of another build.
+    pub tables: &'static [Table],
     /// The programs write log lines (target `ebpf`, level debug).
     pub debug: bool,
 }
@@ -101,7 +104,7 @@ impl Datapath {
     /// programs. From here on an agent that was there before changes nothing any more. On failure
     /// the kernel is as it was; a refused program's error carries the end of the verifier's log.
     pub fn load(config: &Config) -> Result<Self, DatapathError> {
-        let object = Object::read(&config.object, config.debug)?;
+        let object = Object::read(&config.object, config.tables, config.debug)?;
         let host = open_netns(&config.host_netns)?.cookie();
         let own = Netns::current()
             .map_err(DatapathError::kernel("open the agent's network namespace"))?
@@ -110,7 +113,7 @@ impl Datapath {
         let pins = Pins::new(&config.bpffs);
         pins.prepare()?;
         let (ownership, claimed) = Ownership::claim(&pins)?;
-        let installed = install(config, &object, &pins, host);
+        let installed = install(config, &object, &pins, &records, host);
         if installed.is_err() {
             ownership.take_back(&claimed);
             pins.tidy();
@@ -137,9 +140,27 @@ impl Datapath {
     }
 
     /// Takes the kernel side back after [`Self::cede`]: whoever has it now changes nothing any
-    /// more.
+    /// more, and what it put in place of ours is ours again.
     pub fn reclaim(&self) -> Result<(), DatapathError> {
-        self.ownership.renew().map(drop)
+        let _changes = lock(&self.changes);
+        if self.ownership.renew_after_others()? {
+            self.put_back()?;
+        }
+        Ok(())
+    }
+
+    /// Another agent had the kernel side: its build may work with other maps, so that its programs
+    /// would not see what this one writes.
+    fn put_back(&self) -> Result<(), DatapathError> {
+        self.tables
+            .pin_again(|name| pin_of(&self.config, &self.pins, name))
+            .map_err(DatapathError::kernel("pin the maps again"))?;
+        let loaded = self.object.load(&self.pins)?;
+        let fresh = loaded.pin_fresh(&self.pins)?;
+        self.attach_hooks(loaded)?;
+        fresh.keep()?;
+        self.steer_again()?;
+        self.pins.remove_others(self.config.tables)
     }
 
     /// True while this agent may change the kernel side.
@@ -284,14 +305,15 @@ fn install(
     config: &Config,
     object: &Object,
     pins: &Pins,
+    records: &Records,
     host: NetnsCookie,
 ) -> Result<(Tables, Option<Trace>), DatapathError> {
     let mut loaded = object.load(pins)?;
     let programs = loaded.hook_programs()?;
     loaded.program(POD_PROGRAM)?;
     let fresh = loaded.pin_fresh(pins)?;
-    let tables = Tables::open(|name| fresh.path(pins, name))
-        .map_err(DatapathError::kernel("open the maps"))?;
+    let path = |name: &str| Ok(fresh.path(pins, named(config, name)?));
+    let tables = Tables::open(path).map_err(DatapathError::kernel("open the maps"))?;
     tables
         .settings
         .put(&0, &settings(host, &config.cgroup_root))
@@ -300,9 +322,54 @@ fn install(
         .debug
         .then(|| Trace::start(&mut loaded.ebpf))
         .transpose()?;
+    if !fresh.is_empty() && hooks::missing(&config.cgroup_root, pins).len() < hooks::HOOKS.len() {
+        tracing::info!("the agent before worked with other maps: filling ours first");
+        let failed = DatapathError::kernel("fill the maps");
+        let fill = |record| fill(&tables, &record);
+        let filled = records.read()?.into_iter().try_for_each(fill);
+        filled.map_err(failed)?;
+    }
     hooks::attach_all(&programs, &config.cgroup_root, pins)?;
     fresh.keep()?;
+    pins.remove_others(config.tables)?;
     Ok((tables, trace))
+}
+
+/// Writes what the hooks must know of a pod from their first moment, into maps that may be new: it is
+/// captured and, for as long as nobody has published its listeners there, closed.
+fn fill(tables: &Tables, record: &Record) -> io::Result<()> {
+    let netns = Netns::open(Path::new(&record.pod.netns));
+    let Some(netns) = netns.ok().filter(|netns| netns.cookie().0 == record.netns) else {
+        // It is gone.
+        return Ok(());
+    };
+    let netns_own = own_addresses(&netns).map_err(io::Error::other)?;
+    let own = own_keys(&record.pod, &netns_own);
+    for ip in own {
+        let key = OwnKey {
+            netns: record.netns,
+            ip,
+        };
+        tables.own.put(&key, &1)?;
+    }
+    if tables.pods.get(&record.netns)?.is_none() {
+        tables.pods.put(&record.netns, &pod_value(&record.pod, 0))?;
+    }
+    for ip in &record.pod.ips {
+        tables
+            .local
+            .put(&address::to_kernel_ip(*ip), &record.netns)?;
+    }
+    Ok(())
+}
+
+fn named<'a>(config: &'a Config, name: &str) -> io::Result<&'a Table> {
+    let table = config.tables.iter().find(|table| table.name == name);
+    table.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no map {name}")))
+}
+
+fn pin_of(config: &Config, pins: &Pins, name: &str) -> io::Result<PathBuf> {
+    Ok(pins.map(named(config, name)?))
 }
 
 fn settings(host: NetnsCookie, cgroup_root: &Path) -> Settings {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use agent_model::{HBONE_PORT, PodInfo};
 use agent_net::{Netns, NetnsCookie, socket};
-use ebpf_common::{Listener, OwnKey, Pod, purpose};
+use ebpf_common::{Ip, Listener, OwnKey, Pod, purpose};
 use nix::ifaddrs::getifaddrs;
 use socket2::SockRef;
 
@@ -253,15 +253,7 @@ impl Datapath {
     /// Writes what the pod's program looks up, before it runs.
     fn publish(&self, pod: &EnrolledPod, own: &[IpAddr]) -> io::Result<()> {
         let netns = pod.netns.cookie().0;
-        let first = pod.info.ips.iter().copied().map(|ip| ip.to_canonical());
-        let mut own: Vec<_> = first.chain(own.iter().copied()).map(to_kernel_ip).collect();
-        let mut seen = Vec::new();
-        own.retain(|ip| {
-            !seen.contains(ip) && seen.len() < OWN_LIMIT && {
-                seen.push(*ip);
-                true
-            }
-        });
+        let own = own_keys(&pod.info, own);
         for ip in &own {
             self.tables.own.put(&OwnKey { netns, ip: *ip }, &1)?;
         }
@@ -283,19 +275,11 @@ impl Datapath {
     /// From here on connects of the pod are captured and the host's are approved.
     fn open_capture(&self, pod: &EnrolledPod) -> io::Result<()> {
         let cookie = pod.netns.cookie().0;
-        let address = |v4: bool| {
-            let ips = pod.info.ips.iter().map(|ip| ip.to_canonical());
-            ips.into_iter()
-                .find(|ip| ip.is_ipv4() == v4)
-                .map_or([0; 4], to_kernel_ip)
-        };
         let before = self.tables.pods.get(&cookie)?;
-        let value = Pod {
-            generation: before.map_or(0, |pod| pod.generation) + 1,
-            ipv4: address(true),
-            ipv6: address(false),
-        };
-        self.tables.pods.put(&cookie, &value)?;
+        let generation = before.map_or(0, |pod| pod.generation) + 1;
+        self.tables
+            .pods
+            .put(&cookie, &pod_value(&pod.info, generation))?;
         for ip in &pod.info.ips {
             self.tables.local.put(&to_kernel_ip(*ip), &cookie)?;
         }
@@ -385,6 +369,32 @@ impl Datapath {
             .values()
             .map(|entry| Records::record(&entry.info, entry.cookie))
             .collect()
+    }
+}
+
+/// The addresses that are the pod's own to the programs: those the runtime named come first.
+pub(crate) fn own_keys(pod: &PodInfo, own: &[IpAddr]) -> Vec<Ip> {
+    let first = pod.ips.iter().copied().map(|ip| ip.to_canonical());
+    let mut keys = Vec::new();
+    for key in first.chain(own.iter().copied()).map(to_kernel_ip) {
+        if !keys.contains(&key) && keys.len() < OWN_LIMIT {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+/// A pod whose connects are captured.
+pub(crate) fn pod_value(pod: &PodInfo, generation: u64) -> Pod {
+    let address = |v4: bool| {
+        let mut ips = pod.ips.iter().map(|ip| ip.to_canonical());
+        ips.find(|ip| ip.is_ipv4() == v4)
+            .map_or([0; 4], to_kernel_ip)
+    };
+    Pod {
+        generation,
+        ipv4: address(true),
+        ipv6: address(false),
     }
 }
 

@@ -43,3 +43,5 @@ pub use pause::{Pause, PauseRequests, Pauses, pauses};
 pub use pods::{EnrolledPod, OlderConnection, OlderDirection, PodSink, PodStatus};
 pub use serve::serve_enrolment;
 pub use wishes::{Follow, Wishes};
+
+pub use ebpf_common::{TABLES, Table};

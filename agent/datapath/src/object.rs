@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::{CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use ebpf_common::{Kind, TABLES, Table};
+use ebpf_common::{Kind, Table};
 
 use crate::bpffs::{self, Pins};
 use crate::error::{DatapathError, log_tail};
@@ -25,13 +25,19 @@ const LOG_DEBUG: u8 = 4;
 #[derive(Debug)]
 pub(crate) struct Object {
     bytes: Vec<u8>,
+    tables: &'static [Table],
     debug: bool,
 }
 
 impl Object {
-    pub(crate) fn read(path: &Path, debug: bool) -> Result<Self, DatapathError> {
+    pub(crate) fn read(
+        path: &Path,
+        tables: &'static [Table],
+        debug: bool,
+    ) -> Result<Self, DatapathError> {
         Ok(Self {
             bytes: fs::read(path).map_err(DatapathError::file(path))?,
+            tables,
             debug,
         })
     }
@@ -39,12 +45,14 @@ impl Object {
     /// Loads the node's maps and programs. Pinned maps of the right shape are taken over, the
     /// others are made anew; nothing is pinned or attached yet.
     pub(crate) fn load(&self, pins: &Pins) -> Result<Loaded, DatapathError> {
-        let adopted: Vec<_> = TABLES
+        let adopted: Vec<_> = self
+            .tables
             .iter()
-            .filter(|table| is_pinned_as(&pins.map(table.name), table))
+            .filter(|table| is_pinned_as(&pins.map(table), table))
             .collect();
         let ebpf = self.parse(0, pins, adopted.iter().copied())?;
-        let fresh = TABLES
+        let fresh = self
+            .tables
             .iter()
             .filter(|table| !adopted.contains(table))
             .copied()
@@ -54,16 +62,17 @@ impl Object {
 
     /// Loads the program of the pod with this cookie, on the pinned maps.
     pub(crate) fn load_pod(&self, cookie: u64, pins: &Pins) -> Result<OwnedFd, DatapathError> {
-        if let Some(table) = TABLES
+        if let Some(table) = self
+            .tables
             .iter()
-            .find(|table| !is_pinned_as(&pins.map(table.name), table))
+            .find(|table| !is_pinned_as(&pins.map(table), table))
         {
             return Err(DatapathError::Object(format!(
                 "map {} is not pinned as it should be",
                 table.name
             )));
         }
-        let mut ebpf = self.parse(cookie, pins, TABLES.iter())?;
+        let mut ebpf = self.parse(cookie, pins, self.tables.iter())?;
         load_program(&mut ebpf, POD_PROGRAM)
     }
 
@@ -78,8 +87,12 @@ impl Object {
         loader
             .override_global("AYA_LOG_LEVEL", &level, true)
             .override_global("POD_NETNS", &cookie, true);
+        // The sizes are the table's say, as they are when the object is built.
+        for table in self.tables.iter().filter(|table| table.is_hashed()) {
+            loader.map_max_entries(table.name, table.entries as u32);
+        }
         for table in adopted {
-            loader.map_pin_path(table.name, pins.map(table.name));
+            loader.map_pin_path(table.name, pins.map(table));
         }
         loader.load(&self.bytes).map_err(object_error)
     }
@@ -116,11 +129,11 @@ impl Loaded {
                 .ebpf
                 .map(table.name)
                 .ok_or_else(|| DatapathError::Object(format!("it has no map {}", table.name)))?;
-            let temporary = pins.map(&format!("{}-new", table.name));
+            let temporary = pins.coming(table);
             bpffs::unpin(&temporary)?;
             map.pin(&temporary)
                 .map_err(|error| DatapathError::Object(error.to_string()))?;
-            made.pins.push((temporary.clone(), pins.map(table.name)));
+            made.pins.push((temporary.clone(), pins.map(table)));
             if !is_pinned_as(&temporary, table) {
                 return Err(DatapathError::Object(format!(
                     "its map {} is not of the shape this agent works with",
@@ -140,9 +153,14 @@ pub(crate) struct FreshPins {
 }
 
 impl FreshPins {
+    /// True when every map was there already.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pins.is_empty()
+    }
+
     /// Where a map is pinned now.
-    pub(crate) fn path(&self, pins: &Pins, name: &str) -> PathBuf {
-        let last = pins.map(name);
+    pub(crate) fn path(&self, pins: &Pins, table: &Table) -> PathBuf {
+        let last = pins.map(table);
         self.pins
             .iter()
             .find(|(_, to)| *to == last)

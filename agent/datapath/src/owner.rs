@@ -16,8 +16,6 @@ use crate::bpffs::Pins;
 use crate::error::DatapathError;
 use crate::sys::{self, MapShape};
 
-/// Name of the pin.
-const NAME: &str = "GENERATION";
 /// `BPF_MAP_TYPE_ARRAY`.
 const ARRAY: u32 = 2;
 /// How long a claim waits for another that is being made.
@@ -45,8 +43,16 @@ const SHAPE: MapShape = MapShape {
 #[derive(Debug)]
 pub(crate) struct Ownership {
     pin: PathBuf,
+    mine: Mutex<Mine>,
+}
+
+/// What this process claimed.
+#[derive(Debug, Default)]
+struct Mine {
     /// `None`: ceded to a successor.
-    mine: Mutex<Option<Claim>>,
+    now: Option<Claim>,
+    /// The last one, ceded or not.
+    last: Option<Claim>,
 }
 
 /// A claim just made, with the one it replaced.
@@ -61,8 +67,8 @@ impl Ownership {
     /// be there.
     pub(crate) fn claim(pins: &Pins) -> Result<(Self, Claimed), DatapathError> {
         let ownership = Self {
-            pin: pins.map(NAME),
-            mine: Mutex::new(None),
+            pin: pins.claim(),
+            mine: Mutex::default(),
         };
         let claimed = ownership.renew()?;
         Ok((ownership, claimed))
@@ -88,13 +94,22 @@ impl Ownership {
             Ok(Claimed { before, made })
         };
         let claimed = renew().map_err(DatapathError::file(&self.pin))?;
-        *self.mine() = Some(claimed.made);
+        *self.mine() = Mine {
+            now: Some(claimed.made),
+            last: Some(claimed.made),
+        };
         Ok(claimed)
+    }
+
+    /// Claims again after [`Self::cede`]; true when somebody else made a claim meanwhile.
+    pub(crate) fn renew_after_others(&self) -> Result<bool, DatapathError> {
+        let last = self.mine().last;
+        Ok(self.renew()?.before != last)
     }
 
     /// Gives the claim up: this process changes nothing any more, whoever comes.
     pub(crate) fn cede(&self) {
-        *self.mine() = None;
+        self.mine().now = None;
     }
 
     /// Puts back what a claim replaced, unless somebody made one since.
@@ -118,7 +133,7 @@ impl Ownership {
 
     /// Fails when the claim was ceded, another agent made a later one, or the pin is gone.
     pub(crate) fn check(&self) -> Result<(), DatapathError> {
-        let mine = *self.mine();
+        let mine = self.mine().now;
         let now = match self.open().and_then(|map| read(&map)) {
             Ok(now) => Some(now),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -136,7 +151,7 @@ impl Ownership {
 
     /// Number of this process's claim; 0 when it was ceded.
     pub(crate) fn generation(&self) -> u64 {
-        self.mine().unwrap_or_default().generation
+        self.mine().now.unwrap_or_default().generation
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
@@ -174,7 +189,7 @@ impl Ownership {
         }
     }
 
-    fn mine(&self) -> MutexGuard<'_, Option<Claim>> {
+    fn mine(&self) -> MutexGuard<'_, Mine> {
         self.mine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::Pod as Plain;
 use ebpf_common::{
@@ -97,20 +97,43 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Opens all, `path` naming the pin of each.
-    pub(crate) fn open(path: impl Fn(&str) -> std::path::PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(path: impl Fn(&str) -> io::Result<PathBuf>) -> io::Result<Self> {
         Ok(Self {
-            sockets: Table::open(&path("SOCKET"))?,
-            pods: Table::open(&path("PODS"))?,
-            own: Table::open(&path("OWN"))?,
-            local: Table::open(&path("LOCAL"))?,
-            listeners: Table::open(&path("LISTENERS"))?,
-            original: Table::open(&path("ORIG"))?,
-            peers: Table::open(&path("PEER"))?,
-            approved: Table::open(&path("APPROVED"))?,
-            settings: Table::open(&path("SETTINGS"))?,
-            counters: sys::open(&path("COUNTERS"))?,
+            sockets: Table::open(&path("SOCKET")?)?,
+            pods: Table::open(&path("PODS")?)?,
+            own: Table::open(&path("OWN")?)?,
+            local: Table::open(&path("LOCAL")?)?,
+            listeners: Table::open(&path("LISTENERS")?)?,
+            original: Table::open(&path("ORIG")?)?,
+            peers: Table::open(&path("PEER")?)?,
+            approved: Table::open(&path("APPROVED")?)?,
+            settings: Table::open(&path("SETTINGS")?)?,
+            counters: sys::open(&path("COUNTERS")?)?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
         })
+    }
+
+    /// Pins every map that this process has open under its name, where somebody took the pin away.
+    pub(crate) fn pin_again(&self, path: impl Fn(&str) -> io::Result<PathBuf>) -> io::Result<()> {
+        let maps = [
+            ("SOCKET", &self.sockets.map),
+            ("PODS", &self.pods.map),
+            ("OWN", &self.own.map),
+            ("LOCAL", &self.local.map),
+            ("LISTENERS", &self.listeners.map),
+            ("ORIG", &self.original.map),
+            ("PEER", &self.peers.map),
+            ("APPROVED", &self.approved.map),
+            ("SETTINGS", &self.settings.map),
+            ("COUNTERS", &self.counters),
+        ];
+        for (name, map) in maps {
+            let path = path(name)?;
+            if !path.exists() {
+                sys::pin(map.as_fd(), &path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes what a socket is to us.

@@ -8,6 +8,7 @@ use agent_net::{Netns, NetnsCookie};
 
 use crate::datapath::{Datapath, lock};
 use crate::error::DatapathError;
+use crate::object::Loaded;
 use crate::pods::{Entry, State, Steered};
 use crate::trace::Trace;
 use crate::{bpffs, hooks, steering};
@@ -44,10 +45,15 @@ impl Datapath {
             return Ok(());
         }
         tracing::warn!(hooks = ?missing, "somebody took hooks of this node away: attaching them again");
-        let mut loaded = self.object.load(&self.pins)?;
+        let loaded = self.object.load(&self.pins)?;
         if !loaded.adopted_all() {
             return Err(DatapathError::Unpinned);
         }
+        self.attach_hooks(loaded)
+    }
+
+    /// Attaches these hooks in place of whatever is attached.
+    pub(crate) fn attach_hooks(&self, mut loaded: Loaded) -> Result<(), DatapathError> {
         let programs = loaded.hook_programs()?;
         let trace = self
             .config
@@ -86,9 +92,27 @@ impl Datapath {
             container = entry.info.container_id,
             "somebody took the pod's sk_lookup link away: attaching it again"
         );
-        let program = self.object.load_pod(entry.cookie.0, &self.pins)?;
+        self.steer_to_own(entry.cookie, &netns)
+    }
+
+    /// Every pod's connections are this agent's again, whoever steered them meanwhile.
+    pub(crate) fn steer_again(&self) -> Result<(), DatapathError> {
+        let entries: Vec<Entry> = lock(&self.pods).values().cloned().collect();
+        let mut result = Ok(());
+        for entry in entries {
+            let netns = Netns::open(Path::new(&entry.info.netns));
+            if let Some(netns) = netns.ok().filter(|netns| netns.cookie() == entry.cookie) {
+                result = result.and(self.steer_to_own(entry.cookie, &netns));
+            }
+        }
+        result
+    }
+
+    fn steer_to_own(&self, cookie: NetnsCookie, netns: &Netns) -> Result<(), DatapathError> {
+        let pin = self.pins.pod(cookie.0);
+        let program = self.object.load_pod(cookie.0, &self.pins)?;
         self.must_own()?;
-        steering::attach(program.as_fd(), &netns, &pin)
+        steering::attach(program.as_fd(), netns, &pin)
     }
 
     /// Removes what is kept for namespaces that no longer exist. A pod that lives but is in no

@@ -19,10 +19,6 @@ pub use layout::{
 };
 pub use tables::{Kind, NO_PREALLOC, TABLES, Table, sizes};
 
-/// Version of the layout of maps and their meaning. A change of any type here, or of what a map
-/// means, needs a new number: it is part of the directory in which links and maps are pinned.
-pub const SCHEMA: u32 = 1;
-
 /// Destination port of rewritten connects. Nothing is bound to it: the pod's `sk_lookup` program
 /// steers it to the outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -44,8 +44,12 @@ pub enum Kind {
 /// A map as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Name, in the object and in the pin directory.
+    /// Name, in the object and, with the version, in the pin directory.
     pub name: &'static str,
+    /// Version of its layout and of what it means. A change of a type it holds, or of what an entry
+    /// says, needs a new number: agents of two builds that follow each other share the maps that
+    /// are the same to both, and each has its own of the others.
+    pub version: u32,
     /// Kind.
     pub kind: Kind,
     /// Bytes of a key.
@@ -56,6 +60,13 @@ pub struct Table {
     pub entries: usize,
     /// Flags it was made with.
     pub flags: u32,
+}
+
+impl Table {
+    /// True for a hash table of any kind, whose number of entries is a limit and no layout.
+    pub const fn is_hashed(&self) -> bool {
+        matches!(self.kind, Kind::Hash | Kind::SockHash)
+    }
 }
 
 /// `BPF_F_NO_PREALLOC`: an entry takes memory only while it exists. Socket storage demands it;
@@ -80,6 +91,7 @@ pub const TABLES: [Table; 11] = [
 const fn table<K, V>(name: &'static str, kind: Kind, entries: usize) -> Table {
     Table {
         name,
+        version: 1,
         kind,
         key: size_of::<K>(),
         value: size_of::<V>(),

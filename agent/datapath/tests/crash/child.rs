@@ -76,6 +76,7 @@ pub(crate) fn work() {
         host_netns: job.host_netns,
         host_proc: "/proc".into(),
         state_dir: job.state_dir,
+        tables: &agent_datapath::TABLES,
         debug: false,
     })
     .unwrap_or_else(|error| panic!("{error}"));

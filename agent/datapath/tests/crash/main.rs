@@ -200,7 +200,12 @@ impl Scene {
     }
 
     fn entries(&self, map: &str) -> usize {
-        let path = self.lab.config.bpffs.join("culvert-v1/maps").join(map);
+        let path = self
+            .lab
+            .config
+            .bpffs
+            .join("culvert/maps")
+            .join(format!("{map}-v1"));
         let mut command = Command::new("bpftool");
         command.args(["-j", "map", "dump", "pinned"]).arg(path);
         let output = command.output().expect("bpftool");

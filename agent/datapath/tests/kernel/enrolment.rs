@@ -144,7 +144,7 @@ fn an_enrolment_that_cannot_be_proved_is_taken_back() {
     let (pod, server) = (lab.pod(1), lab.pod(2));
     let datapath = lab.load();
     // Somebody took our connect hook away.
-    std::fs::remove_file(lab.config.bpffs.join("culvert-v1/links/connect4")).unwrap();
+    std::fs::remove_file(lab.config.bpffs.join("culvert/links/connect4")).unwrap();
     assert!(datapath.enrol(pod.info.clone()).is_err());
     assert_eq!(lab.pinned("pods"), [""; 0]);
     assert!(datapath.pods().is_empty());

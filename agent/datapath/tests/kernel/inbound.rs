@@ -164,7 +164,11 @@ fn pods_on_the_hosts_network_are_not_the_host() {
 }
 
 fn entries(lab: &Lab, map: &str) -> usize {
-    let path = lab.config.bpffs.join("culvert-v1/maps").join(map);
+    let path = lab
+        .config
+        .bpffs
+        .join("culvert/maps")
+        .join(format!("{map}-v1"));
     let output = Command::new("bpftool")
         .args(["-j", "map", "dump", "pinned"])
         .arg(path)

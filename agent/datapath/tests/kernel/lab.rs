@@ -76,6 +76,7 @@ impl Lab {
             host_netns: netns_path(&host),
             host_proc: "/proc".into(),
             state_dir: directory.join("state"),
+            tables: &agent_datapath::TABLES,
             debug: false,
         };
         Self {
@@ -160,7 +161,7 @@ impl Lab {
 
     /// Names of what is pinned in a directory of this lab, `maps`, `links` or `pods`.
     pub(crate) fn pinned(&self, kind: &str) -> Vec<String> {
-        let directory = self.config.bpffs.join("culvert-v1").join(kind);
+        let directory = self.config.bpffs.join("culvert").join(kind);
         let Ok(entries) = fs::read_dir(directory) else {
             return Vec::new();
         };

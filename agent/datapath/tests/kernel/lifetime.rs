@@ -86,7 +86,7 @@ fn a_map_of_another_shape_is_replaced() {
     let mut lab = Lab::new();
     let pod = lab.pod(1);
     drop(lab.load());
-    let path = lab.config.bpffs.join("culvert-v1/maps/PODS");
+    let path = lab.config.bpffs.join("culvert/maps/PODS-v1");
     fs::remove_file(&path).unwrap();
     let status = Command::new("bpftool")
         .args(["map", "create"])
@@ -159,7 +159,7 @@ fn what_others_detach_is_attached_again() {
     let datapath = lab.load();
     let enrolled = pod.enrol(&datapath);
     let application = pod.serve(8080);
-    let pins = lab.config.bpffs.join("culvert-v1");
+    let pins = lab.config.bpffs.join("culvert");
     let link = pins.join("pods").join(pod.netns.cookie().0.to_string());
     let inbound = SocketAddr::new(pod.v4, 8080);
     let losses: [&dyn Fn(); 3] = [
@@ -277,7 +277,7 @@ fn programs_stay_within_their_budgets() {
     let datapath = lab.load();
     let _enrolled = pod.enrol(&datapath);
     for (pin, budget) in BUDGETS {
-        let mut path = lab.config.bpffs.join("culvert-v1").join(pin);
+        let mut path = lab.config.bpffs.join("culvert").join(pin);
         if pin == "pods" {
             path.push(pod.netns.cookie().0.to_string());
         }

@@ -6,6 +6,7 @@
     reason = "a test fails by panic, also in the functions it calls"
 )]
 
+mod builds;
 mod debug;
 mod enrolment;
 mod handover;
