@@ -222,6 +222,11 @@ impl Agent {
         self.must_run().is_ok()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Its pid.
     pub fn pid(&self) -> Result<u32> {
         self.process.pid()

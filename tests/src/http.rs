@@ -26,8 +26,13 @@ pub fn get(place: &Place, to: SocketAddr, path: &str) -> Result<Answer> {
 }
 
 /// GET on a connection, which ends with it.
-pub fn get_on(mut stream: TcpStream, path: &str) -> Result<Answer> {
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+pub fn get_on(stream: TcpStream, path: &str) -> Result<Answer> {
+    get_within(stream, path, Duration::from_secs(10))
+}
+
+/// The same by one who does not wait longer than that for a byte.
+pub fn get_within(mut stream: TcpStream, path: &str, limit: Duration) -> Result<Answer> {
+    stream.set_read_timeout(Some(limit))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())

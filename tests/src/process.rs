@@ -15,6 +15,16 @@ use nix::unistd::Pid;
 use crate::place::Place;
 use crate::run::Run;
 
+/// Processor time a process has used so far.
+pub fn cpu_of(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a stat line")?;
+    let (_, fields) = stat.rsplit_once(')').context("an odd stat line")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || -> Result<u64> { Ok(fields.next().context("no time")?.parse()?) };
+    // The kernel reports in USER_HZ, which is 100 on every architecture of ours.
+    Ok(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
 /// A running program; killed when dropped.
 #[derive(Debug)]
 pub struct Process {

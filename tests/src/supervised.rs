@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::process::Process;
 
@@ -79,6 +80,15 @@ impl Supervised {
         let status = process.terminate(limit)?;
         ensure!(status.success(), "{} ended with {status}", self.what);
         Ok(())
+    }
+
+    /// Sends a signal to the one that runs.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let slot = self.lock();
+        let process = slot.as_ref();
+        process
+            .with_context(|| format!("{} does not run", self.what))?
+            .signal(signal)
     }
 
     /// Its process id.

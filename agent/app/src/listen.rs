@@ -166,5 +166,18 @@ pub(crate) fn readiness_route(readiness: Readiness) -> Route {
     })
 }
 
+/// `/healthz/live`: 200 `alive` while `is_alive` says so, else 500. Who hangs as a whole does not answer.
+pub(crate) fn liveness_route(is_alive: impl Fn() -> bool + Send + Sync + 'static) -> Route {
+    Arc::new(move |request| {
+        (request.uri.path() == "/healthz/live").then(|| {
+            if is_alive() {
+                Answer::text(StatusCode::OK, "alive\n")
+            } else {
+                Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the data path hangs\n")
+            }
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests;

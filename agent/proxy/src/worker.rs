@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_datapath::{EnrolledPod, PodSink};
 use agent_hbone::{Pool, PoolStats, Settings};
@@ -156,6 +156,23 @@ impl Workers {
     /// Pooled tunnels and their streams, as each worker says when asked; one that does not answer
     /// within half a second counts as none. Blocks; not for the data path.
     pub fn tunnels(&self) -> PoolStats {
+        let mut sum = PoolStats::default();
+        for stats in self.ask(STATS_DEADLINE) {
+            sum.keys += stats.keys;
+            sum.tunnels += stats.tunnels;
+            sum.streams += stats.streams;
+            sum.dials += stats.dials;
+        }
+        sum
+    }
+
+    /// Whether every worker answers when asked, within `limit`. Blocks; not for the data path.
+    pub fn answer(&self, limit: Duration) -> bool {
+        self.ask(limit).len() == self.threads.len()
+    }
+
+    /// The answers of the workers that give one within `limit`.
+    fn ask(&self, limit: Duration) -> Vec<PoolStats> {
         let (reply, answers) = std_mpsc::sync_channel(self.threads.len());
         for thread in &self.threads {
             // A full queue belongs to a worker that would not answer in time.
@@ -164,14 +181,9 @@ impl Workers {
             });
         }
         drop(reply);
-        let mut sum = PoolStats::default();
-        while let Ok(stats) = answers.recv_timeout(STATS_DEADLINE) {
-            sum.keys += stats.keys;
-            sum.tunnels += stats.tunnels;
-            sum.streams += stats.streams;
-            sum.dials += stats.dials;
-        }
-        sum
+        let deadline = Instant::now() + limit;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        std::iter::from_fn(|| answers.recv_timeout(left()).ok()).collect()
     }
 
     /// What a successor needs to serve the pods that are served now. Its descriptors are its own.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::Settings;
 use super::objects::node_name;
 use crate::apiserver::ApiServer;
+use crate::process::cpu_of;
 use crate::{TRUST_DOMAIN, poll};
 
 /// A running control plane; killed when dropped. Replicas share the issuer that is kept in the
@@ -105,12 +106,7 @@ impl Replica {
 
     /// Processor time used so far.
     pub(super) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let (_, fields) = stat.rsplit_once(')').context("a process's fields")?;
-        let mut fields = fields.split_whitespace().skip(11);
-        let mut ticks = || -> Result<u64> { Ok(fields.next().context("its time")?.parse()?) };
-        // The kernel shows hundredths of a second to user space everywhere.
-        Ok(Duration::from_millis((ticks()? + ticks()?) * 10))
+        cpu_of(self.pid)
     }
 
     fn log_tail(&self) -> String {

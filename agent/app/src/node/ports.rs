@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use agent_net::socket::listen_on;
+use agent_proxy::Workers;
 use agent_proxy::handover::ListenerName;
 use agent_telemetry::Metrics;
 use anyhow::Context;
@@ -16,11 +17,13 @@ use tokio::runtime::Runtime;
 use super::MeshView;
 use crate::config::NodeConfig;
 use crate::http::Route;
-use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
+use crate::listen::{Listeners, Serving, liveness_route, metrics_route, readiness_route};
 use crate::readiness::Readiness;
 
 /// Time between two tries for a port that another process has.
 const RETRY: Duration = Duration::from_millis(500);
+/// Time a worker has to answer who asks whether it is alive; the kubelet waits longer.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The ports of this agent; clones are the same.
 #[derive(Clone)]
@@ -28,6 +31,8 @@ pub(super) struct Ports {
     held: Arc<Mutex<Held>>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    /// Who must answer for the agent to be alive, once there is somebody.
+    workers: Arc<OnceLock<Arc<Workers>>>,
 }
 
 #[derive(Default)]
@@ -45,11 +50,18 @@ impl Ports {
             held: Arc::default(),
             metrics: Arc::clone(&view.metrics),
             readiness: view.readiness.clone(),
+            workers: Arc::default(),
         };
         for (name, address) in addresses(config) {
             ports.try_bind(name, address)?;
         }
         Ok(ports)
+    }
+
+    /// From now on the agent is alive while these are.
+    pub(super) fn watch(&self, workers: &Arc<Workers>) {
+        // There is one set of workers.
+        let _ = self.workers.set(Arc::clone(workers));
     }
 
     /// Serves the predecessor's. One that is still missing is another process's, such as a
@@ -126,18 +138,23 @@ impl Ports {
             return Ok(());
         }
         let serving = Listeners::default()
-            .tcp(listener.try_clone()?, &[self.route(name)])?
+            .tcp(listener.try_clone()?, &self.routes(name))?
             .start()?;
         held.serving.push(serving);
         held.listeners.insert(name, listener);
         Ok(())
     }
 
-    fn route(&self, name: ListenerName) -> Route {
-        match name {
-            ListenerName::Metrics => metrics_route(Arc::clone(&self.metrics)),
-            _ => readiness_route(self.readiness.clone()),
+    fn routes(&self, name: ListenerName) -> Vec<Route> {
+        if name == ListenerName::Metrics {
+            return vec![metrics_route(Arc::clone(&self.metrics))];
         }
+        let workers = Arc::clone(&self.workers);
+        let is_alive = move || workers.get().is_none_or(|workers| workers.answer(ANSWER));
+        vec![
+            readiness_route(self.readiness.clone()),
+            liveness_route(is_alive),
+        ]
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

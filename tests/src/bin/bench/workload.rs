@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::apps::SMALL_PATH;
 use tests::lab::{Lab, WEB_PORT};
-use tests::process::Process;
+use tests::process::{Process, cpu_of};
 use tests::{Pod, poll};
 
 const IPERF_PORT: u16 = 5201;
@@ -185,23 +185,10 @@ impl Servers {
 
 /// CPU seconds the agents have used.
 fn agents_cpu(lab: &Lab) -> Result<f64> {
-    let mut ticks = 0_u64;
-    for agent in lab
-        .cluster
-        .nodes()
-        .iter()
-        .filter_map(|node| node.agent_if_any())
-    {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid()?))
-            .context("reading an agent's stat")?;
-        let after = stat.rsplit_once(')').context("an odd stat line")?.1;
-        let times = after.split_whitespace().skip(11).take(2);
-        ticks += times
-            .filter_map(|time| time.parse::<u64>().ok())
-            .sum::<u64>();
-    }
-    // The kernel reports in USER_HZ, which is 100 on every architecture of ours.
-    Ok(ticks as f64 / 100.0)
+    let nodes = lab.cluster.nodes().iter();
+    let agents = nodes.filter_map(|node| node.agent_if_any());
+    let times = agents.map(|agent| Ok(cpu_of(agent.pid()?)?.as_secs_f64()));
+    times.sum()
 }
 
 /// Time of the whole machine so far, from /proc/stat.

@@ -1,19 +1,23 @@
 //! An agent that dies, comes back, or leaves.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_model::READINESS_PORT;
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::command::check;
+use tests::http::get_within;
+use tests::process::cpu_of;
 use tests::server::{Behaviour, Server};
 use tests::traffic::{Outcome, attempt, echo_on, must_refuse, must_serve, wait_closed};
 use tests::{Cluster, ClusterSpec, Place, PodSpec, poll};
 
 use crate::scene::{OUTSIDE, PORT, Scene};
-use crate::{Case, alone, shared};
+use crate::{Case, alone, long, shared};
 
 pub(crate) const CASES: &[Case] = &[
     shared(
@@ -24,6 +28,11 @@ pub(crate) const CASES: &[Case] = &[
         "failure: F-02 restarted: connections within 1 s, nothing twice",
         restarted,
     ),
+    shared(
+        "failure: F-03 an agent that hangs is noticed within 10 s, lets nothing through and wakes up calm",
+        hangs,
+    ),
+    long("failure: F-03 the same for 30 s", hangs_long),
     shared(
         "failure: killed under load, the source's side",
         source_killed,
@@ -142,6 +151,139 @@ fn restarted(cluster: &Cluster) -> Result<()> {
         .find(|peer| !scene.client.ips().contains(&peer.ip()));
     ensure!(unknown.is_none(), "the application saw {unknown:?}");
     Ok(())
+}
+
+fn hangs(cluster: &Cluster) -> Result<()> {
+    hangs_for(cluster, Duration::ZERO)
+}
+
+fn hangs_long() -> Result<()> {
+    let cluster = Cluster::start(&ClusterSpec::new("hang"))?;
+    hangs_for(&cluster, Duration::from_secs(30))
+}
+
+/// It hangs until the kubelet would know, and for that long at least.
+fn hangs_for(cluster: &Cluster, time: Duration) -> Result<()> {
+    let scene = Scene::strict(cluster)?;
+    let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
+    let plain = cluster.pod(&PodSpec::new(OUTSIDE, "plain").on(2).outside())?;
+    let _plain_server = Server::start(&plain, PORT, Behaviour::Echo)?;
+    let targets = scene.server.sockets(PORT);
+    for to in targets {
+        must_serve(&scene.client, to)?;
+    }
+    let agent = cluster.node(2)?.agent()?;
+    let probe = Liveness::of_the_manifest()?;
+    ensure!(probe.ask(agent.place())?, "alive, and said not to be");
+    let (accepted, generation, pins) = (server.accepted(), agent.generation()?, agent.pins());
+
+    agent.signal(Signal::SIGSTOP)?;
+    let start = Instant::now();
+    let noticed = thread::scope(|scope| -> Result<Duration> {
+        let kubelet = scope.spawn(|| probe.trips(agent.place()));
+        while !kubelet.is_finished() || start.elapsed() < time {
+            for to in targets {
+                for from in [&scene.outsider, &scene.client] {
+                    let outcome = attempt(from, to, Duration::from_millis(250))?;
+                    ensure!(outcome != Outcome::Served, "{to} serves {}", from.name());
+                }
+                // Probes of the node need no agent.
+                must_serve(cluster.node(2)?.host(), to)?;
+            }
+            for to in plain.sockets(PORT) {
+                must_serve(&scene.outsider, to).context("pods outside the mesh")?;
+            }
+        }
+        let noticed = kubelet.join();
+        noticed.map_err(|_| anyhow::anyhow!("the probe panicked"))?
+    });
+    let hung = start.elapsed();
+    let probes = server.peers().into_iter().skip(accepted);
+    let meshed: Vec<_> = probes
+        .filter(|peer| {
+            scene.client.ips().contains(&peer.ip()) || scene.outsider.ips().contains(&peer.ip())
+        })
+        .collect();
+    let (cpu, lines) = (cpu_of(agent.pid()?)?, agent.log().lines().count());
+    agent.signal(Signal::SIGCONT)?;
+    let noticed = noticed?;
+    ensure!(meshed.is_empty(), "{meshed:?} reached the application");
+    println!("  hung for {hung:?}, noticed after {noticed:?}");
+    ensure!(
+        noticed <= Duration::from_secs(10),
+        "noticed after {noticed:?}"
+    );
+
+    for to in targets {
+        poll::until("served after it woke up", LIMIT, || {
+            must_serve(&scene.client, to)
+        })?;
+        must_refuse(&scene.outsider, to).context("after it woke up")?;
+    }
+    thread::sleep(SECOND * 3);
+    let (cpu, lines) = (
+        cpu_of(agent.pid()?)?.saturating_sub(cpu),
+        agent.log().lines().count() - lines,
+    );
+    println!("  then {cpu:?} of processor time and {lines} lines of log in three seconds");
+    ensure!(cpu < SECOND, "a storm: {cpu:?} of processor time");
+    let status = agent.status()?;
+    ensure!(status["pending"] == Value::Array(Vec::new()), "{status}");
+    ensure!(agent.generation()? == generation && agent.pins() == pins);
+    Ok(())
+}
+
+/// The probe by which the kubelet learns that an agent hangs, with the numbers of the manifest.
+struct Liveness {
+    path: String,
+    port: u16,
+    period: Duration,
+    timeout: Duration,
+    failures: u64,
+}
+
+impl Liveness {
+    fn of_the_manifest() -> Result<Self> {
+        let manifest = include_str!("../../../../deploy/kubernetes/base/node.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(manifest)?;
+        let agents = objects.iter().find(|object| object["kind"] == "DaemonSet");
+        let pod = &agents.context("no DaemonSet")?["spec"]["template"]["spec"];
+        let probe = &pod["containers"][0]["livenessProbe"];
+        let number = |name: &str| probe[name].as_u64().with_context(|| format!("no {name}"));
+        let path = probe["httpGet"]["path"].as_str().context("no path")?;
+        ensure!(probe["httpGet"]["port"] == "http-ready", "{probe}");
+        Ok(Self {
+            path: path.to_owned(),
+            port: READINESS_PORT,
+            period: Duration::from_secs(number("periodSeconds")?),
+            timeout: Duration::from_secs(number("timeoutSeconds")?),
+            failures: number("failureThreshold")?,
+        })
+    }
+
+    /// Asks once, as the kubelet does.
+    fn ask(&self, place: &Place) -> Result<bool> {
+        let to = (Ipv6Addr::LOCALHOST, self.port).into();
+        let stream = place.connect(to, self.timeout)?;
+        Ok(get_within(stream, &self.path, self.timeout).is_ok_and(|answer| answer.status == 200))
+    }
+
+    /// Asks until the agent counts as hung; how long that took.
+    fn trips(&self, place: &Place) -> Result<Duration> {
+        let start = Instant::now();
+        let mut failed = 0;
+        let mut next = start;
+        while failed < self.failures {
+            ensure!(start.elapsed() < 4 * LIMIT, "nobody notices");
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            next = Instant::now() + self.period;
+            failed = match self.ask(place) {
+                Ok(true) => 0,
+                _ => failed + 1,
+            };
+        }
+        Ok(start.elapsed())
+    }
 }
 
 fn programs() -> Result<usize> {
