@@ -70,16 +70,21 @@ fn killed(cluster: &Cluster) -> Result<()> {
         );
     }
     let until = Instant::now() + Duration::from_secs(2);
+    let mut refusals = Vec::new();
     while Instant::now() < until {
         for to in scene.server.sockets(PORT) {
-            quick_refusal(&scene.outsider, to)?;
-            quick_refusal(cluster.node(1)?.host(), to)?;
+            refusals.push(quick_refusal(&scene.outsider, to)?);
+            refusals.push(quick_refusal(cluster.node(1)?.host(), to)?);
             must_refuse(&scene.client, to)?;
         }
         for to in plain.sockets(PORT) {
             must_serve(&scene.outsider, to).context("pods outside the mesh")?;
         }
     }
+    refusals.sort();
+    let median = refusals[refusals.len() / 2];
+    println!("  {} refused, in {median:?} (median)", refusals.len());
+    ensure!(median < Duration::from_millis(10), "refused in {median:?}");
     ensure!(
         server.accepted() == accepted,
         "the application was reached without an agent"
@@ -97,9 +102,9 @@ fn killed(cluster: &Cluster) -> Result<()> {
 }
 
 /// Refused by the kernel at once: no handshake with a dead agent, no wait.
-fn quick_refusal(from: &Place, to: SocketAddr) -> Result<()> {
+fn quick_refusal(from: &Place, to: SocketAddr) -> Result<Duration> {
     match attempt(from, to, SECOND)? {
-        Outcome::Refused(_, took) if took < Duration::from_millis(100) => Ok(()),
+        Outcome::Refused(_, took) if took < Duration::from_millis(100) => Ok(took),
         other => bail!("{} -> {to}: {other:?}", from.name()),
     }
 }

@@ -72,6 +72,10 @@ pub(crate) const CASES: &[Case] = &[
         "handover: F-05 100 agents in a row at 500 connections a second",
         hundred,
     ),
+    long(
+        "handover: F-10 whatever is missing at the start, in every order",
+        every_order,
+    ),
     alone("handover: --release ends it for both", released),
 ];
 
@@ -577,6 +581,30 @@ fn crash_loop(cluster: &Cluster) -> Result<()> {
 }
 
 fn any_order(cluster: &Cluster) -> Result<()> {
+    in_order(cluster, [0, 1, 2, 3])
+}
+
+fn every_order() -> Result<()> {
+    let cluster = Cluster::start(&ClusterSpec::new("horder"))?;
+    let places = || 0..MISSING;
+    for first in places() {
+        for second in places().filter(|at| *at != first) {
+            for third in places().filter(|at| ![first, second].contains(at)) {
+                let last = places().sum::<usize>() - first - second - third;
+                let order = [first, second, third, last];
+                in_order(&cluster, order).with_context(|| format!("in the order {order:?}"))?;
+                cluster.clear()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Things that are missing at the start.
+const MISSING: usize = 4;
+
+/// What is missing comes in this order.
+fn in_order(cluster: &Cluster, order: [usize; MISSING]) -> Result<()> {
     let scene = Scene::strict(cluster)?;
     let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
     let agent = cluster.node(2)?.agent()?;
@@ -601,13 +629,13 @@ fn any_order(cluster: &Cluster) -> Result<()> {
     });
     cluster.control()?.kill9()?;
     agent.start()?;
-    let steps: [&dyn Fn() -> Result<()>; 4] = [
+    let steps: [&dyn Fn() -> Result<()>; MISSING] = [
         &|| Ok(fs::copy(&settings.token_file, &token).map(drop)?),
         &|| Ok(std::os::unix::fs::symlink(&settings.cgroup_root, &cgroups)?),
         &|| cluster.control()?.start(),
         &|| Ok(fs::copy(&settings.root_cert, &root).map(drop)?),
     ];
-    for step in steps {
+    for step in order {
         thread::sleep(Duration::from_secs(1));
         ensure!(agent.running(), "it has given up:\n{}", agent.log_tail(5));
         ensure!(agent.wait_ready(Duration::ZERO).is_err(), "ready too early");
@@ -615,7 +643,7 @@ fn any_order(cluster: &Cluster) -> Result<()> {
             let outcome = attempt(&scene.outsider, to, Duration::from_millis(300))?;
             ensure!(outcome != Outcome::Served, "{to} is open");
         }
-        step()?;
+        steps[step]()?;
     }
     agent.wait_ready(Duration::from_secs(30))?;
     for to in scene.server.sockets(PORT) {
