@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_net::passing;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::agent::Agent;
 use tests::server::{Behaviour, Server};
@@ -40,7 +40,9 @@ pub(super) fn another_protocol(cluster: &Cluster) -> Result<()> {
         let first = agent.replace()?;
         let mut denied = 0;
         let started = format!("generation={}", generation + 1);
+        let until = Instant::now() + 4 * LIMIT;
         while agent.log_lines(&["started", &started]).is_empty() {
+            ensure!(Instant::now() < until, "log:\n{}", agent.log_tail(15));
             for to in targets {
                 let outcome = attempt(&scene.outsider, to, LIMIT)?;
                 ensure!(outcome != Outcome::Served, "{to} is open");
@@ -86,12 +88,18 @@ fn a_later_one_asks(agent: &Agent) -> Result<()> {
     Ok(())
 }
 
-/// A predecessor that does not know this build's messages; what it was asked.
+/// A predecessor that does not know this build's messages; what it was asked. As long as the mesh is
+/// not known to who follows, it only looks whether there is somebody.
 fn an_earlier_one_answers(socket: &UnixListener) -> Result<Value> {
-    let (stream, _) = socket.accept()?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let hello = serde_json::from_slice(&passing::receive(&stream)?.header)?;
-    let refused = json!({"message": "refused", "because": "protocol"});
-    passing::send(&stream, refused.to_string().as_bytes(), &[], &[])?;
-    Ok(hello)
+    for _ in 0..40 {
+        let (stream, _) = socket.accept()?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let Ok(hello) = passing::receive(&stream) else {
+            continue;
+        };
+        let refused = json!({"message": "refused", "because": "protocol"});
+        passing::send(&stream, refused.to_string().as_bytes(), &[], &[])?;
+        return Ok(serde_json::from_slice(&hello.header)?);
+    }
+    bail!("nobody asks")
 }
