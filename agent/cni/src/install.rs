@@ -50,7 +50,8 @@ pub enum Standing {
     /// The agent has no list of meshed namespaces yet: a plugin without one would hold up every
     /// pod of the node whenever the agent is away.
     NoList,
-    /// There is no network configuration that a runtime would use; why not, by file.
+    /// There is no network configuration that a runtime would use and the plugin could be in; why
+    /// not, by file.
     NoNetwork(Vec<(PathBuf, Unusable)>),
 }
 
@@ -79,8 +80,13 @@ impl Installation {
                     let file = replace(&path, form, &text, &after)?;
                     return Ok(Standing::Chained { file, wrote: true });
                 }
+                // Runtimes take this one: an entry in a later file would be in force nowhere.
+                Err(why @ Unusable::Version(_)) => {
+                    unusable.push((path, why));
+                    break;
+                }
                 // What one runtime stops at, another passes over.
-                Err(why) => unusable.push((path, why)),
+                Err(why @ Unusable::Invalid(_)) => unusable.push((path, why)),
             }
         }
         Ok(Standing::NoNetwork(unusable))

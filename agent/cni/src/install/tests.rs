@@ -194,8 +194,13 @@ fn what_is_broken_is_left_alone_and_waited_for() {
     assert!(matches!(&why[1].1, Unusable::Version(version) if version == "0.1.0"));
     assert_eq!(fs::metadata(&broken).unwrap().ino(), before.ino());
     assert_eq!(host.types("11-old.conflist"), ["old"]);
-    // The next one that is in order is what a runtime that passes over the broken ones uses.
+    // Runtimes take the old one, and nothing behind it.
     host.put("12-good.conflist", &list("good"));
+    let standing = host.installation.ensure().unwrap();
+    assert!(matches!(standing, Standing::NoNetwork(why) if why.len() == 2));
+    assert_eq!(host.types("12-good.conflist"), ["good"]);
+    // The next one that is in order is what a runtime that passes over the broken ones uses.
+    fs::remove_file(host.root.join("net.d/11-old.conflist")).unwrap();
     assert!(host.chained_in("12-good.conflist"));
     fs::write(&broken, list("whole").to_string()).unwrap();
     assert!(host.chained_in("10-half.conflist"));
