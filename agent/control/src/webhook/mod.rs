@@ -17,7 +17,7 @@ use agent_net::drain;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -40,6 +40,9 @@ const PATH: &str = "/validate";
 const MAX_BODY: usize = 8 << 20;
 /// One request, from its first byte to the answer; the API server waits for five seconds.
 const REQUEST: Duration = Duration::from_secs(4);
+/// Requests at one time, each as large as [`MAX_BODY`] at worst: whoever reaches the port may send
+/// some, and what they take of the memory is bounded.
+const BODIES: usize = 32;
 /// Reviews at one time; each may look at a whole namespace.
 const AT_ONCE: usize = 2;
 /// Requests in flight on one connection.
@@ -59,6 +62,7 @@ pub(crate) struct Webhook {
 #[derive(Clone)]
 struct Judge {
     collection: Arc<RwLock<Collection>>,
+    bodies: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
 
@@ -81,10 +85,7 @@ impl Webhook {
     ) {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let judge = Judge {
-            collection,
-            places: Arc::new(Semaphore::new(AT_ONCE)),
-        };
+        let judge = Judge::new(collection);
         let serve = move |stream, drain| connection(stream, judge.clone(), drain);
         accept_all(self.listener, Arc::new(tls), drain, serve).await;
     }
@@ -127,24 +128,39 @@ async fn connection(
 }
 
 impl Judge {
+    fn new(collection: Arc<RwLock<Collection>>) -> Self {
+        Self {
+            collection,
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
     async fn serve(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let answer = timeout(REQUEST, self.respond(request)).await;
         Ok(answer.unwrap_or_else(|_| plain(StatusCode::SERVICE_UNAVAILABLE)))
     }
 
-    async fn respond(self, request: Request<Incoming>) -> Answer {
+    async fn respond<B>(self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         if request.uri().path() != PATH {
             return plain(StatusCode::NOT_FOUND);
         }
         if request.method() != Method::POST {
             return plain(StatusCode::METHOD_NOT_ALLOWED);
         }
+        // Closed is what neither of the two ever is.
+        let Ok(_room) = self.bodies.acquire().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE);
+        };
         let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
         let body: Bytes = match body {
             Ok(body) => body.to_bytes(),
             Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE),
         };
-        // Closed is what this never is.
         let Ok(_place) = self.places.acquire().await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE);
         };

@@ -1,6 +1,17 @@
-use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::answer;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Frame};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{BODIES, Judge, answer};
 use crate::collection::{Collection, Inventory};
 use crate::source::file::read_text;
 use crate::translate::tests::mesh;
@@ -175,4 +186,39 @@ fn warnings_are_bounded_and_plain() {
         let warning = warning.as_str().unwrap();
         assert!(warning.chars().count() <= 240 && !warning.contains('\n'));
     }
+}
+
+/// A request whose end does not come.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+fn posted<B>(body: B) -> Request<B> {
+    let request = Request::builder().method(Method::POST).uri("/validate");
+    request.body(body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_requests_are_held_in_memory() {
+    let judge = Judge::new(Arc::new(RwLock::new(Collection::new(mesh()))));
+    let mut sending = JoinSet::new();
+    for _ in 0..BODIES {
+        sending.spawn(judge.clone().respond(posted(Endless)));
+    }
+    sleep(Duration::from_secs(1)).await;
+    let one_more = || judge.clone().respond(posted(Full::new(Bytes::from("{}"))));
+    let waits = timeout(Duration::from_secs(1), one_more()).await;
+    assert!(waits.is_err(), "{waits:?}");
+    sending.abort_all();
+    assert_eq!(one_more().await.status(), StatusCode::BAD_REQUEST);
 }
