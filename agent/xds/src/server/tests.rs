@@ -400,7 +400,7 @@ fn too_many_names_end_the_stream() {
 #[test]
 fn who_asks_and_does_not_read_is_not_listened_to() {
     let catalog = Catalog::default();
-    let mut session = ServerSession::new("n1");
+    let mut session = ServerSession::new(Client::Node("n1".into()));
     let mut asked = 0;
     while session.listens() {
         let unknown = DeltaDiscoveryRequest {
