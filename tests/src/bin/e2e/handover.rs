@@ -98,6 +98,12 @@ fn restarts(cluster: &Cluster, times: u32, quiet: Duration) -> Result<()> {
     for to in targets {
         must_serve(&scene.client, to)?;
     }
+    // Each port that a connection had rests for a minute: at this rate a pod would run short of them,
+    // and looking for one would be what is measured.
+    for pod in [&scene.client, &scene.server] {
+        pod.place()
+            .sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+    }
     let before: Vec<usize> = pins(cluster)?;
     let serials = serials(cluster.node(2)?.agent()?)?;
     let load = Load::default();
