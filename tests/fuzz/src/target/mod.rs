@@ -10,6 +10,7 @@ mod handover;
 mod headers;
 mod http2;
 mod identity;
+mod jwt;
 mod manifest;
 mod pem;
 mod policy;
@@ -132,5 +133,17 @@ pub const TARGETS: &[Target] = &[
         run: http2::run,
         mutations: 300,
         words: http2::WORDS,
+    },
+    Target {
+        name: "jwt",
+        run: jwt::token,
+        mutations: 5_000,
+        words: jwt::WORDS,
+    },
+    Target {
+        name: "jwks",
+        run: jwt::key_set,
+        mutations: 10_000,
+        words: jwt::KEY_WORDS,
     },
 ];
