@@ -115,12 +115,7 @@ fn time(members: &Members, name: &'static str) -> Result<Option<u64>, Refusal> {
             Ok(seconds) => Ok(Some(seconds)),
             Err(_) => Err(Refusal::Malformed(name)),
         },
-        // Larger than any u64 saturates: it is a time that never comes.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "rounding down is meant, and negative numbers are refused"
-        )]
+        // Rounded down; larger than any u64 saturates: it is a time that never comes.
         Some(Json::Fraction(seconds)) if *seconds >= 0.0 => Ok(Some(*seconds as u64)),
         Some(_) => Err(Refusal::Malformed(name)),
     }
