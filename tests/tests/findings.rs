@@ -179,6 +179,16 @@ async fn conditions_and_events_are_on_the_objects_once() {
     let server = cluster();
     let replica = Replica::start(&server).await;
     let of = |name: &str, kind: &str| condition(&server, POLICIES, ("shop", name), kind);
+    until("nobody enforces it yet", || {
+        of("good", "Enforced")["reason"] == "NotCaptured"
+    })
+    .await;
+    assert_eq!(of("good", "Enforced")["status"], "False");
+    // As the replica writes it that has the stream of the pod's node.
+    let pod = server.get("pods", "shop", "web").unwrap();
+    let mut pod = (*pod).clone();
+    pod["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+    server.put_value(pod).unwrap();
     until("what is in force says so", || {
         of("good", "Enforced")["status"] == "True"
     })

@@ -61,14 +61,15 @@ fn why_outside(view: &View<'_>, pod: &Pod) -> Option<&'static str> {
 fn strict_beside_plaintext(view: &View<'_>, out: &mut Vec<Found>) {
     let modes = peer_authentication::resolve(&view.scope, &mut Translated::default());
     let is_strict = |pod: &Pod| modes.keys_for(&pod.metadata.labels).is_some();
-    let strict = view
-        .pods()
-        .filter(|pod| view.decision(pod).wanted == Wanted::Enrol && is_strict(pod));
+    let pods = view.by_label().all();
+    let strict = pods
+        .iter()
+        .filter(|seen| seen.is_wanted && is_strict(seen.pod));
     let strict = strict.count();
-    let outside = view
-        .pods()
-        .filter(|pod| !pod.spec.host_network && !view.is_meshed(pod));
-    let outside: Vec<String> = outside.map(|pod| pod.metadata.name.clone()).collect();
+    let outside = pods
+        .iter()
+        .filter(|seen| !seen.pod.spec.host_network && !seen.is_meshed);
+    let outside: Vec<String> = outside.map(|seen| seen.pod.metadata.name.clone()).collect();
     if strict > 0 && !outside.is_empty() {
         let message = format!(
             "{strict} pods refuse plaintext, and these of the same namespace speak nothing else: {}",

@@ -6,10 +6,12 @@ use agent_model::{Action, Match, Rule, StringMatch};
 
 use super::cover::covers;
 use super::finding::Found;
+use super::pods::Seen;
 use super::view::{View, named};
 use crate::code::Code;
+use crate::collection::Inventory;
 use crate::source::istio::{AuthorizationPolicy, Selector};
-use crate::source::kubernetes::Pod;
+use crate::source::kubernetes::{Labels, Pod};
 use crate::source::{Kind, ObjectRef};
 use crate::translate::authorization::{self, enforced};
 use crate::translate::peer_authentication;
@@ -17,11 +19,33 @@ use crate::translate::peer_authentication;
 /// Rules of one namespace and the root namespace that are compared with each other.
 const MAX_RULES: usize = 1_000;
 
-pub(super) fn check(view: &View<'_>, out: &mut Vec<Found>) {
+/// The rules of the root namespace, which every namespace compares its own with.
+pub(super) struct RootRules<'a>(Vec<Ranked<'a>>);
+
+impl<'a> RootRules<'a> {
+    pub(super) fn of(inventory: &'a Inventory) -> Self {
+        let namespace = &inventory.mesh.root_namespace;
+        let policies = inventory.of(namespace);
+        let policies = policies.map(|objects| objects.authorization_policies.values());
+        let policies = policies.into_iter().flatten();
+        Self(
+            policies
+                .flat_map(|policy| ranked(namespace, policy, true))
+                .collect(),
+        )
+    }
+}
+
+pub(super) fn check(
+    view: &View<'_>,
+    views: &[View<'_>],
+    root: &RootRules<'_>,
+    out: &mut Vec<Found>,
+) {
     for policy in view.objects().authorization_policies.values() {
         let object = view.object(Kind::AuthorizationPolicy, &policy.metadata.name);
         if let Some((action, rules)) = enforced(view.scope.name, policy) {
-            selected(view, authorization::selector(policy), &object, out);
+            selected(view, views, authorization::selector(policy), &object, out);
             for (index, rule) in &rules {
                 named_sources(view, action, *index, rule, &object, out);
             }
@@ -30,28 +54,28 @@ pub(super) fn check(view: &View<'_>, out: &mut Vec<Found>) {
     if !view.scope.is_root() {
         for policy in view.objects().peer_authentications.values() {
             let object = view.object(Kind::PeerAuthentication, &policy.metadata.name);
-            selected(view, peer_authentication::selector(policy), &object, out);
+            let selector = peer_authentication::selector(policy);
+            selected(view, views, selector, &object, out);
         }
     }
-    idle_rules(view, out);
+    idle_rules(view, root, out);
 }
 
 /// What a policy applies to.
 fn selected(
     view: &View<'_>,
+    views: &[View<'_>],
     selector: Option<&Selector>,
     object: &ObjectRef,
     out: &mut Vec<Found>,
 ) {
-    let selects = |pod: &Pod| selector.is_none_or(|wanted| wanted.matches(&pod.metadata.labels));
     if view.scope.is_root() {
         // It is for every namespace; that one of them has no such pod says nothing.
         let Some(selector) = selector.filter(|_| view.inventory.is_whole()) else {
             return;
         };
-        let names = view.inventory.names();
-        let mut views = names.iter().map(|name| View::new(view.inventory, name));
-        if !views.any(|view| view.has_any(|labels| selector.matches(labels))) {
+        let mut views = views.iter();
+        if !views.any(|view| view.has_any(&selector.match_labels)) {
             let message = "spec.selector selects no pod of any namespace";
             out.push(Found::new(object.clone(), Code::MatchesNoPod, message));
         }
@@ -59,19 +83,17 @@ fn selected(
     }
     if let Some(selector) = selector
         && view.knows_pods()
-        && !view.has_any(|labels| selector.matches(labels))
+        && !view.has_any(&selector.match_labels)
     {
         let message = "spec.selector selects no pod of this namespace";
         out.push(Found::new(object.clone(), Code::MatchesNoPod, message));
         return;
     }
-    let pods: Vec<&Pod> = view
-        .pods()
-        .map(|pod| &**pod)
-        .filter(|pod| selects(pod))
-        .collect();
-    let outside = pods.iter().filter(|pod| !view.is_meshed(pod));
-    let outside: Vec<String> = outside.map(|pod| pod.metadata.name.clone()).collect();
+    let everyone = Labels::new();
+    let wanted = selector.map_or(&everyone, |selector| &selector.match_labels);
+    let pods: Vec<&Seen<'_>> = view.by_label().with(wanted).collect();
+    let outside = pods.iter().filter(|seen| !seen.is_meshed);
+    let outside: Vec<String> = outside.map(|seen| seen.pod.metadata.name.clone()).collect();
     // Of a namespace that is half enrolled it is said once, at the namespace.
     if !outside.is_empty() && (selector.is_some() || outside.len() == pods.len()) {
         let message = format!(
@@ -192,27 +214,32 @@ impl Ranked<'_> {
     /// Applies to everything that `other` applies to.
     fn reaches(&self, other: &Self) -> bool {
         let within = self.is_of_root || !other.is_of_root;
-        let labels = |of: &Self| of.selector.map(|selector| selector.match_labels.clone());
-        let selects = match (labels(self), labels(other)) {
+        let selects = match (self.selector, other.selector) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(own), Some(others)) => own
-                .iter()
-                .all(|(key, value)| others.get(key) == Some(value)),
+            (Some(own), Some(others)) => {
+                let mut own = own.match_labels.iter();
+                own.all(|(key, value)| others.match_labels.get(key) == Some(value))
+            }
         };
         within && selects
     }
 }
 
-fn idle_rules(view: &View<'_>, out: &mut Vec<Found>) {
-    let own = view.objects().authorization_policies.values();
-    let mut rules: Vec<Ranked<'_>> = Vec::new();
-    if !view.scope.is_root() {
-        let root = view.scope.root.authorization_policies.values();
-        let namespace = &view.scope.mesh.root_namespace;
-        root.for_each(|policy| rules.extend(ranked(namespace, policy, true)));
+fn idle_rules(view: &View<'_>, root: &RootRules<'_>, out: &mut Vec<Found>) {
+    let policies = view.objects().authorization_policies.values();
+    let own: Vec<Ranked<'_>> = if view.scope.is_root() {
+        Vec::new()
+    } else {
+        policies
+            .flat_map(|policy| ranked(view.scope.name, policy, false))
+            .collect()
+    };
+    // Each namespace tells of its own, the root namespace too.
+    if own.is_empty() && !view.scope.is_root() {
+        return;
     }
-    own.for_each(|policy| rules.extend(ranked(view.scope.name, policy, view.scope.is_root())));
+    let rules: Vec<&Ranked<'_>> = root.0.iter().chain(&own).collect();
     if rules.len() > MAX_RULES {
         let message = format!(
             "{} rules; none of them is compared with others",
@@ -222,13 +249,13 @@ fn idle_rules(view: &View<'_>, out: &mut Vec<Found>) {
         out.push(Found::new(object, Code::CheckBounded, message));
         return;
     }
-    for (place, idle) in rules.iter().enumerate() {
-        // The root namespace tells of its own.
+    for (place, idle) in rules.iter().copied().enumerate() {
         if *idle.object.namespace != *view.scope.name {
             continue;
         }
         let others = rules
             .iter()
+            .copied()
             .enumerate()
             .filter(|(other, _)| *other != place);
         let covering =

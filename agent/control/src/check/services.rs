@@ -7,7 +7,7 @@ use super::finding::Found;
 use super::view::View;
 use crate::code::Code;
 use crate::collection::Inventory;
-use crate::source::kubernetes::{Pod, Service, TargetPort};
+use crate::source::kubernetes::{Service, TargetPort};
 use crate::source::{Kind, ObjectRef};
 use crate::translate::membership::named_port;
 use crate::translate::service::{tcp_ports, virtual_ips};
@@ -23,7 +23,9 @@ pub(super) fn check(view: &View<'_>, out: &mut Vec<Found>) {
         let Some(selector) = &entry.spec.workload_selector else {
             continue;
         };
-        if !view.has_any(|labels| selector.matches(labels)) {
+        let wanted = &selector.labels;
+        // One without labels selects nothing.
+        if wanted.is_empty() || !view.has_any(wanted) {
             let object = view.object(Kind::ServiceEntry, &entry.metadata.name);
             let message = "spec.workloadSelector selects nothing in this namespace";
             out.push(Found::new(object, Code::EntrySelectsNothing, message));
@@ -37,25 +39,17 @@ fn selector(view: &View<'_>, service: &Service, out: &mut Vec<Found>) {
         return;
     }
     let object = || view.object(Kind::Service, &service.metadata.name);
-    let selects = |labels: &crate::source::kubernetes::Labels| {
-        let mut wanted = wanted.iter();
-        wanted.all(|(key, value)| labels.get(key) == Some(value))
-    };
-    if !view.has_any(selects) {
+    if !view.has_any(wanted) {
         let message = "spec.selector selects no pod of this namespace";
         out.push(Found::new(object(), Code::ServiceSelectsNothing, message));
         return;
     }
-    let pods: Vec<&Pod> = view
-        .pods()
-        .filter(|pod| selects(&pod.metadata.labels))
-        .map(|pod| &**pod)
-        .collect();
     for port in tcp_ports(service) {
         let Some(TargetPort::Name(name)) = &port.target_port else {
             continue;
         };
-        if !pods.is_empty() && pods.iter().all(|pod| named_port(pod, name).is_none()) {
+        let mut pods = view.by_label().with(wanted).peekable();
+        if pods.peek().is_some() && pods.all(|seen| named_port(seen.pod, name).is_none()) {
             let message = format!(
                 "port {} leads to the named port {name:?}, which none of its pods has",
                 port.port

@@ -1,9 +1,11 @@
 //! What the rules ask of a namespace.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use agent_model::Wanted;
 
+use super::pods::{Pods, has};
 use crate::collection::Inventory;
 use crate::source::kubernetes::{Labels, Pod};
 use crate::source::{Kind, ObjectRef};
@@ -17,6 +19,7 @@ const MAX_NAMED: usize = 3;
 pub(crate) struct View<'a> {
     pub(crate) inventory: &'a Inventory,
     pub(crate) scope: Scope<'a>,
+    by_label: OnceCell<Pods<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -24,7 +27,14 @@ impl<'a> View<'a> {
         Self {
             inventory,
             scope: inventory.scope(namespace),
+            by_label: OnceCell::new(),
         }
+    }
+
+    /// Of each of the namespaces `names`.
+    pub(crate) fn all(inventory: &'a Inventory, names: &'a [Arc<str>]) -> Vec<Self> {
+        let views = names.iter().map(|name| Self::new(inventory, name));
+        views.collect()
     }
 
     pub(crate) fn objects(&self) -> &'a Objects {
@@ -41,17 +51,29 @@ impl<'a> View<'a> {
         pods.filter(|pod| !pod.is_terminal())
     }
 
+    /// The same by their labels; made when it is asked for first.
+    pub(crate) fn by_label(&self) -> &Pods<'a> {
+        self.by_label.get_or_init(|| Pods::of(self))
+    }
+
     pub(crate) fn decision(&self, pod: &Pod) -> Decision {
         enrolment::decide(&self.scope, pod)
     }
 
     /// Whether it has an identity to show: by us, by another mesh of the kind, or by itself.
     pub(crate) fn is_meshed(&self, pod: &Pod) -> bool {
-        let metadata = &pod.metadata;
-        let mark = metadata.annotations.get(workload::REDIRECTION);
-        self.decision(pod).wanted == Wanted::Enrol
-            || workload::speaks_for_itself(&metadata.labels)
-            || mark.is_some_and(|mark| mark == "enabled")
+        self.decision(pod).wanted == Wanted::Enrol || Self::is_meshed_elsewhere(pod)
+    }
+
+    /// Whether it has one whatever is decided here.
+    pub(super) fn is_meshed_elsewhere(pod: &Pod) -> bool {
+        workload::speaks_for_itself(&pod.metadata.labels) || Self::is_captured(pod)
+    }
+
+    /// Whether its node has said so.
+    pub(crate) fn is_captured(pod: &Pod) -> bool {
+        let mark = pod.metadata.annotations.get(workload::REDIRECTION);
+        mark.is_some_and(|mark| mark == "enabled")
     }
 
     /// True when a pod that is not here is nowhere.
@@ -78,11 +100,15 @@ impl<'a> View<'a> {
             || self.objects().service_accounts.contains_key(name)
     }
 
-    /// True when something here matches the labels, pod or entry.
-    pub(crate) fn has_any(&self, matches: impl Fn(&Labels) -> bool) -> bool {
+    /// True when something here has the labels, pod or entry.
+    pub(crate) fn has_any(&self, wanted: &Labels) -> bool {
         let mut entries = self.objects().workload_entries.values();
-        self.pods().any(|pod| matches(&pod.metadata.labels))
-            || entries.any(|entry| matches(&entry.labels()))
+        let has_pod = match self.by_label.get() {
+            Some(pods) => pods.with(wanted).next().is_some(),
+            // Not worth sorting them all for one question.
+            None => self.pods().any(|pod| has(&pod.metadata.labels, wanted)),
+        };
+        has_pod || entries.any(|entry| has(&entry.labels(), wanted))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which conditions an object should have. Pure.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::events::{Notice, notices};
-use crate::check::{Found, View, everything};
+use crate::check::{Found, Seen, View, of_views};
 use crate::code::Code;
 use crate::collection::Inventory;
 use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, Selector};
@@ -70,7 +71,9 @@ fn condition(kind: &'static str, status: bool, reason: &'static str, message: &s
 /// Looks at everything.
 pub(super) fn review(inventory: &Inventory, notes: &[Note], problems: &[Problem]) -> Reviewed {
     let mut found: Vec<Found> = notes.iter().map(Found::from).collect();
-    found.extend(everything(inventory));
+    let names = inventory.names();
+    let views = View::all(inventory, &names);
+    found.extend(of_views(inventory, &views));
     let mut by_object: BTreeMap<&ObjectRef, Vec<&Found>> = BTreeMap::new();
     for found in &found {
         by_object.entry(&found.object).or_default().push(found);
@@ -80,7 +83,7 @@ pub(super) fn review(inventory: &Inventory, notes: &[Note], problems: &[Problem]
         .filter_map(|problem| Some((problem.object.as_ref()?, problem)))
         .collect();
     let mut verdicts = BTreeMap::new();
-    for (object, subject) in subjects(inventory) {
+    for (object, subject) in subjects(inventory, &views) {
         let facts = Facts {
             problem: broken.get(&object).copied(),
             found: by_object.get(&object).map_or(&[][..], Vec::as_slice),
@@ -147,58 +150,67 @@ impl Subject {
 struct Reach {
     pods: usize,
     meshed: usize,
+    /// Nodes on which such a pod belongs into the mesh and has a network.
     nodes: usize,
+    /// Those whose agent says that it has captured such a pod.
+    enforcing: usize,
 }
 
-/// What counts of a pod.
-struct Member<'a> {
-    labels: &'a Labels,
-    node: &'a str,
-    is_meshed: bool,
+/// Nodes on which a pod belongs into the mesh, by name.
+type Nodes<'a> = BTreeMap<&'a str, usize>;
+
+/// The node on which an agent is to capture the pod. One that has no network yet gets it in the
+/// mesh, or not at all.
+fn node_of<'a>(seen: &Seen<'a>) -> Option<&'a str> {
+    let node = seen.pod.spec.node_name.as_str();
+    let is_placed = seen.is_wanted && !node.is_empty() && seen.pod.status.pod_ip.is_some();
+    is_placed.then_some(node)
 }
 
-fn members<'a>(view: &View<'a>) -> Vec<Member<'a>> {
-    let pods = view.pods();
-    pods.map(|pod| Member {
-        labels: &pod.metadata.labels,
-        node: &pod.spec.node_name,
-        is_meshed: view.is_meshed(pod),
-    })
-    .collect()
+fn nodes<'a>(views: &[View<'a>]) -> Nodes<'a> {
+    let mut nodes = Nodes::new();
+    for node in views
+        .iter()
+        .flat_map(|view| view.by_label().all())
+        .filter_map(node_of)
+    {
+        let next = nodes.len();
+        nodes.entry(node).or_insert(next);
+    }
+    nodes
 }
 
-fn reach<'a>(members: impl Iterator<Item = &'a Member<'a>>, selector: Option<&Selector>) -> Reach {
+fn reach<'a, 's>(pods: impl Iterator<Item = &'s Seen<'a>>, nodes: &Nodes<'_>) -> Reach
+where
+    'a: 's,
+{
     let mut reach = Reach::default();
-    let mut nodes = BTreeSet::new();
-    let selected =
-        members.filter(|member| selector.is_none_or(|selector| selector.matches(member.labels)));
-    for member in selected {
+    let mut seen_on = vec![(false, false); nodes.len()];
+    for seen in pods {
         reach.pods += 1;
-        if member.is_meshed {
-            reach.meshed += 1;
-            nodes.insert(member.node);
+        reach.meshed += usize::from(seen.is_meshed);
+        let place = node_of(seen).and_then(|node| nodes.get(node));
+        if let Some((has_any, has_captured)) = place.and_then(|place| seen_on.get_mut(*place)) {
+            *has_any = true;
+            *has_captured |= View::is_captured(seen.pod);
         }
     }
-    nodes.remove("");
-    reach.nodes = nodes.len();
+    reach.nodes = seen_on.iter().filter(|(has_any, _)| *has_any).count();
+    reach.enforcing = seen_on.iter().filter(|(_, captured)| *captured).count();
     reach
 }
 
-fn subjects(inventory: &Inventory) -> Vec<(ObjectRef, Subject)> {
-    let names = inventory.names();
-    let views: Vec<View<'_>> = names
-        .iter()
-        .map(|name| View::new(inventory, name))
-        .collect();
-    let members: Vec<Vec<Member<'_>>> = views.iter().map(members).collect();
+fn subjects(inventory: &Inventory, views: &[View<'_>]) -> Vec<(ObjectRef, Subject)> {
+    let nodes = nodes(views);
     let mut subjects = Vec::new();
-    for (view, own) in views.iter().zip(&members) {
-        let reach = |selector: Option<&Selector>| {
-            if view.scope.is_root() {
-                reach(members.iter().flatten(), selector)
-            } else {
-                reach(own.iter(), selector)
-            }
+    for (index, view) in views.iter().enumerate() {
+        let of_view = &views[index..=index];
+        let within = if view.scope.is_root() { views } else { of_view };
+        // What is for all pods is asked for often, and the answer is one.
+        let all = LazyCell::new(|| reach(pods_with(within, &Labels::new()), &nodes));
+        let reach = |selector: Option<&Selector>| match selector.map(|of| &of.match_labels) {
+            Some(wanted) if !wanted.is_empty() => reach(pods_with(within, wanted), &nodes),
+            _ => *all,
         };
         subjects.extend(of_namespace(view, reach));
     }
@@ -208,6 +220,13 @@ fn subjects(inventory: &Inventory) -> Vec<(ObjectRef, Subject)> {
         subjects.push((object, Subject::of(Kind::MeshConfig, metadata)));
     }
     subjects
+}
+
+fn pods_with<'a, 's>(
+    views: &'s [View<'a>],
+    wanted: &'s Labels,
+) -> impl Iterator<Item = &'s Seen<'a>> {
+    views.iter().flat_map(|view| view.by_label().with(wanted))
 }
 
 fn of_namespace(
@@ -334,12 +353,15 @@ impl Facts<'_> {
         }
     }
 
-    /// A policy is enforced by the agents of the nodes that have pods it applies to.
+    /// A policy is enforced by the agents of the nodes that have pods it applies to, from when
+    /// they have captured the pods on: every agent is sent every policy, and refuses what it was
+    /// not told enough to decide.
     fn enforced(&self, kind: &'static str, subject: &Subject) -> Condition {
         let Reach {
             pods,
             meshed,
             nodes,
+            enforcing,
         } = subject.reach;
         if subject.is_dry_run {
             let message = "a dry run: what it would do is logged";
@@ -352,21 +374,29 @@ impl Facts<'_> {
             let message = format!("none of the {pods} pods it applies to is in the mesh");
             return condition(kind, false, "NoMeshedPods", &message);
         }
-        let by = match nodes {
-            1 => "by the agent of 1 node".to_owned(),
-            nodes => format!("by the agents of {nodes} nodes"),
+        if enforcing == 0 {
+            let message = "no agent says yet that it has captured a pod it applies to";
+            return condition(kind, false, "NotCaptured", message);
+        }
+        let mut message = match (enforcing, nodes) {
+            (1, 1) => "by the agent of 1 node".to_owned(),
+            (all, nodes) if all == nodes => format!("by the agents of {nodes} nodes"),
+            (some, nodes) => format!("by the agents of {some} of {nodes} nodes"),
         };
         let http = self.found.iter().find(|found| found.code == Code::L7AtL4);
         if let Some(found) = http {
-            let message = format!("{by}, for connections: {}", found.message);
-            return condition(kind, true, "PartiallyEnforced", &message);
-        }
-        if meshed < pods {
+            message.push_str(&format!(", for connections: {}", found.message));
+        } else if meshed < pods {
             let outside = pods - meshed;
-            let message = format!("{by}; {outside} of {pods} pods are not in the mesh");
-            return condition(kind, true, "PartiallyEnforced", &message);
+            message.push_str(&format!("; {outside} of {pods} pods are not in the mesh"));
         }
-        condition(kind, true, "Enforced", &by)
+        if enforcing < nodes {
+            message.push_str("; the others have yet to capture a pod it applies to");
+        }
+        if http.is_none() && meshed == pods && enforcing == nodes {
+            return condition(kind, true, "Enforced", &message);
+        }
+        condition(kind, true, "PartiallyEnforced", &message)
     }
 
     fn conflicts(&self) -> impl Iterator<Item = &Found> {

@@ -18,15 +18,26 @@ metadata: {name: shop, labels: {culvert.dev/mesh: enabled}}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: web, namespace: shop, labels: {app: web}}
+metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {ambient.istio.io/redirection: enabled}}
 spec: {nodeName: n1}
 status: {podIP: 10.0.0.1}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: api, namespace: shop, labels: {app: api}}
+metadata: {name: api, namespace: shop, labels: {app: api}, annotations: {ambient.istio.io/redirection: enabled}}
 spec: {nodeName: n2}
 status: {podIP: 10.0.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: fresh, namespace: shop, labels: {app: fresh}}
+spec: {nodeName: n4}
+status: {podIP: 10.0.0.4}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: starts, namespace: shop, labels: {app: starts}}
+spec: {nodeName: n5}
 ---
 apiVersion: v1
 kind: Pod
@@ -134,18 +145,32 @@ fn a_policy_says_where_it_is_enforced_and_why_not() {
 }
 
 #[test]
-fn nodes_are_counted_by_the_pods_that_are_in_the_mesh() {
-    let message = |spec: &str| {
+fn nodes_count_once_their_agents_have_captured_a_pod() {
+    let enforced = |spec: &str| {
         let reviewed = reviewed(&policy("AuthorizationPolicy", "", spec), &[]);
         let verdict = reviewed.verdicts.into_values().next().unwrap();
         assert_eq!(verdict.generation, Some(3));
-        verdict.conditions[1].message.clone()
+        verdict.conditions[1].clone()
     };
-    let web = "{selector: {matchLabels: {app: web}}, rules: [{}]}";
-    assert_eq!(message(web), "by the agent of 1 node");
+    let of = |app: &str| {
+        enforced(&format!(
+            "{{selector: {{matchLabels: {{app: {app}}}}}, rules: [{{}}]}}"
+        ))
+    };
+    let web = of("web");
+    assert_eq!((web.status, web.reason), (true, "Enforced"));
+    assert_eq!(web.message, "by the agent of 1 node");
+    // One waits for its node's agent, the other one for a network, which it gets in the mesh.
+    for app in ["fresh", "starts"] {
+        let open = of(app);
+        assert_eq!((open.status, open.reason), (false, "NotCaptured"), "{app}");
+    }
+    let all = enforced("{rules: [{}]}");
+    assert_eq!((all.status, all.reason), (true, "PartiallyEnforced"));
     assert_eq!(
-        message("{rules: [{}]}"),
-        "by the agents of 2 nodes; 1 of 3 pods are not in the mesh"
+        all.message,
+        "by the agents of 2 of 3 nodes; 1 of 5 pods are not in the mesh; \
+         the others have yet to capture a pod it applies to"
     );
 }
 
