@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::place::Place;
 use crate::poll;
 use crate::process::Process;
@@ -299,35 +300,21 @@ impl Agent {
 
     /// `culvert status --json`.
     pub fn status(&self) -> Result<Value> {
-        let text = self.verb(&["status", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("status is not JSON: {text}"))
+        self.json(&["status", "--json"])
     }
 
     /// `culvert config-dump`.
     pub fn config_dump(&self) -> Result<Value> {
-        let text = self.verb(&["config-dump"])?;
-        serde_json::from_str(&text).with_context(|| format!("config-dump is not JSON: {text}"))
+        self.json(&["config-dump"])
     }
 
     /// An operator's verb against this agent's admin socket; gives back what it printed.
     pub fn verb(&self, words: &[&str]) -> Result<String> {
-        let mut command = Command::new(self.programs.culvert());
-        command
-            .args(words)
-            .arg("--admin-socket")
-            .arg(self.admin_socket());
-        let output = self
-            .place
-            .run_command(command, "", Duration::from_secs(10))?;
-        ensure!(
-            output.ok(),
-            "culvert {}: exit {:?}: {}{}",
-            words.join(" "),
-            output.code,
-            output.stdout,
-            output.stderr
-        );
-        Ok(output.stdout)
+        operator::verb(&self.programs, &self.place, &self.admin_socket(), words)
+    }
+
+    fn json(&self, words: &[&str]) -> Result<Value> {
+        operator::json(words, &self.verb(words)?)
     }
 
     /// A scrape of the metrics port.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::apiserver::ApiServer;
 use crate::command::Output;
 use crate::manifests::Manifests;
+use crate::operator;
 use crate::place::Place;
 use crate::poll;
 use crate::process::Process;
@@ -251,28 +252,16 @@ impl Control {
 
     /// What `culvert status --json` prints of it.
     pub fn status(&self) -> Result<Value> {
-        let text = self.verb(&["status", "--json"])?;
-        serde_json::from_str(&text).with_context(|| format!("status is not JSON: {text}"))
+        self.json(&["status", "--json"])
     }
 
     /// An operator's verb against its admin socket; gives back what it printed.
     pub fn verb(&self, words: &[&str]) -> Result<String> {
-        let mut command = Command::new(self.programs.culvert());
-        command
-            .args(words)
-            .arg("--admin-socket")
-            .arg(self.admin_socket());
-        let limit = Duration::from_secs(10);
-        let output = self.place.run_command(command, "", limit)?;
-        ensure!(
-            output.ok(),
-            "culvert {}: exit {:?}: {}{}",
-            words.join(" "),
-            output.code,
-            output.stdout,
-            output.stderr
-        );
-        Ok(output.stdout)
+        operator::verb(&self.programs, &self.place, &self.admin_socket(), words)
+    }
+
+    fn json(&self, words: &[&str]) -> Result<Value> {
+        operator::json(words, &self.verb(words)?)
     }
 
     /// Everything it has logged.

@@ -19,6 +19,7 @@ pub mod leak;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+mod operator;
 pub mod peer;
 pub mod place;
 pub mod pod;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAcco
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::apiserver::ApiServer;
 
 use crate::{client, code, dynamic, object, pod};
@@ -94,22 +94,31 @@ async fn replacing_needs_the_newest_version() {
     );
 }
 
-#[tokio::test]
-async fn custom_resources_are_never_replaced_blindly() {
-    let server = ApiServer::start().unwrap();
-    let client = client(&server).await;
-    let policies = dynamic(
+async fn policies(server: &ApiServer) -> Api<DynamicObject> {
+    let client = client(server).await;
+    dynamic(
         &client,
         "default",
         "security.istio.io/v1",
         "AuthorizationPolicy",
-    );
-    let policy = object(json!({
+    )
+}
+
+/// An AuthorizationPolicy called `deny`.
+fn policy(spec: Value) -> DynamicObject {
+    object(json!({
         "apiVersion": "security.istio.io/v1",
         "kind": "AuthorizationPolicy",
         "metadata": {"name": "deny"},
-        "spec": {},
-    }));
+        "spec": spec,
+    }))
+}
+
+#[tokio::test]
+async fn custom_resources_are_never_replaced_blindly() {
+    let server = ApiServer::start().unwrap();
+    let policies = policies(&server).await;
+    let policy = policy(json!({}));
     let params = PostParams::default();
     policies.create(&params, &policy).await.unwrap();
     let blind = policies.replace("deny", &params, &policy).await;
@@ -119,27 +128,11 @@ async fn custom_resources_are_never_replaced_blindly() {
 #[tokio::test]
 async fn status_and_the_rest_change_apart() {
     let server = ApiServer::start().unwrap();
-    let client = client(&server).await;
-    let policies = dynamic(
-        &client,
-        "default",
-        "security.istio.io/v1",
-        "AuthorizationPolicy",
-    );
+    let policies = policies(&server).await;
     let params = PostParams::default();
-    let made = policies
-        .create(
-            &params,
-            &object(json!({
-                "apiVersion": "security.istio.io/v1",
-                "kind": "AuthorizationPolicy",
-                "metadata": {"name": "deny"},
-                "spec": {"action": "DENY"},
-                "status": {"observed": "early"},
-            })),
-        )
-        .await
-        .unwrap();
+    let mut policy = policy(json!({"action": "DENY"}));
+    policy.data["status"] = json!({"observed": "early"});
+    let made = policies.create(&params, &policy).await.unwrap();
     assert!(made.data.get("status").is_none(), "status is not created");
     assert_eq!(made.metadata.generation, Some(1));
 
