@@ -140,6 +140,10 @@ fn change(
     figures.cpu = replica.cpu()?.saturating_sub(cpu);
     figures.changing = started.elapsed();
     figures.delays = agents.delays();
+    let conditions = replica.conditions(settings.patience)?;
+    let millis = conditions["reviewMillis"].as_u64();
+    figures.review = Duration::from_millis(millis.context("the time of a review")?);
+    figures.with_conditions = conditions["objects"].as_u64().context("objects")?;
     figures.memory = replica.memory("VmRSS")?;
     Ok(())
 }

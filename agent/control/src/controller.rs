@@ -22,7 +22,7 @@ use crate::ca::{CertificateService, Counters, NodeLimits};
 use crate::cluster;
 use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
-use crate::conditions::Conditions;
+use crate::conditions::{self, Conditions};
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
@@ -33,7 +33,9 @@ use crate::source::kube::KubeSource;
 use crate::source::{Batch, Problem};
 use crate::status::{Parts, Progress, Status};
 use crate::translate::{Endpoints, Mesh};
-use crate::trust::{Acknowledgements, AuthorityFiles, ConfigMaps, Keeper, Ledger, Origin, Terms};
+use crate::trust::{
+    Acknowledgements, AuthorityFiles, ConfigMaps, Keeper, Ledger, Origin, Terms, Turn, publish,
+};
 use crate::webhook::{Registration, Webhook};
 
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
@@ -260,6 +262,7 @@ impl Control {
             drain.clone(),
         );
         let (candidate, leads) = self.candidate.unzip();
+        let reviews = conditions::Shown::default();
         let status = Status::new(Parts {
             collection: Arc::clone(&self.collection),
             admission: Arc::clone(&self.admission),
@@ -269,6 +272,7 @@ impl Control {
             attached: attached.clone(),
             leads: leads.clone(),
             trust: self.trust.shown(),
+            conditions: reviews.clone(),
             companion: self.companion,
         });
         // Without others this one leads.
@@ -335,17 +339,18 @@ impl Control {
                 collection: status.collection(),
                 told: problems,
                 leads: leads.clone(),
+                shown: reviews,
             };
             tokio::spawn(conditions.run(drain.clone()))
         });
+        let turn = Turn {
+            bundle: self.trust.bundle(),
+            leads: leads.clone(),
+        };
         let registering = client.clone().filter(|_| self.webhook.is_some());
         let registering = registering.map(|client| {
-            let registration = Registration {
-                client,
-                bundle: self.trust.bundle(),
-                leads: leads.clone(),
-            };
-            tokio::spawn(registration.run(drain.clone()))
+            let registration = Registration { client };
+            tokio::spawn(publish(registration, turn.clone(), drain.clone()))
         });
         let asked = self.webhook.map(|webhook| {
             let (tls, collection) = (Arc::clone(&self.tls), status.collection());
@@ -357,10 +362,8 @@ impl Control {
                 client,
                 collection: status.collection(),
                 only: self.companion.then(|| self.root_namespace.as_str().into()),
-                bundle: self.trust.bundle(),
-                leads: leads.clone(),
             };
-            tokio::spawn(maps.run(drain.clone()))
+            tokio::spawn(publish(maps, turn, drain.clone()))
         });
         let keeping = tokio::spawn(self.trust.run(acknowledgements, leads, drain.clone()));
         let services = Services {

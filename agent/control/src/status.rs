@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::ca::Counters;
 use crate::code::Severity;
 use crate::collection::Collection;
+use crate::conditions;
 use crate::nodes::AttachedNodes;
 use crate::source::{Problem, kube};
 use crate::translate::Note;
@@ -39,6 +40,7 @@ struct Inner {
     serving: watch::Sender<bool>,
     attached: AttachedNodes,
     trust: Shown,
+    conditions: conditions::Shown,
     companion: bool,
     reported: Mutex<Reported>,
 }
@@ -53,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) attached: AttachedNodes,
     pub(crate) leads: Option<watch::Receiver<bool>>,
     pub(crate) trust: Shown,
+    pub(crate) conditions: conditions::Shown,
     pub(crate) companion: bool,
 }
 
@@ -92,6 +95,7 @@ impl Status {
             attached,
             leads,
             trust,
+            conditions,
             companion,
         } = parts;
         Self(Arc::new(Inner {
@@ -104,6 +108,7 @@ impl Status {
             serving: watch::Sender::new(false),
             attached,
             trust,
+            conditions,
             companion,
             reported: Mutex::default(),
         }))
@@ -136,7 +141,8 @@ impl Status {
     /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
     /// (connected, with the agents attached and what they say of their pods), `certificates`
     /// (issued, refused), `trust` (roots, stage of their rotation, nodes that do not know them
-    /// yet), `companion` (discovery and certificates are another control plane's). Lists are bounded; `...LeftOut` counts the rest.
+    /// yet), `conditions` (of how many objects, how long a look at all of them takes, how many are
+    /// still to be written), `companion` (discovery and certificates are another control plane's). Lists are bounded; `...LeftOut` counts the rest.
     pub fn json(&self) -> Value {
         let inner = &self.0;
         let reported = inner
@@ -169,6 +175,7 @@ impl Status {
             "nodes": listed_nodes.collect::<Vec<_>>(),
             "nodesLeftOut": nodes.len().saturating_sub(MAX_LISTED),
             "trust": inner.trust.json(),
+            "conditions": inner.conditions.json(),
             "certificates": {
                 "issued": inner.counters.issued.load(Ordering::Relaxed),
                 "refused": inner.counters.refused.load(Ordering::Relaxed),

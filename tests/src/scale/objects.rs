@@ -72,6 +72,10 @@ fn fill_namespace(server: &ApiServer, settings: &Settings, namespace: usize) -> 
             },
         }))?;
         put_slices(server, settings, namespace, service)?;
+        server.put_value(json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": format!("app-{service}"), "namespace": name},
+        }))?;
     }
     server.put_value(json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::Settings;
 use super::objects::node_name;
@@ -23,6 +24,8 @@ pub(super) struct Replica {
     pid: u32,
     address: SocketAddr,
     log: PathBuf,
+    culvert: PathBuf,
+    socket: PathBuf,
     started: Instant,
 }
 
@@ -41,6 +44,7 @@ impl Replica {
         write_tokens(&tokens, settings.agents)?;
         let address = free_address()?;
         let log = directory.join(format!("{name}.log"));
+        let socket = directory.join(format!("{name}.sock"));
         let output = File::create(&log).context("the log file")?;
         let mut command = Command::new(&settings.culvert);
         command
@@ -52,7 +56,7 @@ impl Replica {
             .arg("--state-dir")
             .arg(directory.join(name))
             .arg("--admin-socket")
-            .arg(directory.join(format!("{name}.sock")))
+            .arg(&socket)
             .args(["--listen", &address.to_string()])
             .args(["--metrics-listen", &free_address()?.to_string()])
             .args(["--trust-domain", TRUST_DOMAIN])
@@ -67,6 +71,8 @@ impl Replica {
             child: std::sync::Mutex::new(child),
             address,
             log,
+            culvert: settings.culvert.clone(),
+            socket,
             started: Instant::now(),
         })
     }
@@ -107,6 +113,20 @@ impl Replica {
     /// Processor time used so far.
     pub(super) fn cpu(&self) -> Result<Duration> {
         cpu_of(self.pid)
+    }
+
+    /// What its status says of the conditions of objects, once all are written.
+    pub(super) fn conditions(&self, limit: Duration) -> Result<Value> {
+        poll::until("conditions are written", limit, || {
+            let mut command = Command::new(&self.culvert);
+            command.args(["status", "--json", "--admin-socket"]);
+            let output = command.arg(&self.socket).output()?;
+            let status: Value = serde_json::from_slice(&output.stdout)
+                .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+            let conditions = &status["conditions"];
+            ensure!(conditions["unwritten"] == 0, "{conditions}");
+            Ok(conditions.clone())
+        })
     }
 
     fn log_tail(&self) -> String {

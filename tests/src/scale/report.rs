@@ -44,6 +44,10 @@ pub struct Figures {
     pub delays: Vec<Duration>,
     /// Processor time of the control plane while there were changes.
     pub cpu: Duration,
+    /// One look at every object, for their conditions.
+    pub review: Duration,
+    /// Objects with conditions.
+    pub with_conditions: u64,
     /// Its memory after the changes, in bytes.
     pub memory: u64,
     /// The most it ever had, reading the cluster and syncing everyone included.
@@ -110,6 +114,8 @@ impl Figures {
             "delayP99Ms": ms(self.delay(990)),
             "delayMaxMs": ms(self.delay(1000)),
             "cpuMs": ms(self.cpu),
+            "reviewMs": ms(self.review),
+            "objectsWithConditions": self.with_conditions,
             "memoryBytes": self.memory,
             "memoryPeakBytes": self.memory_peak,
             "fullPushBytes": self.full_push,
@@ -135,6 +141,7 @@ impl fmt::Display for Figures {
             ("change to agent, p99", ms(self.delay(990))),
             ("change to agent, longest", ms(self.delay(1000))),
             ("control plane, processors", format!("{cores:.2}")),
+            ("a look at all for conditions", ms(self.review)),
             ("control plane, memory", mb(self.memory)),
             ("control plane, memory at most", mb(self.memory_peak)),
             ("first push to one agent", mb(self.full_push)),

@@ -51,6 +51,18 @@ pub(crate) fn control_text(status: &Value) -> String {
     if let Some(problem) = trust["problem"].as_str() {
         line("Issuer problem", problem.to_owned());
     }
+    let conditions = &status["conditions"];
+    if conditions.is_object() {
+        line(
+            "Conditions",
+            format!(
+                "of {} objects, {} still to be written, looked at in {} ms",
+                text(&conditions["objects"]),
+                text(&conditions["unwritten"]),
+                text(&conditions["reviewMillis"])
+            ),
+        );
+    }
     let roots = rows(&trust["roots"], |root| {
         vec![
             text(&root["role"]),
@@ -155,6 +167,7 @@ mod tests {
             "version": "1.2.3", "serving": true, "leader": true,
             "nodes": [{}, {}], "nodesLeftOut": 1,
             "certificates": {"issued": 7, "refused": 0},
+            "conditions": {"objects": 12, "unwritten": 3, "reviewMillis": 45},
             "problems": [{"object": {"kind": "Pod", "namespace": "shop", "name": "web"},
                 "field": "spec", "message": "is\u{7}bad"}],
             "trust": {
@@ -174,6 +187,7 @@ mod tests {
             "culvert 1.2.3, serving, leader",
             "3 connected",
             "7 issued, 0 refused",
+            "of 12 objects, 3 still to be written, looked at in 45 ms",
             "secret-given, ends 2030-03-17T17:46:40Z, a new root is being distributed",
             "n1, n2 and 3 more",
             "Roots (2)",

@@ -11,10 +11,11 @@ mod tests;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use agent_net::drain;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
@@ -50,6 +51,24 @@ pub(crate) struct Conditions {
     pub(crate) told: Told,
     /// Of several replicas one writes.
     pub(crate) leads: watch::Receiver<bool>,
+    pub(crate) shown: Shown,
+}
+
+/// What the status says about conditions. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown(Arc<Mutex<Value>>);
+
+impl Shown {
+    /// `objects` (that have conditions), `reviewMillis` (the time one look at everything took),
+    /// `unwritten` (objects whose conditions are not what they should be yet); null in a replica
+    /// that does not write.
+    pub(crate) fn json(&self) -> Value {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What was written.
@@ -92,6 +111,7 @@ impl Conditions {
         if !*self.leads.borrow() {
             // Another one writes, and what it writes is not known here.
             *memory = Memory::default();
+            *self.shown.lock() = Value::Null;
             return RESYNC;
         }
         let now = Instant::now();
@@ -106,10 +126,16 @@ impl Conditions {
         memory.took = now.elapsed();
         memory.forget(&reviewed);
         let is_done = self.write(writer, memory, &reviewed).await;
-        match (is_done, memory.is_behind(&reviewed)) {
+        let unwritten = memory.unwritten(&reviewed);
+        *self.shown.lock() = json!({
+            "objects": reviewed.verdicts.len(),
+            "reviewMillis": memory.took.as_millis(),
+            "unwritten": unwritten,
+        });
+        match (is_done, unwritten) {
             (false, _) => RETRY,
-            (true, true) => MESSAGE,
-            (true, false) => RESYNC,
+            (true, 1..) => MESSAGE,
+            (true, 0) => RESYNC,
         }
     }
 
@@ -200,12 +226,13 @@ impl Memory {
             .collect()
     }
 
-    /// True when a message waits for its time.
-    fn is_behind(&self, reviewed: &Reviewed) -> bool {
-        let mut verdicts = reviewed.verdicts.iter();
-        verdicts.any(|(object, verdict)| {
-            let written = self.verdicts.get(object);
-            written.is_none_or(|(written, _)| written != verdict)
-        })
+    /// Objects whose conditions are to be written, now or when the time of their message comes.
+    fn unwritten(&self, reviewed: &Reviewed) -> usize {
+        let verdicts = reviewed.verdicts.iter();
+        let unwritten = verdicts.filter(|(object, verdict)| {
+            let written = self.verdicts.get(*object);
+            written.is_none_or(|(written, _)| written != *verdict)
+        });
+        unwritten.count()
     }
 }

@@ -6,16 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use agent_identity::TrustBundle;
-use agent_net::backoff::Backoff;
-use agent_net::drain;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
-use tokio::sync::watch;
-use tokio::time::{interval, sleep, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
 
+use super::publish::{Place, Turn};
 use crate::collection::Collection;
 
 /// Name of the ConfigMap.
@@ -24,14 +22,10 @@ pub(crate) const NAME: &str = "culvert-ca-root-cert";
 pub(crate) const KEY: &str = "root-cert.pem";
 /// Who writes, as `managedFields` shows it.
 const MANAGER: &str = "culvert-control";
-/// Time between two looks at every namespace.
-const EVERY: Duration = Duration::from_secs(5);
 /// Between two writes: a cluster of a thousand namespaces takes under a minute and a half.
 const TERMS: Duration = Duration::from_millis(80);
 /// One request.
 const REQUEST: Duration = Duration::from_secs(15);
-/// Between two looks when the API server refuses.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// ConfigMaps listed at a time.
 const PAGE: u32 = 500;
 
@@ -41,50 +35,13 @@ pub(crate) struct ConfigMaps {
     pub(crate) collection: Arc<RwLock<Collection>>,
     /// The one namespace it is written to; `None`: to every one.
     pub(crate) only: Option<Arc<str>>,
-    pub(crate) bundle: watch::Receiver<TrustBundle>,
-    /// Of several replicas one writes.
-    pub(crate) leads: watch::Receiver<bool>,
 }
 
-impl ConfigMaps {
-    /// Goes on until the drain begins.
-    pub(crate) async fn run(mut self, mut drain: drain::Watcher) {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut ticks = interval(EVERY);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                Ok(()) = self.bundle.changed() => {}
-                Ok(()) = self.leads.changed() => {}
-                () = drain.signalled() => return,
-            }
-            if !*self.leads.borrow() {
-                continue;
-            }
-            let written = tokio::select! {
-                written = self.put_right() => written,
-                () = drain.signalled() => return,
-            };
-            match written {
-                Ok(0) => backoff.reset(),
-                Ok(written) => {
-                    info!(target: "trust", written, "trust bundle written");
-                    backoff.reset();
-                }
-                Err(error) => {
-                    warn!(target: "trust", error, "trust bundles cannot be written");
-                    tokio::select! {
-                        () = sleep(backoff.next(rand::random())) => {}
-                        () = drain.signalled() => return,
-                    }
-                }
-            }
-        }
-    }
+impl Place for ConfigMaps {
+    const NAME: &'static str = "ConfigMaps";
+    const EVERY: Duration = Duration::from_secs(5);
 
-    /// Writes what is missing or wrong; how many that were.
-    async fn put_right(&mut self) -> Result<usize, String> {
-        let bundle = self.bundle.borrow_and_update().clone();
+    async fn put_right(&self, bundle: &TrustBundle, turn: &Turn) -> Result<usize, String> {
         let present = self.present().await?;
         let namespaces: BTreeSet<Arc<str>> = {
             let collection = self.collection.read();
@@ -94,11 +51,10 @@ impl ConfigMaps {
         };
         let mut written = 0;
         for namespace in wrong(&namespaces, &present, bundle.pem()) {
-            if self.bundle.has_changed().unwrap_or(false) || !*self.leads.borrow() {
-                // What is left is wrong in another way now, or somebody else's.
+            if turn.is_over() {
                 break;
             }
-            match self.write(&namespace, &bundle).await {
+            match self.write(&namespace, bundle).await {
                 Ok(()) => written += 1,
                 // It goes or is gone; its ConfigMap goes with it.
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
@@ -110,7 +66,9 @@ impl ConfigMaps {
         }
         Ok(written)
     }
+}
 
+impl ConfigMaps {
     /// The bundle in each namespace that has a ConfigMap.
     async fn present(&self) -> Result<BTreeMap<String, String>, String> {
         let api: Api<ConfigMap> = Api::all(self.client.clone());

@@ -7,6 +7,7 @@ mod config_maps;
 mod keeper;
 mod ledger;
 mod origin;
+mod publish;
 mod rotation;
 mod secret;
 
@@ -15,4 +16,5 @@ pub(crate) use keeper::{Acknowledgements, Keeper, Shown};
 pub(crate) use ledger::Ledger;
 pub use origin::AuthorityFiles;
 pub(crate) use origin::Origin;
+pub(crate) use publish::{Place, Turn, publish};
 pub(crate) use rotation::Terms;

@@ -4,58 +4,30 @@
 use std::time::Duration;
 
 use agent_identity::TrustBundle;
-use agent_net::drain;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::{interval, timeout};
-use tracing::{info, warn};
+use tokio::time::timeout;
+
+use crate::trust::{Place, Turn};
 
 /// Name of the configuration.
 const NAME: &str = "culvert-validation";
-/// Time between two looks.
-const EVERY: Duration = Duration::from_secs(15);
 /// One request.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// Keeps the certificate right.
+/// The webhook's configuration.
 pub(crate) struct Registration {
     pub(crate) client: kube::Client,
-    pub(crate) bundle: watch::Receiver<TrustBundle>,
-    /// Of several replicas one writes.
-    pub(crate) leads: watch::Receiver<bool>,
 }
 
-impl Registration {
-    /// Goes on until the drain begins.
-    pub(crate) async fn run(mut self, mut drain: drain::Watcher) {
-        let mut ticks = interval(EVERY);
-        let mut failing = None;
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                Ok(()) = self.bundle.changed() => {}
-                Ok(()) = self.leads.changed() => {}
-                () = drain.signalled() => return,
-            }
-            if !*self.leads.borrow() {
-                continue;
-            }
-            let error = tokio::select! {
-                done = self.put_right() => done.err(),
-                () = drain.signalled() => return,
-            };
-            if let Some(error) = error.as_ref().filter(|_| error != failing) {
-                warn!(target: "webhook", error, "the webhook's certificate cannot be written");
-            }
-            failing = error;
-        }
-    }
+impl Place for Registration {
+    const NAME: &'static str = "ValidatingWebhookConfiguration";
+    const EVERY: Duration = Duration::from_secs(15);
 
-    async fn put_right(&mut self) -> Result<(), String> {
-        let bundle = STANDARD.encode(self.bundle.borrow_and_update().pem());
+    async fn put_right(&self, bundle: &TrustBundle, _: &Turn) -> Result<usize, String> {
+        let bundle = STANDARD.encode(bundle.pem());
         let resource = ApiResource {
             group: "admissionregistration.k8s.io".to_owned(),
             version: "v1".to_owned(),
@@ -67,11 +39,11 @@ impl Registration {
         let found = timeout(REQUEST, api.get_opt(NAME)).await;
         let found = found.map_err(|_| "no answer in time".to_owned())?;
         let Some(found) = found.map_err(|error| error.to_string())? else {
-            return Ok(());
+            return Ok(0);
         };
         let patch = wrong(&found.data["webhooks"], &bundle);
         if patch.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let patch =
             serde_json::from_value(Value::Array(patch)).map_err(|error| error.to_string())?;
@@ -82,9 +54,7 @@ impl Registration {
         };
         let written = timeout(REQUEST, api.patch(NAME, &params, &patch)).await;
         let written = written.map_err(|_| "no answer in time".to_owned())?;
-        written.map_err(|error| error.to_string())?;
-        info!(target: "webhook", "the API server knows the webhook's certificate");
-        Ok(())
+        written.map(|_| 1).map_err(|error| error.to_string())
     }
 }
 
