@@ -187,6 +187,7 @@ async fn conditions_and_events_are_on_the_objects_once() {
     // As the replica writes it that has the stream of the pod's node.
     let pod = server.get("pods", "shop", "web").unwrap();
     let mut pod = (*pod).clone();
+    (pod["apiVersion"], pod["kind"]) = (json!("v1"), json!("Pod"));
     pod["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
     server.put_value(pod).unwrap();
     until("what is in force says so", || {
