@@ -3,9 +3,6 @@
 
 use std::collections::HashMap;
 
-use agent_model::Wanted;
-
-use super::view::View;
 use crate::source::kubernetes::{Labels, Pod};
 
 /// The pods that are not over.
@@ -27,19 +24,7 @@ pub(crate) struct Seen<'a> {
 }
 
 impl<'a> Pods<'a> {
-    pub(super) fn of(view: &View<'a>) -> Self {
-        let all = view.pods().map(|pod| {
-            let is_wanted = view.decision(pod).wanted == Wanted::Enrol;
-            Seen {
-                pod,
-                is_wanted,
-                is_meshed: is_wanted || View::is_meshed_elsewhere(pod),
-            }
-        });
-        Self::new(all.collect())
-    }
-
-    fn new(all: Vec<Seen<'a>>) -> Self {
+    pub(super) fn new(all: Vec<Seen<'a>>) -> Self {
         let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
         for (place, seen) in all.iter().enumerate() {
             for (key, value) in &seen.pod.metadata.labels {

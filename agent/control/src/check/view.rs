@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agent_model::Wanted;
 
-use super::pods::{Pods, has};
+use super::pods::{Pods, Seen, has};
 use crate::collection::Inventory;
 use crate::source::kubernetes::{Labels, Pod};
 use crate::source::{Kind, ObjectRef};
@@ -53,7 +53,19 @@ impl<'a> View<'a> {
 
     /// The same by their labels; made when it is asked for first.
     pub(crate) fn by_label(&self) -> &Pods<'a> {
-        self.by_label.get_or_init(|| Pods::of(self))
+        self.by_label.get_or_init(|| Pods::new(self.seen()))
+    }
+
+    fn seen(&self) -> Vec<Seen<'a>> {
+        let seen = self.pods().map(|pod| {
+            let is_wanted = self.decision(pod).wanted == Wanted::Enrol;
+            Seen {
+                pod,
+                is_wanted,
+                is_meshed: is_wanted || Self::is_meshed_elsewhere(pod),
+            }
+        });
+        seen.collect()
     }
 
     pub(crate) fn decision(&self, pod: &Pod) -> Decision {
