@@ -59,7 +59,8 @@ impl Snapshot {
     }
 
     /// The service with that virtual IP in `network`, as a client in `namespace` sees it: of
-    /// several, its own namespace's, then the canonical one, then the first by key.
+    /// several, its own namespace's, then the canonical one, of these a Service of Kubernetes, then
+    /// the first by key.
     pub fn service_by_vip(
         &self,
         network: &str,
@@ -248,10 +249,19 @@ fn best_service<'a>(
         service.visibility == Visibility::Public || *service.namespace == *namespace
     });
     visible.min_by(|a, b| {
-        let rank = |service: &Service| (*service.namespace != *namespace, !service.canonical);
+        let rank = |service: &Service| {
+            let is_own = *service.namespace == *namespace;
+            (!is_own, !service.canonical, !is_of_kubernetes(service))
+        };
         let by_key = || (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname));
         rank(a).cmp(&rank(b)).then_with(by_key)
     })
+}
+
+/// Whether Kubernetes gave the host name, and so the address: anybody may write an entry with the
+/// address of another's Service. Entries with such a name are canonical nowhere.
+fn is_of_kubernetes(service: &Service) -> bool {
+    service.canonical && service.hostname.ends_with(".svc.cluster.local")
 }
 
 fn remove_from<K: std::hash::Hash + Eq, V>(

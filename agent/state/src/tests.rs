@@ -209,6 +209,26 @@ fn of_services_with_one_address_or_name_the_clients_own_comes_first() {
     assert!(snapshot.service_by_vip("elsewhere", ip, "own").is_none());
 }
 
+/// Whoever may write an entry may write any address into it, under a host that nobody else has.
+#[test]
+fn t_cfg_the_address_of_a_service_of_kubernetes_is_no_entrys() {
+    let entry = Service {
+        hostname: "own.example".into(),
+        ..service("a-tenant", "entry", "10.96.0.1", 80, 80)
+    };
+    let snapshot = snapshot(vec![
+        put_service(entry),
+        put_service(service("shop", "web", "10.96.0.1", 80, 80)),
+    ]);
+    let ip = "10.96.0.1".parse().unwrap();
+    let of = |client| {
+        let service = snapshot.service_by_vip("", ip, client).unwrap();
+        service.namespace.to_string()
+    };
+    assert_eq!((of("visit"), of("shop")), ("shop".into(), "shop".into()));
+    assert_eq!(of("a-tenant"), "a-tenant", "who wrote it goes by it");
+}
+
 #[test]
 fn policies_are_kept_and_unreadable_ones_deny() {
     let policy = Authorization {

@@ -101,7 +101,8 @@ async fn keep(
         tokio::select! {
             () = sleep(BETWEEN), if goes_on => {}
             () = draining.signalled() => {
-                if changes.has_changed().unwrap_or(false) {
+                // Whoever has the state may have ended first.
+                if changes.has_changed().unwrap_or(true) {
                     save(&file, state.load()).await;
                 }
                 return;
