@@ -33,6 +33,7 @@ pub mod stop;
 mod supervised;
 pub mod topology;
 pub mod traffic;
+pub mod trend;
 
 pub use cluster::{Cluster, ClusterSpec};
 pub use node::Node;

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use agent_control::{ClusterConfig, Config, Control, SourceChoice, Status};
 use agent_model::Workload;
 use agent_net::drain::{self, Drain};
+use agent_state::Reader;
+use agent_state::resolve::{Chooser, Outbound, outbound};
 use agent_xds::{Apply, ClientConfig, ClientStatus, NodeFacts, Rejection, Update};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
@@ -131,21 +133,26 @@ impl World {
     }
 
     fn node(&self) -> Node {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let applier = Applier(Arc::clone(&seen));
+        Node {
+            seen,
+            _drain: self.follow(applier),
+        }
+    }
+
+    /// A stream of node n1, until the drain is dropped.
+    fn follow(&self, applier: impl Apply + 'static) -> Drain {
         let config = ClientConfig {
             address: self.address.clone(),
             root_cert: self.folder.join("root-cert.pem"),
             token_file: self.folder.join("token"),
             node: NodeFacts::new("n1", "c1", ""),
         };
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let applier = Applier(Arc::clone(&seen));
         let (status, _) = watch::channel(ClientStatus::default());
         let (drain, watcher) = drain::channel();
         tokio::spawn(agent_xds::client::run(config, applier, status, watcher));
-        Node {
-            seen,
-            _drain: drain,
-        }
+        drain
     }
 
     fn of_kind(&self, kind: &str) -> Value {
@@ -396,6 +403,147 @@ async fn f_18_watches_that_are_silent_for_ever_are_given_up_within_a_minute() {
     // Silence is a failure of the connection, not of the cluster: nothing was read anew.
     assert_eq!(kinds.map(|kind| api.count("list", kind)), [0, 0]);
     assert!(node.seen.lock().unwrap().policies.contains("shop/p"));
+}
+
+const VISITOR: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: visitor, namespace: visit}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.7, phase: Running}
+";
+
+/// A tenant's host in the world outside.
+const FIRST: &str = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: first, namespace: shop}
+spec:
+  hosts: [api.example.com]
+  addresses: [203.0.113.1]
+  resolution: STATIC
+  ports: [{number: 443, name: tls}]
+  endpoints: [{address: 192.0.2.1}]
+";
+
+/// Another tenant's claim to the same, with its address, and to a Service of the first besides.
+const SECOND: &str = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: second, namespace: bank}
+spec:
+  hosts: [api.example.com, web.shop.svc.cluster.local]
+  addresses: [203.0.113.1, 10.96.0.1]
+  resolution: STATIC
+  ports: [{number: 443, name: tls}, {number: 80, name: http}]
+  endpoints: [{address: 192.0.2.66}]
+";
+
+/// A host of its own, with the address of a Service of the first.
+const THIEF: &str = "\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: thief, namespace: alley}
+spec:
+  hosts: [alley.example]
+  addresses: [10.96.0.1]
+  resolution: STATIC
+  ports: [{number: 80, name: http}]
+  endpoints: [{address: 192.0.2.99}]
+";
+
+#[tokio::test]
+async fn t_cfg_who_claims_a_host_second_takes_nothing_and_is_told() {
+    let api = ApiServer::start().unwrap();
+    for manifests in [PODS, SLICE, VISITOR, FIRST] {
+        api.put(manifests).unwrap();
+    }
+    let world = World::start(&api).await;
+    let (writer, state) = agent_state::channel();
+    let _stream = world.follow(writer);
+    let served = |namespace: &str| {
+        let snapshot = state.load();
+        let mut services = snapshot.services();
+        services.any(|service| &*service.namespace == namespace)
+    };
+    until("the first entry", || {
+        goes(&state, "visit/visitor", "203.0.113.1:443").starts_with("192.0.2.1:443 ")
+            && goes(&state, "visit/visitor", "10.96.0.1:80").starts_with("10.0.0.1:8080 ")
+    })
+    .await;
+    let all = || {
+        let from = ["visit/visitor", "shop/web", "shop/cache"];
+        let to = ["203.0.113.1:443", "10.96.0.1:80"];
+        from.map(|from| to.map(|to| goes(&state, from, to)))
+    };
+    let names = || {
+        let snapshot = state.load();
+        ["api.example.com", "web.shop.svc.cluster.local"].map(|name| {
+            let service = snapshot.service_by_hostname(name, "visit");
+            service.map(|service| service.key().to_string())
+        })
+    };
+    let before = (all(), names());
+
+    // Of one second, names decide.
+    api.advance(Duration::from_secs(2));
+    api.put(SECOND).unwrap();
+    api.put(THIEF).unwrap();
+    until("the others' entries", || served("bank") && served("alley")).await;
+    assert_eq!((all(), names()), before, "traffic goes where it went");
+    let conflict = |namespace: &str, name: &str| {
+        let entry = api.get("serviceentries.networking.istio.io", namespace, name);
+        let entry = entry.map_or(Value::Null, |entry| entry["status"]["conditions"].clone());
+        let mut conditions = entry.as_array().cloned().unwrap_or_default().into_iter();
+        let found = conditions.find(|condition| condition["type"] == "Conflicted");
+        found.map_or(Value::Null, |found| found["status"].clone())
+    };
+    until("the second is told", || {
+        conflict("bank", "second") == "True"
+    })
+    .await;
+    until("the first is told that it stands", || {
+        conflict("shop", "first") == "False"
+    })
+    .await;
+    assert_eq!((all(), names()), before, "and goes on to");
+
+    // It was the first to come that counted, and not a rule about names.
+    api.remove(FIRST).unwrap();
+    until("the host is free", || {
+        goes(&state, "visit/visitor", "203.0.113.1:443").starts_with("192.0.2.66:443 ")
+    })
+    .await;
+    assert!(goes(&state, "visit/visitor", "10.96.0.1:80").starts_with("10.0.0.1:8080 "));
+}
+
+/// Where a connection of a pod goes, and by which service.
+fn goes(state: &Reader, from: &str, to: &str) -> String {
+    let snapshot = state.load();
+    let Some(source) = snapshot.workload(&format!("c1//Pod/{from}")) else {
+        return "nobody".to_owned();
+    };
+    let mut chooser = Chooser {
+        random: &mut || 0,
+        active: &|_| 0,
+        tried: &[],
+    };
+    match outbound(&snapshot, source, to.parse().unwrap(), &mut chooser) {
+        Outbound::Direct {
+            destination,
+            service: Some(service),
+            ..
+        } => format!("{destination} by {}", service.key()),
+        other => format!("{other:?}"),
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Time goes by at once for the control plane and the node.

@@ -137,6 +137,9 @@ codes! {
     AddressTwice = "address-twice", Error, "Find out which of them is stale.";
     /// A host is taken already by a Service or an older ServiceEntry; it has no effect here.
     HostConflict = "host-conflict", Error, "Delete one of the two.";
+    /// A host belongs to another namespace: it stands in an older ServiceEntry there, or is a name
+    /// that Kubernetes gives. Only clients of the entry's own namespace go by the entry.
+    HostElsewhere = "host-elsewhere", Warning, "Use a host of your own, unless that is meant.";
     /// A block of addresses in a ServiceEntry is not supported; connections to it go out without
     /// the mesh.
     AddressBlock = "address-block", Warning, "List single addresses.";

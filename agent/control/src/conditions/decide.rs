@@ -333,7 +333,9 @@ impl Facts<'_> {
         if !accepted.status {
             return condition(kind, false, "NotAccepted", "it was not accepted");
         }
-        let conflicts = self.conflicts().count();
+        // What is taken elsewhere is in force in its own namespace.
+        let lost = |found: &&Found| found.code != Code::HostElsewhere;
+        let conflicts = self.conflicts().filter(lost).count();
         let is_lost = match subject.kind {
             Kind::ServiceEntry => conflicts >= subject.hosts.max(1),
             _ => conflicts > 0,
@@ -427,7 +429,10 @@ fn is_refused(code: Code) -> bool {
 }
 
 fn is_conflict(code: Code) -> bool {
-    matches!(code, Code::PeerAuthenticationConflict | Code::HostConflict)
+    matches!(
+        code,
+        Code::PeerAuthenticationConflict | Code::HostConflict | Code::HostElsewhere
+    )
 }
 
 /// The worst first.

@@ -175,7 +175,7 @@ fn nodes_count_once_their_agents_have_captured_a_pod() {
 }
 
 #[test]
-fn what_stands_against_each_other_conflicts() {
+fn t_cfg_what_stands_against_each_other_conflicts() {
     let both = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
@@ -194,6 +194,11 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: second, namespace: shop}
 spec: {hosts: [db.example, other.example], addresses: [192.0.2.2], ports: [{number: 1, name: tcp}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: third, namespace: trade}
+spec: {hosts: [db.example], addresses: [192.0.2.3], ports: [{number: 1, name: tcp}]}
 ";
     let reviewed = reviewed(both, &[]);
     let of = |name: &str| -> Vec<(&str, bool, &str)> {
@@ -214,6 +219,10 @@ spec: {hosts: [db.example, other.example], addresses: [192.0.2.2], ports: [{numb
     // One of its two hosts is its own.
     assert_eq!(of("second")[1], ("Programmed", true, "Programmed"));
     assert_eq!(of("second")[2], ("Conflicted", true, "HostConflict"));
+    // Another tenant's is in force for nobody but itself, and told so.
+    assert_eq!(of("third")[1], ("Programmed", true, "Programmed"));
+    assert_eq!(of("third")[2], ("Conflicted", true, "HostElsewhere"));
+    // A claim that is in force somewhere is no event.
     let codes: Vec<Code> = reviewed.notices.iter().map(|notice| notice.code).collect();
     assert_eq!(
         codes,

@@ -69,6 +69,12 @@ impl EntryHosts {
         !host.ends_with(CLUSTER_DOMAIN)
             && oldest.is_some_and(|(_, of, entry)| **of == *namespace && **entry == *name)
     }
+
+    /// The other namespace whose older entry stands for the host.
+    fn elsewhere(&self, host: &str, namespace: &str) -> Option<&str> {
+        let (_, of, _) = self.0.get(host)?.first()?;
+        (**of != *namespace).then_some(of)
+    }
 }
 
 /// A host that an entry stands for.
@@ -100,10 +106,23 @@ pub(super) fn in_force<'a>(scope: &Scope<'a>, notes: &mut Vec<Note>) -> Vec<InFo
             } else {
                 owners.insert(host, name);
                 found.push(InForce { entry, host });
+                notes.extend(of_another(scope, entry, host));
             }
         }
     }
     found
+}
+
+/// Somebody else's host: nobody but clients of this namespace is led here.
+fn of_another(scope: &Scope<'_>, entry: &ServiceEntry, host: &str) -> Option<Note> {
+    let reach = "only clients of this namespace go by this entry";
+    let message = if host.ends_with(CLUSTER_DOMAIN) {
+        format!("{host:?} is a name that Kubernetes gives; {reach}")
+    } else {
+        let owner = scope.entry_hosts.elsewhere(host, scope.name)?;
+        format!("{host:?} is in an older entry of namespace {owner:?}; {reach}")
+    };
+    Some(note(scope, entry, Code::HostElsewhere, message))
 }
 
 fn is_service(scope: &Scope<'_>, host: &str) -> bool {

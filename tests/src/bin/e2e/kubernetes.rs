@@ -3,11 +3,14 @@
 //! after it.
 
 pub(crate) mod churn;
+pub(crate) mod outage;
 pub(crate) mod paths;
 pub(crate) mod replicas;
 mod sandboxed;
+pub(crate) mod soak;
 pub(crate) mod uninstall;
 pub(crate) mod untimely;
+pub(crate) mod waiting;
 pub(crate) mod watches;
 
 use std::net::SocketAddr;

@@ -65,6 +65,8 @@ enum Kind {
     Alone(fn() -> Result<()>),
     /// The same, with --long only.
     Long(fn() -> Result<()>),
+    /// On the shared cluster with an API server, with --long only.
+    LongOnKubernetes(fn(&Cluster) -> Result<()>),
 }
 
 /// A case on the shared cluster.
@@ -99,6 +101,17 @@ pub(crate) const fn long(name: &'static str, run: fn() -> Result<()>) -> Case {
     }
 }
 
+/// A case on the shared cluster with an API server, that takes minutes.
+pub(crate) const fn long_on_kubernetes(
+    name: &'static str,
+    run: fn(&Cluster) -> Result<()>,
+) -> Case {
+    Case {
+        name,
+        run: Kind::LongOnKubernetes(run),
+    }
+}
+
 /// What became of a case.
 struct Verdict {
     name: &'static str,
@@ -125,9 +138,12 @@ const GROUPS: &[&[Case]] = &[
     interop::CASES,
     kubernetes::watches::CASES,
     kubernetes::replicas::CASES,
+    kubernetes::outage::CASES,
     kubernetes::paths::CASES,
+    kubernetes::soak::CASES,
     kubernetes::churn::CASES,
     kubernetes::untimely::CASES,
+    kubernetes::waiting::CASES,
     kubernetes::uninstall::CASES,
     privilege::CASES,
     trust::CASES,
@@ -151,10 +167,12 @@ fn main() -> Result<ExitCode> {
     ensure!(!cases.is_empty(), "no case is named like {filter:?}");
     stop::on_signal()?;
     let mut verdicts = run_shared(&shared_cases(&cases), start_cluster)?;
-    verdicts.extend(run_shared(&kubernetes_cases(&cases), start_kubernetes)?);
+    let on_kubernetes = kubernetes_cases(&cases, arguments.long);
+    verdicts.extend(run_shared(&on_kubernetes, start_kubernetes)?);
     verdicts.extend(run_alone(&cases, arguments.long));
     if arguments.long {
-        verdicts.extend(repeat(&cases)?);
+        verdicts.extend(repeat(&shared_cases(&cases), start_cluster)?);
+        verdicts.extend(repeat(&kubernetes_cases(&cases, false), start_kubernetes)?);
     }
     Ok(report(&verdicts))
 }
@@ -170,9 +188,10 @@ fn shared_cases(cases: &[&Case]) -> Vec<SharedCase> {
     cases.iter().filter_map(shared).collect()
 }
 
-fn kubernetes_cases(cases: &[&Case]) -> Vec<SharedCase> {
+fn kubernetes_cases(cases: &[&Case], with_long: bool) -> Vec<SharedCase> {
     let shared = |case: &&Case| match case.run {
         Kind::OnKubernetes(run) => Some((case.name, run)),
+        Kind::LongOnKubernetes(run) if with_long => Some((case.name, run)),
         _ => None,
     };
     cases.iter().filter_map(shared).collect()
@@ -245,7 +264,7 @@ fn run_alone(cases: &[&Case], with_long: bool) -> Vec<Verdict> {
         let run = match case.run {
             Kind::Alone(run) => run,
             Kind::Long(run) if with_long => run,
-            Kind::Long(_) | Kind::Shared(_) | Kind::OnKubernetes(_) => continue,
+            _ => continue,
         };
         println!("{} ...", case.name);
         let start = Instant::now();
@@ -274,16 +293,18 @@ fn verdict(
 }
 
 /// `--long`: all cases 20 times on one cluster; memory must stop growing.
-fn repeat(cases: &[&Case]) -> Result<Vec<Verdict>> {
+fn repeat(cases: &[SharedCase], start: fn() -> Result<Cluster>) -> Result<Vec<Verdict>> {
     const REPEATS: usize = 20;
     /// What an allocator may keep for itself.
     const SLACK: u64 = 8 << 20;
-    let cluster = start_cluster()?;
-    let cases = shared_cases(cases);
     let mut verdicts = Vec::new();
+    if cases.is_empty() {
+        return Ok(verdicts);
+    }
+    let cluster = start()?;
     let mut after_warm_up = Vec::new();
     for round in 0..REPEATS {
-        for (name, run) in &cases {
+        for (name, run) in cases {
             verdicts.push(judge(name, &cluster, *run));
         }
         let memory = resident(&cluster)?;

@@ -173,6 +173,17 @@ fn t_cfg_of_several_with_one_host_the_oldest_counts() {
         .iter()
         .filter(|note| note.message.contains("no effect"));
     assert_eq!(refused.count(), 3, "{notes:?}");
+    let notes = &collection.translated("bank").unwrap().notes;
+    let told: Vec<&str> = notes.iter().map(|note| &*note.message).collect();
+    assert_eq!(
+        told,
+        [
+            "\"api.example.com\" is in an older entry of namespace \"shop\"; only clients of this \
+             namespace go by this entry",
+            "\"db.shop.svc.cluster.local\" is a name that Kubernetes gives; only clients of this \
+             namespace go by this entry",
+        ]
+    );
 
     // The oldest goes: another namespace's becomes the first.
     let mut collection = collection;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{discover, facts, known, wait_known};
+use tests::leak::Baseline;
 use tests::manifests::{ServiceSpec, authorization_policy};
 use tests::peer::{Peer, spiffe};
 use tests::{Cluster, ClusterSpec, PodSpec};
@@ -133,7 +134,14 @@ pub(super) fn pod_token() -> Result<()> {
         ..ClusterSpec::new(&run).kubernetes()
     };
     let cluster = Cluster::start(&spec).context("starting the cluster")?;
-    admitted(&cluster).inspect_err(|_| cluster.keep_logs())
+    let gated = || {
+        cluster.wait_connected()?;
+        let baseline = Baseline::take(&cluster)?;
+        admitted(&cluster)?;
+        cluster.clear()?;
+        baseline.wait(&cluster)
+    };
+    gated().inspect_err(|_| cluster.keep_logs())
 }
 
 fn admitted(cluster: &Cluster) -> Result<()> {

@@ -79,11 +79,48 @@ impl Sandboxed {
         uid: Option<&str>,
     ) -> Result<Self> {
         let pod = Self::prepare(cluster, node, name, uid)?;
-        let ips = pod.node.chain().add(&pod.sandbox, |_| Ok(()))?;
-        let mut manifest = pod.manifest();
+        pod.add()?;
+        Ok(pod)
+    }
+
+    /// ADD of a prepared pod; then its addresses are known.
+    pub(crate) fn add(&self) -> Result<()> {
+        let ips = self.node.chain().add(&self.sandbox, |_| Ok(()))?;
+        self.told(ips)
+    }
+
+    /// The control plane is told its addresses.
+    pub(crate) fn told(&self, ips: Vec<IpAddr>) -> Result<()> {
+        let mut manifest = self.manifest();
         manifest.ips = ips;
-        pod.manifests.write(&pod.file(), &manifest.yaml())?;
-        drop(manifest);
+        self.manifests.write(&self.file(), &manifest.yaml())
+    }
+
+    /// Its addresses, once it was added.
+    pub(crate) fn ips(&self) -> Vec<IpAddr> {
+        self.manifest().ips.clone()
+    }
+
+    /// Another pod in the same namespace, bound and not added, by an account that is there.
+    pub(crate) fn other(&self, name: &str, account: &str) -> Result<Self> {
+        let mut manifest = self.manifest().clone();
+        manifest.name = name.to_owned();
+        manifest.uid = uuid()?;
+        manifest.account = account.to_owned();
+        manifest.ips = Vec::new();
+        let pod = Self {
+            node: Arc::clone(&self.node),
+            place: self.place.clone(),
+            sandbox: Sandbox {
+                id: format!("{}{}", uuid()?, uuid()?).replace('-', ""),
+                name: name.to_owned(),
+                uid: manifest.uid.clone(),
+                ..self.sandbox.clone()
+            },
+            manifests: self.manifests.clone(),
+            manifest: manifest.into(),
+        };
+        pod.manifests.write(&pod.file(), &pod.manifest().yaml())?;
         Ok(pod)
     }
 
