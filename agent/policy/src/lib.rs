@@ -3,6 +3,7 @@
 //! - Of connections: [`decide`] and [`explain`].
 //! - Of requests: [`http`].
 //! - Tokens that requests bring: [`jwt`].
+//! - How many requests somebody may send: [`rate`].
 //!
 //! Semantics of the first are those of Istio's L4 data plane (`istio.security.Authorization`), stricter in two
 //! places: a policy that a workload lists but this node does not hold denies
@@ -14,6 +15,7 @@ mod decide;
 pub mod http;
 pub mod jwt;
 mod matching;
+pub mod rate;
 mod set;
 #[cfg(test)]
 mod tests;

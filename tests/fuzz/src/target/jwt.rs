@@ -124,9 +124,9 @@ fn is_clear(header: &str, claims: &str) {
     assert!(header.get("crit").is_none(), "{header}");
     let claims: Value = serde_json::from_str(claims).expect("claims are JSON");
     assert_eq!(claims["iss"], "i");
-    let time = |name: &str| match claims.get(name) {
-        None => None,
-        Some(value) => Some(value.as_f64().expect("a time is a number")),
+    let time = |name: &str| {
+        let time = claims.get(name);
+        time.map(|value| value.as_f64().expect("a time is a number"))
     };
     let now = 1_800_000_000.0;
     assert!(
