@@ -15,7 +15,7 @@ use ebpf_common::{ClientKey, OwnKey, Settings, SocketAddress, SocketState, Table
 
 use crate::address;
 use crate::bpffs::{self, Pins};
-use crate::enrol::{own_addresses, own_keys, pod_value};
+use crate::entries::{own_addresses, own_keys, pod_value};
 use crate::error::DatapathError;
 use crate::hooks;
 use crate::object::{Object, POD_PROGRAM};

@@ -8,7 +8,7 @@ use agent_model::{PodInfo, WantedPod};
 use agent_net::{Netns, NetnsCookie};
 
 use crate::datapath::{Datapath, lock};
-use crate::enrol::own_addresses;
+use crate::entries::own_addresses;
 use crate::error::DatapathError;
 use crate::records::Record;
 use crate::scan::Processes;

@@ -14,6 +14,7 @@ mod address;
 mod bpffs;
 mod datapath;
 mod enrol;
+mod entries;
 mod error;
 #[cfg(not(feature = "failpoints"))]
 mod failpoint;
