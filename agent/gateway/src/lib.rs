@@ -2,17 +2,39 @@
 //!
 //! What is judged is what is sent: [`normalize`] gives paths, hosts and headers one form before
 //! anything looks at them, and that form goes on to the backend. [`route`] finds the rule of a
-//! request, [`filter`] holds what a rule does. All of it is pure: time and randomness are
-//! arguments.
+//! request, [`filter`] holds what a rule does, [`plan`] is a whole configuration compiled. All of
+//! that is pure: time and randomness are arguments.
 //!
 //! So is what stands between a rule and an endpoint: [`balance`] chooses one, [`outlier`] takes out
 //! those that fail, [`circuit`] bounds what a backend has at a time, [`retry`] says what is sent
 //! again.
+//!
+//! [`Gateway`] serves it. Thread per core: a worker accepts, owns its connections to clients and
+//! to backends, and shares nothing but the read side of plan and mesh with the others. A request
+//! stays in the task of its client's connection from its first byte to its last: the backend's
+//! connection is polled by the task that waits for it.
 
 pub mod balance;
+mod body;
 pub mod circuit;
 pub mod filter;
+mod gateway;
+mod listener;
+mod local;
 pub mod normalize;
 pub mod outlier;
+pub mod plan;
+mod record;
+mod refusal;
+mod request;
+mod response;
 pub mod retry;
 pub mod route;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod worker;
+
+pub use gateway::{Config, Gateway, GatewayError, bind};
+pub use record::{Record, Records};
+pub use refusal::Refusal;

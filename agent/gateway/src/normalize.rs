@@ -10,7 +10,7 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-pub use fields::clean;
+pub use fields::{clean, clean_response};
 pub use host::{Host, host};
 pub use path::{EscapedSlashes, PathRules, path};
 

@@ -11,6 +11,7 @@
 //! none of a more specific one matches.
 
 mod condition;
+mod hosts;
 mod index;
 mod pattern;
 mod query;
@@ -22,6 +23,7 @@ mod tests;
 use agent_model::gateway::{Hostname, HttpMatch, RouteKey};
 use http::{HeaderMap, Method};
 
+pub use hosts::HostMap;
 pub use index::Index;
 pub use pattern::{MAX_PATTERN_BYTES, Unusable};
 

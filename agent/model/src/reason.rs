@@ -58,12 +58,21 @@ pub enum Reason {
     ServicePortUnknown,
     /// The destination is behind a waypoint that cannot be reached; Culvert never goes around it.
     WaypointUnavailable,
-    /// A tunnel request was not a well-formed CONNECT (HTTP 400).
+    /// A tunnel request was not a well-formed CONNECT, or a request to the gateway could mean two
+    /// things (HTTP 400).
     RequestInvalid,
     /// A tunnel request named an address that is not this pod (HTTP 400).
     AuthorityMismatch,
     /// A tunnel request named a host or service port this node cannot resolve (HTTP 503).
     AuthorityUnknown,
+    /// No route of the gateway matches the request (HTTP 404).
+    NoRoute,
+    /// The request's host belongs to another listener than its connection's (HTTP 421).
+    Misdirected,
+    /// The route's backend or one of its filters cannot be used (HTTP 500).
+    BackendInvalid,
+    /// The backend did not answer within the route's time limit (HTTP 504).
+    RequestTimeout,
     /// The destination refused the TCP connection.
     ConnectRefused,
     /// The destination did not answer the TCP connection in time; a NetworkPolicy may block it.
@@ -116,6 +125,10 @@ impl Reason {
         Self::RequestInvalid,
         Self::AuthorityMismatch,
         Self::AuthorityUnknown,
+        Self::NoRoute,
+        Self::Misdirected,
+        Self::BackendInvalid,
+        Self::RequestTimeout,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
@@ -153,6 +166,10 @@ impl Reason {
             Self::RequestInvalid => "request-invalid",
             Self::AuthorityMismatch => "authority-mismatch",
             Self::AuthorityUnknown => "authority-unknown",
+            Self::NoRoute => "no-route",
+            Self::Misdirected => "misdirected",
+            Self::BackendInvalid => "backend-invalid",
+            Self::RequestTimeout => "request-timeout",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectTimeout => "connect-timeout",
             Self::ConnectFailed => "connect-failed",
@@ -187,6 +204,7 @@ impl Reason {
             | Self::RequestInvalid
             | Self::AuthorityMismatch
             | Self::AuthorityUnknown
+            | Self::Misdirected
             | Self::TlsFailed
             | Self::H2Failed
             | Self::TunnelLost
@@ -196,6 +214,9 @@ impl Reason {
             | Self::AgentPort
             | Self::NoEndpoint
             | Self::ServicePortUnknown
+            | Self::NoRoute
+            | Self::BackendInvalid
+            | Self::RequestTimeout
             | Self::ConnectRefused
             | Self::ConnectTimeout => Fault::App,
             Self::ConnectFailed

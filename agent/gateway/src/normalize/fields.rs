@@ -39,6 +39,17 @@ pub fn clean(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, Malformed> 
     Ok(upgrade)
 }
 
+/// Takes off what a backend says of its own connection.
+pub fn clean_response(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        take_connection(headers);
+    }
+    headers.remove(UPGRADE);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+}
+
 /// Takes off `Connection` and what it names. What routing and framing rest on cannot be named: a
 /// client must not be able to make the gateway forget who it is.
 fn take_connection(headers: &mut HeaderMap) -> Option<HeaderValue> {

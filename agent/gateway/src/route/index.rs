@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use agent_model::gateway::{Hostname, HttpMatch};
 
 use super::condition::Conditions;
+use super::hosts::HostMap;
 use super::table::{Path, Rank, Table};
 use super::{Entry, Facts, Fault, Selected};
 
@@ -15,10 +16,7 @@ pub struct Index<T> {
     values: Vec<T>,
     /// By rank, with the place of the value.
     matches: Vec<(Conditions, usize)>,
-    hosts: HashMap<Box<str>, Table>,
-    /// By what names end with, dot included.
-    wildcards: HashMap<Box<str>, Table>,
-    any_host: Option<Table>,
+    hosts: HostMap<Table>,
 }
 
 impl<T> Index<T> {
@@ -64,31 +62,19 @@ impl<T> Index<T> {
             }
             matches.push((draft.conditions, draft.value));
         }
-        let mut index = Self {
+        let tables = by_host.into_iter();
+        let hosts = tables.map(|(name, paths)| (name, Table::new(paths.into_iter())));
+        Self {
             values,
             matches,
-            hosts: HashMap::new(),
-            wildcards: HashMap::new(),
-            any_host: None,
-        };
-        for (name, paths) in by_host {
-            let table = Table::new(paths.into_iter());
-            match name.as_ref().map(|name| (name.suffix(), name.as_str())) {
-                None => index.any_host = Some(table),
-                Some((Some(suffix), _)) => {
-                    index.wildcards.insert(suffix.into(), table);
-                }
-                Some((None, exact)) => {
-                    index.hosts.insert(exact.into(), table);
-                }
-            }
+            hosts: hosts.collect(),
         }
-        index
     }
 
     /// The rule of a request, if one matches.
     pub fn select(&self, facts: &Facts<'_>) -> Option<Selected<'_, T>> {
-        self.tables(facts.host)
+        self.hosts
+            .matching(facts.host)
             .find_map(|table| table.find(facts.path, |rank| self.holds(rank, facts)))
             .map(|(rank, prefix)| Selected {
                 value: &self.values[self.matches[rank as usize].1],
@@ -103,23 +89,6 @@ impl<T> Index<T> {
 
     fn holds(&self, rank: Rank, facts: &Facts<'_>) -> bool {
         self.matches[rank as usize].0.hold(facts)
-    }
-
-    /// Tables of the names that match a host, the most specific first.
-    fn tables<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Table> {
-        let exact = (!self.hosts.is_empty())
-            .then(|| self.hosts.get(host))
-            .flatten();
-        let dotted = match self.wildcards.is_empty() {
-            true => "",
-            false => host,
-        };
-        // A wildcard stands for one label at least: the dot is never the first byte.
-        let wildcards = dotted
-            .match_indices('.')
-            .filter(|(at, _)| *at > 0)
-            .filter_map(|(at, _)| self.wildcards.get(&dotted[at..]));
-        exact.into_iter().chain(wildcards).chain(&self.any_host)
     }
 }
 

@@ -76,6 +76,35 @@ pub(super) fn endpoint(
     }
 }
 
+/// Endpoints of a service that may take traffic to one of its ports, with the address to dial, in
+/// order of uid: what a gateway in `network` balances over.
+pub fn endpoints(
+    snapshot: &Snapshot,
+    service: &Service,
+    port: u16,
+    network: &str,
+) -> Vec<(Arc<Workload>, SocketAddr)> {
+    let all = service.load_balancing.health_policy == HealthPolicy::AllowAll;
+    let takes = |workload: &Workload| {
+        (all || workload.health == Health::Healthy)
+            && workload.capacity > 0
+            && *workload.network == *network
+    };
+    let allowed = |address: &IpAddr| match service.ip_families {
+        IpFamilies::Ipv4Only => address.is_ipv4(),
+        IpFamilies::Ipv6Only => address.is_ipv6(),
+        IpFamilies::Automatic | IpFamilies::Dual => true,
+    };
+    let key = service.key();
+    let workloads = snapshot.endpoints(&key).filter(|workload| takes(workload));
+    let dialled = workloads.filter_map(|workload| {
+        let address = workload.addresses.iter().copied().find(allowed)?;
+        let port = target_port(service, workload, port)?;
+        Some((Arc::clone(workload), SocketAddr::new(address, port)))
+    });
+    dialled.collect()
+}
+
 fn consider<'a>(
     source: &Workload,
     workload: &'a Arc<Workload>,

@@ -9,6 +9,7 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+pub use choose::endpoints;
 pub use inbound::inbound;
 pub use names::{Names, inbound_names, outbound_names};
 pub use outbound::outbound;

@@ -97,6 +97,10 @@ impl From<Reason> for Flag {
             | Reason::RequestInvalid
             | Reason::AuthorityMismatch
             | Reason::AuthorityUnknown
+            | Reason::NoRoute
+            | Reason::Misdirected
+            | Reason::BackendInvalid
+            | Reason::RequestTimeout
             | Reason::ConnectRefused
             | Reason::ConnectFailed
             | Reason::TunnelLost

@@ -1,0 +1,109 @@
+//! Bodies on their way to a backend.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::mpsc;
+
+/// Any error of a body.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Frames a mirror may be behind. One that is slower than its original is given up.
+const MIRROR_QUEUE: usize = 64;
+
+/// What is sent to a backend. Frames pass as they come; nothing is kept.
+pub(crate) enum RequestBody {
+    /// The client's.
+    Client(Incoming),
+    /// The client's, with copies to mirrors.
+    Copied(Incoming, Vec<mpsc::Sender<Copied>>),
+    /// A copy.
+    Mirror(mpsc::Receiver<Copied>),
+    /// None.
+    Empty,
+}
+
+/// A frame of a body for a mirror.
+pub(crate) enum Copied {
+    Data(Bytes),
+    Trailers(http::HeaderMap),
+    /// The original ended; without it the copy is cut off.
+    End,
+}
+
+impl RequestBody {
+    /// The client's body and as many copies of it.
+    pub(crate) fn with_copies(client: Incoming, copies: usize) -> (Self, Vec<Self>) {
+        if client.is_end_stream() {
+            return (
+                Self::Client(client),
+                (0..copies).map(|_| Self::Empty).collect(),
+            );
+        }
+        let (senders, mirrors) = (0..copies)
+            .map(|_| mpsc::channel(MIRROR_QUEUE))
+            .map(|(sender, receiver)| (sender, Self::Mirror(receiver)))
+            .unzip();
+        (Self::Copied(client, senders), mirrors)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Copied(body, copies) => {
+                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+                match &frame {
+                    Some(Ok(frame)) => copy(frame, copies),
+                    Some(Err(_)) => copies.clear(),
+                    None => copies.retain(|copy| copy.try_send(Copied::End).is_ok()),
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Mirror(frames) => Poll::Ready(match ready!(frames.poll_recv(cx)) {
+                Some(Copied::Data(data)) => Some(Ok(Frame::data(data))),
+                Some(Copied::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Some(Copied::End) => None,
+                None => Some(Err("the original request was cut off".into())),
+            }),
+            Self::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end_stream(),
+            // The end has to be polled, for the copies' sake.
+            Self::Copied(..) | Self::Mirror(_) => false,
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(body) | Self::Copied(body, _) => body.size_hint(),
+            Self::Mirror(_) => SizeHint::default(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+fn copy(frame: &Frame<Bytes>, copies: &mut Vec<mpsc::Sender<Copied>>) {
+    copies.retain(|copy| {
+        let copied = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Copied::Data(data.clone()),
+            (None, Some(trailers)) => Copied::Trailers(trailers.clone()),
+            (None, None) => return true,
+        };
+        copy.try_send(copied).is_ok()
+    });
+}

@@ -1,0 +1,151 @@
+//! A gateway's configuration in the form requests are served from: indexed, compiled, immutable.
+//!
+//! Each object compiles alone. What of a rule cannot be used makes that rule answer 500 and is
+//! reported; every other rule is as if the bad one were not there.
+
+mod rule;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_model::gateway::{Gateway, Listener, Parent, Protocol, Route, RouteKey, Rules};
+
+use crate::route::{Entry, HostMap, Index, effective_hostnames};
+
+pub use rule::{Backend, Destination, Rule};
+pub use steps::{HostChange, MirrorTo, Steps};
+
+/// What a gateway serves, by port.
+#[derive(Debug, Default)]
+pub struct Plan {
+    ports: BTreeMap<u16, PortPlan>,
+}
+
+/// The HTTP listeners of one port.
+#[derive(Debug)]
+pub struct PortPlan {
+    listeners: HostMap<Arc<HttpListener>>,
+}
+
+/// A listener and its routes.
+#[derive(Debug)]
+pub struct HttpListener {
+    /// Name of the listener.
+    pub name: Arc<str>,
+    /// Its rules.
+    pub rules: Index<Arc<Rule>>,
+}
+
+/// Something that cannot be used as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The route.
+    pub route: RouteKey,
+    /// Which of its rules.
+    pub rule: usize,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+impl Plan {
+    /// Compiles a gateway with the routes that attach to it.
+    pub fn compile<'a>(
+        gateway: &Gateway,
+        routes: impl IntoIterator<Item = &'a Arc<Route>>,
+    ) -> (Self, Vec<Fault>) {
+        let routes: Vec<_> = routes.into_iter().collect();
+        let mut faults = Vec::new();
+        let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
+        for listener in &gateway.listeners {
+            if listener.protocol == Protocol::Http {
+                let compiled = compile_listener(gateway, listener, &routes, &mut faults);
+                let named = (listener.hostname.clone(), Arc::new(compiled));
+                ports.entry(listener.port).or_default().push(named);
+            }
+        }
+        // A rule that attaches to several listeners is wrong once.
+        faults.sort_by(|a, b| (&a.route, a.rule, &a.what).cmp(&(&b.route, b.rule, &b.what)));
+        faults.dedup();
+        let ports = ports.into_iter().map(|(port, mut listeners)| {
+            // Of two for one name the first wins, and the map keeps the last.
+            listeners.reverse();
+            let listeners = listeners.into_iter().collect();
+            (port, PortPlan { listeners })
+        });
+        let plan = Self {
+            ports: ports.collect(),
+        };
+        (plan, faults)
+    }
+
+    /// What is served on a port.
+    pub fn port(&self, port: u16) -> Option<&PortPlan> {
+        self.ports.get(&port)
+    }
+
+    /// Every port that is served.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.keys().copied()
+    }
+}
+
+impl PortPlan {
+    /// The listener that takes requests for a host.
+    pub fn listener(&self, host: &str) -> Option<&Arc<HttpListener>> {
+        self.listeners.best(host)
+    }
+}
+
+fn compile_listener(
+    gateway: &Gateway,
+    listener: &Listener,
+    routes: &[&Arc<Route>],
+    faults: &mut Vec<Fault>,
+) -> HttpListener {
+    let mut entries = Vec::new();
+    let attached = routes.iter().filter(|route| {
+        route.parents.iter().any(|parent| match parent {
+            Parent::Listener { gateway: key, name } => {
+                *key == gateway.key && *name == listener.name
+            }
+            Parent::Service { .. } => false,
+        })
+    });
+    for route in attached {
+        let Rules::Http(rules) = &route.rules else {
+            continue;
+        };
+        let Some(hostnames) = effective_hostnames(listener.hostname.as_ref(), &route.hostnames)
+        else {
+            continue;
+        };
+        for (number, rule) in rules.iter().enumerate() {
+            let mut fault = |what: String| {
+                faults.push(Fault {
+                    route: route.key.clone(),
+                    rule: number,
+                    what,
+                });
+            };
+            entries.push(Entry {
+                hostnames: hostnames.clone(),
+                created: route.created,
+                route: &route.key,
+                rule: number,
+                matches: &rule.matches,
+                value: Arc::new(Rule::compile(&route.key, rule, &mut fault)),
+            });
+        }
+    }
+    let (rules, unusable) = Index::build(entries);
+    faults.extend(unusable.into_iter().map(|fault| Fault {
+        route: fault.route,
+        rule: fault.rule,
+        what: fault.why.to_string(),
+    }));
+    HttpListener {
+        name: Arc::clone(&listener.name),
+        rules,
+    }
+}

@@ -1,0 +1,113 @@
+//! One rule, compiled.
+
+use std::sync::Arc;
+
+use agent_model::NamespacedHostname;
+use agent_model::gateway::{
+    BackendProtocol, BackendRef, HttpRule, PathMatch, RouteKey, RouteKind, Target, Timeouts,
+};
+
+use super::Steps;
+use crate::filter::Split;
+
+/// What happens to the requests of a rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// The route it is of.
+    pub route: RouteKey,
+    /// Its name.
+    pub name: Option<Arc<str>>,
+    /// Changes.
+    pub steps: Steps,
+    /// Shares of the traffic.
+    pub split: Split<Backend>,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Why every request gets 500, when one of its filters cannot be used.
+    pub broken: Option<String>,
+}
+
+/// A share of a rule's traffic.
+#[derive(Debug)]
+pub struct Backend {
+    /// Where it goes.
+    pub destination: Destination,
+    /// Changes for this share, after those of the rule.
+    pub steps: Steps,
+}
+
+/// Where traffic goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A port of a service.
+    #[expect(missing_docs, reason = "the names say it")]
+    Service {
+        service: NamespacedHostname,
+        port: u16,
+        protocol: BackendProtocol,
+    },
+    /// Nowhere (500), for this reason.
+    Invalid(Arc<str>),
+}
+
+impl Rule {
+    pub(super) fn compile(
+        route: &RouteKey,
+        rule: &HttpRule,
+        fault: &mut impl FnMut(String),
+    ) -> Self {
+        let by_prefix = rule
+            .matches
+            .iter()
+            .all(|one| matches!(one.path, PathMatch::Prefix(_)));
+        let (steps, broken) = match Steps::compile(&rule.filters, by_prefix) {
+            Ok(steps) => (steps, None),
+            Err(unusable) => {
+                fault(unusable.to_string());
+                (Steps::default(), Some(unusable.to_string()))
+            }
+        };
+        let mut backend = |one: &BackendRef| match Steps::compile(&one.filters, by_prefix) {
+            Ok(steps) => Backend {
+                destination: Destination::new(&one.target, route.kind),
+                steps,
+            },
+            Err(unusable) => {
+                fault(unusable.to_string());
+                Backend {
+                    destination: Destination::Invalid(unusable.to_string().into()),
+                    steps: Steps::default(),
+                }
+            }
+        };
+        let shares = rule.backends.iter().map(|one| (one.weight, backend(one)));
+        Self {
+            route: route.clone(),
+            name: rule.name.clone(),
+            split: Split::new(shares),
+            steps,
+            timeouts: rule.timeouts,
+            broken,
+        }
+    }
+}
+
+impl Destination {
+    pub(super) fn new(target: &Target, kind: RouteKind) -> Self {
+        match target {
+            Target::Service {
+                service,
+                port,
+                protocol,
+            } => Self::Service {
+                service: service.clone(),
+                port: *port,
+                protocol: match kind {
+                    RouteKind::Grpc => BackendProtocol::H2c,
+                    _ => *protocol,
+                },
+            },
+            Target::Invalid(why) => Self::Invalid(Arc::clone(why)),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The walk of a request: normalise, find the rule, change, split, send; errors become a response
+//! in one place.
+
+mod change;
+mod decide;
+mod mirror;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_model::Reason;
+use agent_model::gateway::{BackendProtocol, Scheme};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use crate::plan::{Backend, Destination, Rule};
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::response::{Ending, ResponseBody, own, refused};
+use crate::upstream::{Answer, Upgraded};
+use crate::worker::Worker;
+use change::{change_request, change_response};
+use decide::{Decision, Outcome, decide};
+use mirror::mirror;
+
+/// A client's connection.
+pub(crate) struct Downstream {
+    /// Port it came in on.
+    pub(crate) port: u16,
+    /// What the client's URLs begin with.
+    pub(crate) scheme: Scheme,
+    /// The other end.
+    pub(crate) client: SocketAddr,
+    /// The client's address, as it is told to backends.
+    pub(crate) forwarded_for: HeaderValue,
+    /// The backend's end, once both agreed to leave HTTP.
+    pub(crate) upgraded: RefCell<Option<Upgraded>>,
+}
+
+/// Serves one request. Never fails: what goes wrong is an answer, too.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    client: &Downstream,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let (mut parts, body) = request.into_parts();
+    let grpc = is_grpc(&parts.headers);
+    let mut record = Box::new(Record::begin(
+        client.client,
+        client.port,
+        parts.method.clone(),
+        parts.version,
+        std::time::Instant::now(),
+    ));
+    let decided = decide(&worker.plan.load(), client, &mut parts);
+    let mut cors = None;
+    let answered = match decided {
+        Err(refusal) => Err(refusal),
+        Ok(Outcome::Answer {
+            rule,
+            status,
+            headers,
+        }) => {
+            record.rule = Some(rule);
+            Ok(own(status, headers, bytes::Bytes::new()))
+        }
+        Ok(Outcome::Forward(decision)) => {
+            record.rule = Some(Arc::clone(&decision.rule));
+            cors = decision.granted.clone();
+            forward(worker, client, *decision, parts, body, &mut record).await
+        }
+    };
+    let mut response = answered.unwrap_or_else(|refusal| {
+        record.reason = refusal.reason;
+        record.detail.clone_from(&refusal.detail);
+        refused(&refusal, grpc)
+    });
+    if let (Some(granted), Some(rule)) = (&cors, &record.rule)
+        && let Some(rules) = &rule.steps.cors
+    {
+        rules.finish(granted, response.headers_mut());
+    }
+    record.status = Some(response.status());
+    response.body_mut().ends(Ending {
+        record,
+        records: Arc::clone(&worker.records),
+    });
+    response
+}
+
+/// A rule takes the request: everything after that.
+async fn forward(
+    worker: &Rc<Worker>,
+    client: &Downstream,
+    decision: Decision,
+    mut parts: Parts,
+    body: Incoming,
+    record: &mut Record,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let Decision { rule, upgrade, .. } = &decision;
+    if let Some(why) = &rule.broken {
+        return Err(Refusal::new(Reason::BackendInvalid, why.clone()));
+    }
+    let backend = rule
+        .split
+        .choose(rand::random())
+        .ok_or_else(|| Refusal::new(Reason::BackendInvalid, "the rule has no backend"))?;
+    let (service, port, protocol) = match &backend.destination {
+        Destination::Service {
+            service,
+            port,
+            protocol,
+        } => (service, *port, *protocol),
+        Destination::Invalid(why) => {
+            return Err(Refusal::new(Reason::BackendInvalid, why.as_ref()));
+        }
+    };
+    change_request(client, &decision, backend, &mut parts)?;
+    let body = mirror(worker, rule, &parts, body);
+    // WebSocket over HTTP/2 would be another request altogether (RFC 8441).
+    let upgrade = upgrade
+        .clone()
+        .filter(|_| protocol == BackendProtocol::Http);
+    address(&mut parts, protocol, upgrade.as_ref())?;
+    let request = Request::from_parts(parts, body);
+    let deadline = deadline(rule);
+    let sent = worker.upstreams.send(service, port, protocol, request);
+    let answer = match deadline {
+        None => sent.await?,
+        Some((deadline, limit)) => timeout_at(deadline, sent).await.map_err(|_| {
+            let detail = format!("no answer from {service}:{port} within {limit:?}");
+            Refusal::new(Reason::RequestTimeout, detail)
+        })??,
+    };
+    record.endpoint = Some(answer.endpoint.address());
+    let timer = deadline.map(|(deadline, _)| Box::pin(sleep_until(deadline)));
+    respond(client, rule, backend, answer, timer, upgrade.as_ref()).await
+}
+
+/// The client's side of a backend's answer.
+async fn respond(
+    client: &Downstream,
+    rule: &Rule,
+    backend: &Backend,
+    answer: Answer,
+    timer: Option<Pin<Box<Sleep>>>,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let Answer {
+        response, lease, ..
+    } = answer;
+    let (mut head, body) = response.into_parts();
+    let switched = head.headers.get(UPGRADE).cloned();
+    change_response(rule, backend, &mut head.headers)?;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let agreed = switched.filter(|to| upgrade.is_some_and(|asked| same_protocol(asked, to)));
+        let (Some(protocol), Some(upgraded)) = (agreed, lease.upgrade().await) else {
+            let detail = "the backend changed to a protocol that nobody asked for";
+            return Err(Refusal::new(Reason::ConnectFailed, detail));
+        };
+        *client.upgraded.borrow_mut() = Some(upgraded);
+        head.headers.insert(UPGRADE, protocol);
+        let connection = HeaderValue::from_static("upgrade");
+        head.headers.insert(CONNECTION, connection);
+        return Ok(own(head.status, head.headers, bytes::Bytes::new()));
+    }
+    let body = ResponseBody::backend(body, lease, timer);
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// Puts the request into the form that the backend's protocol has for its target.
+fn address(
+    parts: &mut Parts,
+    protocol: BackendProtocol,
+    upgrade: Option<&HeaderValue>,
+) -> Result<(), Refusal> {
+    parts.extensions.clear();
+    match protocol {
+        BackendProtocol::Http => {
+            parts.version = Version::HTTP_11;
+            if let Some(protocol) = upgrade {
+                let connection = HeaderValue::from_static("upgrade");
+                parts.headers.insert(CONNECTION, connection);
+                parts.headers.insert(UPGRADE, protocol.clone());
+            }
+            Ok(())
+        }
+        BackendProtocol::H2c => {
+            parts.version = Version::HTTP_2;
+            let host = parts.headers.remove(HOST);
+            let invalid = || Refusal::new(Reason::RequestInvalid, "not an authority");
+            let host = host.ok_or_else(invalid)?;
+            let mut uri = std::mem::take(&mut parts.uri).into_parts();
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            let authority = http::uri::Authority::try_from(host.as_bytes());
+            uri.authority = Some(authority.map_err(|_| invalid())?);
+            parts.uri = http::Uri::from_parts(uri).map_err(|_| invalid())?;
+            Ok(())
+        }
+    }
+}
+
+/// When the request has to be over, and the limit that says so.
+fn deadline(rule: &Rule) -> Option<(Instant, Duration)> {
+    let timeouts = rule.timeouts;
+    let limits = timeouts.request.into_iter().chain(timeouts.backend_request);
+    let limit = limits.filter(|limit| !limit.is_zero()).min()?;
+    Some((Instant::now() + limit, limit))
+}
+
+fn same_protocol(asked: &HeaderValue, given: &HeaderValue) -> bool {
+    asked.as_bytes().eq_ignore_ascii_case(given.as_bytes())
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let content_type: &HeaderName = &CONTENT_TYPE;
+    headers
+        .get(content_type)
+        .is_some_and(|value| value.as_bytes().starts_with(GRPC))
+}

@@ -1,0 +1,168 @@
+//! From the head of a request to the rule that takes it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use agent_model::Reason;
+use http::header::{HOST, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Version};
+
+use super::Downstream;
+use crate::filter::{CorsRules, From as Redirected, Granted, location};
+use crate::normalize::{self, Malformed, PathRules};
+use crate::plan::{Plan, Rule};
+use crate::refusal::Refusal;
+use crate::route::Facts;
+
+/// What becomes of a request.
+pub(super) enum Outcome {
+    /// The gateway answers itself.
+    Answer {
+        rule: Arc<Rule>,
+        status: StatusCode,
+        headers: HeaderMap,
+    },
+    /// It goes to a backend.
+    Forward(Box<Decision>),
+}
+
+/// What is known of a request that goes to a backend.
+pub(super) struct Decision {
+    pub(super) rule: Arc<Rule>,
+    /// What its match took of the path.
+    pub(super) prefix: Option<usize>,
+    /// The path in its normal form, where it had another one.
+    pub(super) path: Option<String>,
+    /// The host in its normal form, where the Host header does not hold it.
+    pub(super) host: Option<HeaderValue>,
+    /// The client wants to change to this protocol.
+    pub(super) upgrade: Option<HeaderValue>,
+    pub(super) granted: Option<Granted>,
+}
+
+/// Normalises a request and finds its rule. Headers that are for the client's connection only are
+/// gone from `parts` afterwards.
+pub(super) fn decide(
+    plan: &Plan,
+    client: &Downstream,
+    parts: &mut Parts,
+) -> Result<Outcome, Refusal> {
+    let upgrade = normalize::clean(&mut parts.headers)?;
+    let upgrade = upgrade.filter(|protocol| {
+        parts.version == Version::HTTP_11 && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    });
+    let raw = authority(parts)?;
+    let host = match raw {
+        "" => normalize::Host {
+            name: Cow::Borrowed(""),
+            port: None,
+        },
+        raw => normalize::host(raw)?,
+    };
+    let path = normalize::path(parts.uri.path(), PathRules::default())?;
+    let facts = Facts {
+        host: &host.name,
+        path: &path,
+        query: parts.uri.query(),
+        method: &parts.method,
+        headers: &parts.headers,
+    };
+    let no_route = || Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name));
+    let port = plan.port(client.port).ok_or_else(no_route)?;
+    let listener = port.listener(&host.name).ok_or_else(no_route)?;
+    let selected = listener.rules.select(&facts).ok_or_else(no_route)?;
+    let rule = Arc::clone(selected.value);
+    let granted = rule
+        .steps
+        .cors
+        .as_ref()
+        .and_then(|cors| cors.grant(&parts.headers));
+    if let (Some(cors), Some(granted)) = (&rule.steps.cors, &granted)
+        && CorsRules::is_preflight(&parts.method, &parts.headers)
+    {
+        let headers = cors.answer(granted, &parts.headers);
+        return Ok(Outcome::Answer {
+            rule,
+            status: StatusCode::OK,
+            headers,
+        });
+    }
+    if let Some((status, redirect)) = &rule.steps.redirect {
+        let from = Redirected {
+            scheme: client.scheme,
+            host: &host.name,
+            port: client.port,
+            path: &path,
+            query: parts.uri.query(),
+            prefix: selected.prefix,
+        };
+        let location = HeaderValue::from_str(&location(redirect, &from))
+            .map_err(|_| Refusal::new(Reason::RequestInvalid, "cannot be redirected"))?;
+        let status = *status;
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, location);
+        if let (Some(cors), Some(granted)) = (&rule.steps.cors, &granted) {
+            cors.finish(granted, &mut headers);
+        }
+        return Ok(Outcome::Answer {
+            rule,
+            status,
+            headers,
+        });
+    }
+    let host = forwarded_host(raw, &host, parts.headers.contains_key(HOST))?;
+    Ok(Outcome::Forward(Box::new(Decision {
+        rule,
+        prefix: selected.prefix,
+        path: match path {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(path) => Some(path),
+        },
+        host,
+        upgrade,
+        granted,
+    })))
+}
+
+/// The host as the request writes it. An authority in the target and a Host header have to agree;
+/// HTTP/1.0 needs neither.
+fn authority(parts: &Parts) -> Result<&str, Malformed> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let header = match hosts.next() {
+        None => None,
+        Some(host) => Some(host.to_str().map_err(|_| Malformed::BadHost)?),
+    };
+    if hosts.next().is_some() {
+        return Err(Malformed::ManyHosts);
+    }
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
+    match (target, header) {
+        (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
+            Err(Malformed::ManyHosts)
+        }
+        (Some(one), _) | (None, Some(one)) => Ok(one),
+        (None, None) if parts.version == Version::HTTP_10 => Ok(""),
+        (None, None) => Err(Malformed::NoHost),
+    }
+}
+
+/// The value that the Host header has to be given, when it has another one or none.
+fn forwarded_host(
+    raw: &str,
+    host: &normalize::Host<'_>,
+    in_header: bool,
+) -> Result<Option<HeaderValue>, Malformed> {
+    let is_normal = matches!(host.name, Cow::Borrowed(_)) && {
+        let rest = &raw[host.name.len().min(raw.len())..];
+        rest.is_empty() || rest.starts_with(':') && !rest.starts_with(":0")
+    };
+    if is_normal && in_header {
+        return Ok(None);
+    }
+    let value = match host.port {
+        Some(port) => HeaderValue::from_str(&format!("{}:{port}", host.name)),
+        None => HeaderValue::from_str(&host.name),
+    };
+    value.map(Some).map_err(|_| Malformed::BadHost)
+}

@@ -1,0 +1,210 @@
+//! Responses on their way to the client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use agent_model::Reason;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+
+use crate::body::BodyError;
+use crate::record::{Record, Records};
+use crate::refusal::Refusal;
+use crate::upstream::Leased;
+
+/// The body of a response. It drives the backend's connection while it is read, and ends the
+/// request's record.
+pub(crate) struct ResponseBody {
+    content: Content,
+    /// After the content: what is read may still need the connection.
+    lease: Option<Leased>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    ending: Option<Ending>,
+}
+
+enum Content {
+    Backend(Incoming),
+    Own(Bytes),
+}
+
+/// Where the record goes when the body is over.
+pub(crate) struct Ending {
+    pub(crate) record: Box<Record>,
+    pub(crate) records: Arc<dyn Records>,
+}
+
+impl ResponseBody {
+    /// A backend's body.
+    pub(crate) fn backend(
+        body: Incoming,
+        lease: Leased,
+        deadline: Option<Pin<Box<Sleep>>>,
+    ) -> Self {
+        let mut body = Self {
+            content: Content::Backend(body),
+            lease: Some(lease),
+            deadline,
+            ending: None,
+        };
+        if body.is_end_stream() {
+            body.release();
+        }
+        body
+    }
+
+    /// A short body of the gateway's own.
+    pub(crate) fn own(content: impl Into<Bytes>) -> Self {
+        Self {
+            content: Content::Own(content.into()),
+            lease: None,
+            deadline: None,
+            ending: None,
+        }
+    }
+
+    /// The record ends with the body.
+    pub(crate) fn ends(&mut self, ending: Ending) {
+        self.ending = Some(ending);
+    }
+
+    /// The connection is free for the next request.
+    fn release(&mut self) {
+        if let Some(mut lease) = self.lease.take() {
+            lease.complete();
+        }
+    }
+
+    fn broken(&mut self, reason: Reason, detail: String) {
+        self.lease = None;
+        if let Some(ending) = &mut self.ending {
+            ending.record.reason = reason;
+            ending.record.detail = detail;
+        }
+    }
+
+    fn poll_backend(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let detail = "the response did not end within the route's time limit";
+            self.broken(Reason::RequestTimeout, detail.to_owned());
+            return Poll::Ready(Some(Err(detail.into())));
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.drive(cx);
+        }
+        let Content::Backend(body) = &mut self.content else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                self.release();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if self.is_end_stream() {
+                    self.release();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.broken(Reason::ConnectionReset, error.to_string());
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = match &mut self.content {
+            Content::Own(content) if content.is_empty() => Poll::Ready(None),
+            Content::Own(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+            Content::Backend(_) => self.poll_backend(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let (Some(data), Some(ending)) = (frame.data_ref(), &mut self.ending)
+        {
+            ending.record.sent += data.len() as u64;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Backend(body) => body.is_end_stream(),
+            Content::Own(content) => content.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Backend(body) => body.size_hint(),
+            Content::Own(content) => SizeHint::with_exact(content.len() as u64),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Some(Ending {
+            mut record,
+            records,
+        }) = self.ending.take()
+        else {
+            return;
+        };
+        if record.reason == Reason::Ok && !self.is_end_stream() && self.lease.is_some() {
+            record.reason = Reason::ConnectionReset;
+            "the client did not take the whole response".clone_into(&mut record.detail);
+        }
+        record.end(Instant::now());
+        records.take(&record);
+    }
+}
+
+/// The answer to a request that is refused: short text, or for gRPC the code in a trailers-only
+/// response.
+pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<ResponseBody> {
+    let mut headers = HeaderMap::new();
+    let text = refusal
+        .status
+        .canonical_reason()
+        .unwrap_or("refused by the gateway");
+    if grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(refusal.grpc_code()));
+        headers.insert("grpc-message", HeaderValue::from_static(text));
+        return own(StatusCode::OK, headers, Bytes::new());
+    }
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, plain);
+    own(refusal.status, headers, Bytes::from(format!("{text}\n")))
+}
+
+/// An answer of the gateway's own.
+pub(crate) fn own(
+    status: StatusCode,
+    headers: HeaderMap,
+    content: Bytes,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(content));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,256 @@
+//! A gateway with services behind it, and clients in front of it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agent_model::gateway::{
+    BackendProtocol, BackendRef, Gateway as GatewayModel, GatewayKey, GatewayKind, HttpMatch,
+    HttpRule, Listener, Parent, PathMatch, Protocol, Route, RouteKey, RouteKind, Rules, Target,
+};
+use agent_model::{
+    Health, IpFamilies, LoadBalancing, NamespacedHostname, Reason, Service, ServicePort,
+    Visibility, Workload,
+};
+use agent_state::Writer;
+use agent_xds::{Apply, Update};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::backend::Backend;
+use crate::plan::{Fault, Plan};
+use crate::{Config, Gateway, Record, Records, bind};
+
+/// What is kept of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) status: Option<u16>,
+    pub(super) reason: Reason,
+    pub(super) sent: u64,
+    pub(super) endpoint: Option<SocketAddr>,
+}
+
+#[derive(Default)]
+struct Book(Mutex<Vec<Kept>>);
+
+impl Records for Book {
+    fn take(&self, record: &Record) {
+        self.0.lock().unwrap().push(Kept {
+            status: record.status.map(|status| status.as_u16()),
+            reason: record.reason,
+            sent: record.sent,
+            endpoint: record.endpoint,
+        });
+    }
+}
+
+pub(super) struct Bed {
+    pub(super) gateway: Gateway,
+    /// Of the listener `http`.
+    pub(super) address: SocketAddr,
+    writer: Writer,
+    book: Arc<Book>,
+}
+
+impl Bed {
+    /// A gateway with one HTTP listener for every host and these routes.
+    pub(super) fn start(routes: &[Route]) -> Self {
+        let (writer, reader) = agent_state::channel();
+        let book = Arc::new(Book::default());
+        let records: Arc<dyn Records> = Arc::clone(&book) as _;
+        let gateway = Gateway::start(&Config::default(), &reader, &records).unwrap();
+        let bed = Self {
+            gateway,
+            address: free_port(),
+            writer,
+            book,
+        };
+        assert_eq!(bed.apply(routes), []);
+        bed
+    }
+
+    pub(super) fn apply(&self, routes: &[Route]) -> Vec<Fault> {
+        let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
+        let gateway = model(vec![listener("http", self.address.port())]);
+        let (plan, faults) = Plan::compile(&gateway, &routes);
+        let errors = self.gateway.apply(plan, loopback);
+        assert!(errors.is_empty(), "{errors:?}");
+        faults
+    }
+
+    /// Makes the service `name` of these backends, each an endpoint of its own.
+    pub(super) fn service(&mut self, name: &str, backends: &[&Backend]) {
+        let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+        self.service_at(name, &addresses);
+    }
+
+    pub(super) fn service_at(&mut self, name: &str, addresses: &[SocketAddr]) {
+        let service = service(name);
+        let mut updates = vec![Update::Service(Box::new(service.clone()))];
+        for (number, address) in addresses.iter().enumerate() {
+            let port = ServicePort {
+                service_port: 80,
+                target_port: address.port(),
+            };
+            updates.push(Update::Workload(Box::new(Workload {
+                uid: format!("c//Pod/ns/{name}-{number}").into(),
+                name: format!("{name}-{number}").into(),
+                namespace: "ns".into(),
+                addresses: vec![address.ip()],
+                health: Health::Healthy,
+                services: [(service.key(), vec![port])].into(),
+                ..Workload::default()
+            })));
+        }
+        assert!(self.writer.apply(updates).is_empty());
+    }
+
+    /// The records so far, once there are that many.
+    pub(super) async fn records(&self, count: usize) -> Vec<Kept> {
+        let wait = async {
+            while self.book.0.lock().unwrap().len() < count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), wait)
+            .await
+            .expect("too few records");
+        self.book.0.lock().unwrap().clone()
+    }
+
+    pub(super) async fn http1(&self) -> http1::SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        send
+    }
+
+    pub(super) async fn http2(&self) -> http2::SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        send
+    }
+
+    /// One GET over a connection of its own.
+    pub(super) async fn get(&self, host: &str, target: &str) -> Response<Bytes> {
+        self.ask(get(host, target)).await
+    }
+
+    pub(super) async fn ask(&self, request: Request<Full<Bytes>>) -> Response<Bytes> {
+        let mut client = self.http1().await;
+        whole(client.send_request(request).await.unwrap()).await
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.gateway.stop(Duration::ZERO);
+    }
+}
+
+pub(super) fn get(host: &str, target: &str) -> Request<Full<Bytes>> {
+    let request = Request::get(target).header("host", host);
+    request.body(Full::default()).unwrap()
+}
+
+pub(super) async fn whole(response: Response<hyper::body::Incoming>) -> Response<Bytes> {
+    let (head, body) = response.into_parts();
+    Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+}
+
+pub(super) fn model(listeners: Vec<Listener>) -> GatewayModel {
+    GatewayModel {
+        key: GatewayKey::new("ns", "edge"),
+        kind: GatewayKind::Edge,
+        listeners,
+        backend_client_certificate: None,
+    }
+}
+
+pub(super) fn listener(name: &str, port: u16) -> Listener {
+    Listener {
+        name: name.into(),
+        port,
+        protocol: Protocol::Http,
+        hostname: None,
+        tls: None,
+    }
+}
+
+pub(super) fn loopback(port: u16) -> io::Result<TcpListener> {
+    bind(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+/// A port that nothing listens on; the kernel does not give it to others for a while.
+pub(super) fn free_port() -> SocketAddr {
+    loopback(0).unwrap().local_addr().unwrap()
+}
+
+pub(super) fn route(rules: Vec<HttpRule>) -> Route {
+    Route {
+        key: RouteKey::new(RouteKind::Http, "ns", "route"),
+        created: 0,
+        hostnames: Vec::new(),
+        parents: vec![Parent::Listener {
+            gateway: GatewayKey::new("ns", "edge"),
+            name: "http".into(),
+        }],
+        rules: Rules::Http(rules),
+    }
+}
+
+/// A rule for a prefix, to one service.
+pub(super) fn rule(prefix: &str, service: &str) -> HttpRule {
+    HttpRule {
+        matches: vec![HttpMatch {
+            path: PathMatch::Prefix(prefix.into()),
+            ..HttpMatch::default()
+        }],
+        backends: vec![to(service, 1)],
+        ..HttpRule::default()
+    }
+}
+
+pub(super) fn to(service: &str, weight: u32) -> BackendRef {
+    BackendRef {
+        weight,
+        target: target(service, BackendProtocol::Http),
+        filters: Vec::new(),
+    }
+}
+
+pub(super) fn target(name: &str, protocol: BackendProtocol) -> Target {
+    Target::Service {
+        service: service(name).key(),
+        port: 80,
+        protocol,
+    }
+}
+
+fn service(name: &str) -> Service {
+    let key = NamespacedHostname::new("ns", &format!("{name}.ns.svc.cluster.local"));
+    Service {
+        name: name.into(),
+        namespace: key.namespace,
+        hostname: key.hostname,
+        vips: Vec::new(),
+        ports: vec![ServicePort {
+            service_port: 80,
+            target_port: 0,
+        }],
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        load_balancing: LoadBalancing::default(),
+        ip_families: IpFamilies::Automatic,
+        canonical: true,
+        visibility: Visibility::Public,
+    }
+}

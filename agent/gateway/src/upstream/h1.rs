@@ -1,0 +1,234 @@
+//! HTTP/1.1 to backends.
+//!
+//! A connection is driven by whoever uses it: the task of the client's request polls it while it
+//! waits for the head, and the response's body polls it while it is read. No task of its own, no
+//! hop between threads or tasks; while it waits for its next request nobody touches it.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use agent_model::Reason;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, Parts, SendRequest};
+use hyper::{Request, Response};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::choose::{Active, Endpoint};
+use super::connect::{Leg, dial};
+use super::{Failed, IDLE, chain};
+use crate::body::RequestBody;
+use crate::refusal::Refusal;
+
+/// Connections to one endpoint that may wait for a request, for each worker.
+const MAX_IDLE: usize = 256;
+/// Longest head of a response, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// A connection as it is driven.
+struct Driver {
+    connection: Connection<Leg, RequestBody>,
+    /// It is over: closed, broken, or no longer HTTP.
+    ended: bool,
+}
+
+/// A connection that waits for a request.
+pub(super) struct Idle {
+    send: SendRequest<RequestBody>,
+    driver: Driver,
+    since: Instant,
+}
+
+impl Idle {
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        now.duration_since(self.since) < IDLE
+    }
+}
+
+/// A connection while a response comes over it. Goes back to its endpoint when the response ended
+/// well, and is closed otherwise.
+pub(crate) struct Leased {
+    /// `None` once it went back, and for connections that drive themselves.
+    connection: Option<(SendRequest<RequestBody>, Driver)>,
+    active: Active,
+    /// The body's end was seen.
+    complete: bool,
+}
+
+/// What is left of a connection that was upgraded.
+pub(crate) struct Upgraded {
+    pub(crate) stream: TcpStream,
+    /// What came right after the head.
+    pub(crate) early: Bytes,
+}
+
+/// Sends a request over a connection that waits, or over a new one.
+pub(super) async fn send(
+    endpoint: &Rc<Endpoint>,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Leased), Failed> {
+    let mut request = request;
+    while let Some(idle) = take_idle(endpoint) {
+        match exchange(endpoint, idle.send, idle.driver, request).await {
+            // It was closed meanwhile, before anything was sent.
+            Err(Failed {
+                unsent: Some(unsent),
+                ..
+            }) => request = *unsent,
+            done => return done,
+        }
+    }
+    let (send, driver) = match connect(endpoint).await {
+        Ok(connection) => connection,
+        Err(refusal) => return Err(Failed::unsent(refusal, request)),
+    };
+    exchange(endpoint, send, driver, request).await
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
+    let leg = dial(endpoint.address()).await?;
+    let (send, connection) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .handshake(leg)
+        .await
+        .map_err(|error| Refusal::new(Reason::ConnectFailed, chain(&error)))?;
+    let driver = Driver {
+        connection,
+        ended: false,
+    };
+    Ok((send, driver))
+}
+
+/// The most recently used connection that still stands. What a backend said before this request
+/// came has been noticed by the runtime before it: a look without waiting sees it.
+fn take_idle(endpoint: &Endpoint) -> Option<Idle> {
+    let now = Instant::now();
+    loop {
+        let mut idle = endpoint.idle.borrow_mut().pop()?;
+        if !idle.is_fresh(now) {
+            // Those before it have waited for longer.
+            endpoint.idle.borrow_mut().clear();
+            return None;
+        }
+        idle.driver.drive(&mut Context::from_waker(Waker::noop()));
+        if !idle.driver.ended && idle.send.is_ready() {
+            return Some(idle);
+        }
+    }
+}
+
+async fn exchange(
+    endpoint: &Rc<Endpoint>,
+    mut send: SendRequest<RequestBody>,
+    mut driver: Driver,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Leased), Failed> {
+    let active = endpoint.begin();
+    let answered = {
+        let mut sent = pin!(send.try_send_request(request));
+        poll_fn(|cx| {
+            driver.drive(cx);
+            sent.as_mut().poll(cx)
+        })
+        .await
+    };
+    match answered {
+        Ok(response) => {
+            let leased = Leased {
+                connection: Some((send, driver)),
+                active,
+                complete: false,
+            };
+            Ok((response, leased))
+        }
+        Err(mut error) => match error.take_message() {
+            Some(request) => {
+                let detail = chain(error.error());
+                let refusal = Refusal::new(Reason::ConnectionReset, detail);
+                Err(Failed::unsent(refusal, request))
+            }
+            None => Err(Failed::lost(error.error())),
+        },
+    }
+}
+
+impl Driver {
+    /// Lets the connection do what it can now.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if self.ended {
+            return;
+        }
+        if let Poll::Ready(ended) = self.connection.poll_without_shutdown(cx) {
+            if let Err(error) = ended {
+                tracing::trace!(error = chain(&error), "connection to a backend ended");
+            }
+            self.ended = true;
+        }
+    }
+}
+
+impl Leased {
+    /// A response over a connection that is shared and drives itself.
+    pub(super) fn shared(active: Active) -> Self {
+        Self {
+            connection: None,
+            active,
+            complete: false,
+        }
+    }
+
+    /// Lets the connection do what it can now.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some((_, driver)) = &mut self.connection {
+            driver.drive(cx);
+        }
+    }
+
+    /// The response's body has ended: the connection may be used again.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The connection after a 101, when HTTP is over on it.
+    pub(crate) async fn upgrade(mut self) -> Option<Upgraded> {
+        poll_fn(|cx| {
+            self.drive(cx);
+            match &self.connection {
+                Some((_, driver)) if !driver.ended => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+        let (_, driver) = self.connection.take()?;
+        let Parts { io, read_buf, .. } = driver.connection.into_parts();
+        Some(Upgraded {
+            stream: io.into_inner(),
+            early: read_buf,
+        })
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if !self.complete {
+            return;
+        }
+        let Some((send, mut driver)) = self.connection.take() else {
+            return;
+        };
+        // The connection notices the end of the exchange when it is polled once more. Nobody waits
+        // for it, so nobody needs to be woken.
+        driver.drive(&mut Context::from_waker(Waker::noop()));
+        let mut idle = self.active.endpoint().idle.borrow_mut();
+        if !driver.ended && send.is_ready() && idle.len() < MAX_IDLE {
+            idle.push(Idle {
+                send,
+                driver,
+                since: Instant::now(),
+            });
+        }
+    }
+}

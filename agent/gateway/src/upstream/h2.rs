@@ -1,0 +1,78 @@
+//! HTTP/2 to backends, with prior knowledge: one connection per endpoint and worker.
+
+use std::rc::Rc;
+
+use agent_model::Reason;
+use agent_net::tasks::spawn_local;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response};
+use tokio::sync::Mutex;
+
+use super::choose::Endpoint;
+use super::connect::dial;
+use super::h1::Leased;
+use super::{Failed, chain};
+use crate::body::RequestBody;
+use crate::local::{LocalExecutor, LocalTimer};
+use crate::refusal::Refusal;
+
+/// Bytes that may be under way in one stream, and in all of them.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Longest list of response headers, in bytes.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// The connection that an endpoint's requests share. Those that come while it is made wait.
+#[derive(Default)]
+pub(super) struct Shared(Mutex<Option<SendRequest<RequestBody>>>);
+
+/// Sends a request over the endpoint's connection.
+pub(super) async fn send(
+    endpoint: &Rc<Endpoint>,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Leased), Failed> {
+    let mut send = match connection(endpoint).await {
+        Ok(send) => send,
+        Err(refusal) => return Err(Failed::unsent(refusal, request)),
+    };
+    let active = endpoint.begin();
+    match send.try_send_request(request).await {
+        Ok(response) => Ok((response, Leased::shared(active))),
+        Err(mut error) => match error.take_message() {
+            Some(request) => {
+                let refusal = Refusal::new(Reason::ConnectionReset, chain(error.error()));
+                Err(Failed::unsent(refusal, request))
+            }
+            None => Err(Failed::lost(error.error())),
+        },
+    }
+}
+
+async fn connection(endpoint: &Endpoint) -> Result<SendRequest<RequestBody>, Refusal> {
+    let mut shared = endpoint.shared.0.lock().await;
+    if let Some(send) = &*shared
+        && !send.is_closed()
+    {
+        return Ok(send.clone());
+    }
+    let leg = dial(endpoint.address()).await?;
+    let (send, connection) = http2::Builder::new(LocalExecutor)
+        .timer(LocalTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD)
+        .handshake(leg)
+        .await
+        .map_err(|error| Refusal::new(Reason::H2Failed, chain(&error)))?;
+    spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(
+                error = chain(&error),
+                "HTTP/2 connection to a backend ended"
+            );
+        }
+    });
+    *shared = Some(send.clone());
+    Ok(send)
+}

@@ -1,0 +1,102 @@
+//! What the tasks of one worker share.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_net::tasks::spawn_local;
+use agent_state::Reader;
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep};
+
+use crate::plan::Plan;
+use crate::record::Records;
+use crate::upstream::Upstreams;
+
+/// How often connections that wait are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What the tasks of one worker share.
+pub(crate) struct Worker {
+    pub(crate) plan: Arc<ArcSwap<Plan>>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) records: Arc<dyn Records>,
+    limits: Limits,
+    connections: Cell<usize>,
+    mirrors: Cell<usize>,
+}
+
+/// What one worker takes at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Connections of clients.
+    pub(crate) connections: usize,
+    /// Copies of requests under way.
+    pub(crate) mirrors: usize,
+}
+
+/// Counts until it is dropped.
+pub(crate) struct Slot {
+    worker: Rc<Worker>,
+    count: fn(&Worker) -> &Cell<usize>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        plan: Arc<ArcSwap<Plan>>,
+        state: Reader,
+        network: Arc<str>,
+        records: Arc<dyn Records>,
+        limits: Limits,
+    ) -> Rc<Self> {
+        let worker = Rc::new(Self {
+            plan,
+            upstreams: Upstreams::new(state, network),
+            records,
+            limits,
+            connections: Cell::new(0),
+            mirrors: Cell::new(0),
+        });
+        let swept = Rc::downgrade(&worker);
+        spawn_local(async move {
+            loop {
+                sleep(SWEEP).await;
+                let Some(worker) = swept.upgrade() else {
+                    return;
+                };
+                worker.upstreams.sweep(Instant::now());
+            }
+        });
+        worker
+    }
+
+    /// Counts a connection; `None` when there are enough.
+    pub(crate) fn connection(self: &Rc<Self>) -> Option<Slot> {
+        self.count(|worker| &worker.connections, self.limits.connections)
+    }
+
+    /// Counts a copy of a request; `None` when there are enough.
+    pub(crate) fn mirror(self: &Rc<Self>) -> Option<Slot> {
+        self.count(|worker| &worker.mirrors, self.limits.mirrors)
+    }
+
+    fn count(self: &Rc<Self>, count: fn(&Self) -> &Cell<usize>, limit: usize) -> Option<Slot> {
+        let counter = count(self);
+        if counter.get() >= limit {
+            return None;
+        }
+        counter.set(counter.get() + 1);
+        Some(Slot {
+            worker: Rc::clone(self),
+            count,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let counter = (self.count)(&self.worker);
+        counter.set(counter.get() - 1);
+    }
+}
