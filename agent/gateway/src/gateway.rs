@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use agent_net::drain::{self, Drain};
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use crate::listener;
 use crate::plan::Plan;
@@ -77,7 +77,7 @@ pub struct Gateway {
 
 struct Thread {
     commands: mpsc::Sender<Command>,
-    handle: Mutex<Option<JoinHandle<()>>>,
+    handle: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 enum Command {
@@ -87,6 +87,8 @@ enum Command {
     },
     Close {
         port: u16,
+        /// Told when the listener is closed; its connections may live on.
+        closed: std_mpsc::SyncSender<()>,
     },
     Stop {
         deadline: Duration,
@@ -96,6 +98,8 @@ enum Command {
 
 /// Commands waiting for a worker.
 const COMMAND_QUEUE: usize = 256;
+/// How long a worker may take to close a listener.
+const LISTENER_DEADLINE: Duration = Duration::from_secs(1);
 /// How long requests of a port that is closed may take to end.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -131,7 +135,7 @@ impl Gateway {
         self.plan.store(Arc::new(plan));
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         for port in ports.difference(&wanted) {
-            self.tell(|| Ok(Command::Close { port: *port })).ok();
+            self.close(*port);
         }
         ports.retain(|port| wanted.contains(port));
         let mut errors = Vec::new();
@@ -182,6 +186,24 @@ impl Gateway {
         finished
     }
 
+    /// Has every worker close a listener, and waits for it: the port may be wanted again.
+    fn close(&self, port: u16) {
+        let (closed, all_closed) = std_mpsc::sync_channel(self.threads.len());
+        let told = self.tell(|| {
+            let closed = closed.clone();
+            Ok(Command::Close { port, closed })
+        });
+        if let Err(error) = told {
+            tracing::error!(port, %error, "cannot close a listener");
+        }
+        drop(closed);
+        for _ in &self.threads {
+            if all_closed.recv_timeout(LISTENER_DEADLINE).is_err() {
+                tracing::error!(port, "a worker did not close a listener in time");
+            }
+        }
+    }
+
     fn tell(&self, mut command: impl FnMut() -> io::Result<Command>) -> io::Result<()> {
         for thread in &self.threads {
             thread
@@ -221,7 +243,7 @@ fn start_thread(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let handle = std::thread::Builder::new()
+    let handle = thread::Builder::new()
         .name(format!("gateway-{index}"))
         .spawn(move || {
             let local = LocalSet::new();
@@ -243,7 +265,7 @@ fn start_thread(
 /// The ports of one worker.
 struct Ports {
     worker: std::rc::Rc<Worker>,
-    open: BTreeMap<u16, Drain>,
+    open: BTreeMap<u16, (Drain, JoinHandle<()>)>,
 }
 
 impl Ports {
@@ -258,9 +280,13 @@ impl Ports {
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Listen { port, listener } => self.listen(port, listener),
-                Command::Close { port } => {
-                    if let Some(drain) = self.open.remove(&port) {
+                Command::Close { port, closed } => {
+                    if let Some((drain, accepting)) = self.open.remove(&port) {
                         spawn_local(drain.drain(CLOSE_DEADLINE));
+                        spawn_local(async move {
+                            let _ = accepting.await;
+                            let _ = closed.send(());
+                        });
                     }
                 }
                 Command::Stop { deadline, done } => {
@@ -275,9 +301,9 @@ impl Ports {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
                 let (drain, draining) = drain::channel();
-                self.open.insert(port, drain);
                 let worker = std::rc::Rc::clone(&self.worker);
-                spawn_local(listener::run(worker, listener, port, draining));
+                let accepting = spawn_local(listener::run(worker, listener, port, draining));
+                self.open.insert(port, (drain, accepting));
             }
             Err(error) => tracing::error!(port, %error, "cannot serve listener"),
         }
@@ -288,7 +314,7 @@ impl Ports {
         let drains: Vec<_> = self
             .open
             .into_values()
-            .map(|drain| spawn_local(drain.drain(deadline)))
+            .map(|(drain, _)| spawn_local(drain.drain(deadline)))
             .collect();
         let mut in_time = true;
         for drain in drains {

@@ -4,5 +4,6 @@ mod accept;
 mod detect;
 mod serve;
 mod splice;
+mod tls;
 
 pub(crate) use accept::run;

@@ -5,11 +5,13 @@
 
 mod rule;
 mod steps;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_model::gateway::{Gateway, Listener, Parent, Protocol, Route, RouteKey, Rules};
+use rustls::ServerConfig;
 
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
 
@@ -25,6 +27,7 @@ pub struct Plan {
 /// The HTTP listeners of one port.
 #[derive(Debug)]
 pub struct PortPlan {
+    is_secure: bool,
     listeners: HostMap<Arc<HttpListener>>,
 }
 
@@ -35,17 +38,26 @@ pub struct HttpListener {
     pub name: Arc<str>,
     /// Its rules.
     pub rules: Index<Arc<Rule>>,
+    /// Its TLS, for HTTPS.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// Something that cannot be used as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The route.
-    pub route: RouteKey,
-    /// Which of its rules.
-    pub rule: usize,
+    /// Where.
+    pub subject: Subject,
     /// What is wrong, for people.
     pub what: String,
+}
+
+/// What a [`Fault`] is of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A listener, which does not serve.
+    Listener(Arc<str>),
+    /// A rule, by its number in its route.
+    Rule(RouteKey, usize),
 }
 
 impl Plan {
@@ -58,20 +70,37 @@ impl Plan {
         let mut faults = Vec::new();
         let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
         for listener in &gateway.listeners {
-            if listener.protocol == Protocol::Http {
-                let compiled = compile_listener(gateway, listener, &routes, &mut faults);
-                let named = (listener.hostname.clone(), Arc::new(compiled));
-                ports.entry(listener.port).or_default().push(named);
+            let tls = match listener.protocol {
+                Protocol::Http => Ok(None),
+                Protocol::Https => tls::terminate(listener.tls.as_ref()).map(Some),
+                Protocol::Tls | Protocol::Tcp | Protocol::Udp | Protocol::Hbone => continue,
+            };
+            match tls {
+                Ok(tls) => {
+                    let compiled = compile_listener(gateway, listener, tls, &routes, &mut faults);
+                    let named = (listener.hostname.clone(), Arc::new(compiled));
+                    ports.entry(listener.port).or_default().push(named);
+                }
+                Err(what) => faults.push(Fault {
+                    subject: Subject::Listener(Arc::clone(&listener.name)),
+                    what,
+                }),
             }
         }
         // A rule that attaches to several listeners is wrong once.
-        faults.sort_by(|a, b| (&a.route, a.rule, &a.what).cmp(&(&b.route, b.rule, &b.what)));
+        faults.sort_by(|a, b| (&a.subject, &a.what).cmp(&(&b.subject, &b.what)));
         faults.dedup();
         let ports = ports.into_iter().map(|(port, mut listeners)| {
             // Of two for one name the first wins, and the map keeps the last.
             listeners.reverse();
-            let listeners = listeners.into_iter().collect();
-            (port, PortPlan { listeners })
+            let is_secure = listeners.iter().any(|(_, listener)| listener.tls.is_some());
+            // A port speaks one protocol; where two claim it, the one that hides more wins.
+            listeners.retain(|(_, listener)| listener.tls.is_some() == is_secure);
+            let port_plan = PortPlan {
+                is_secure,
+                listeners: listeners.into_iter().collect(),
+            };
+            (port, port_plan)
         });
         let plan = Self {
             ports: ports.collect(),
@@ -91,6 +120,11 @@ impl Plan {
 }
 
 impl PortPlan {
+    /// True when clients have to begin with TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
     /// The listener that takes requests for a host.
     pub fn listener(&self, host: &str) -> Option<&Arc<HttpListener>> {
         self.listeners.best(host)
@@ -100,6 +134,7 @@ impl PortPlan {
 fn compile_listener(
     gateway: &Gateway,
     listener: &Listener,
+    tls: Option<Arc<ServerConfig>>,
     routes: &[&Arc<Route>],
     faults: &mut Vec<Fault>,
 ) -> HttpListener {
@@ -123,8 +158,7 @@ fn compile_listener(
         for (number, rule) in rules.iter().enumerate() {
             let mut fault = |what: String| {
                 faults.push(Fault {
-                    route: route.key.clone(),
-                    rule: number,
+                    subject: Subject::Rule(route.key.clone(), number),
                     what,
                 });
             };
@@ -140,12 +174,12 @@ fn compile_listener(
     }
     let (rules, unusable) = Index::build(entries);
     faults.extend(unusable.into_iter().map(|fault| Fault {
-        route: fault.route,
-        rule: fault.rule,
+        subject: Subject::Rule(fault.route, fault.rule),
         what: fault.why.to_string(),
     }));
     HttpListener {
         name: Arc::clone(&listener.name),
         rules,
+        tls,
     }
 }

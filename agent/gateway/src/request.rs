@@ -36,6 +36,8 @@ pub(crate) struct Downstream {
     pub(crate) port: u16,
     /// What the client's URLs begin with.
     pub(crate) scheme: Scheme,
+    /// The listener that TLS chose by the client's SNI.
+    pub(crate) listener: Option<Arc<str>>,
     /// The other end.
     pub(crate) client: SocketAddr,
     /// The client's address, as it is told to backends.

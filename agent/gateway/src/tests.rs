@@ -6,3 +6,4 @@ mod change;
 mod hard;
 mod refuse;
 mod serve;
+mod tls;

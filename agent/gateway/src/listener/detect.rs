@@ -56,6 +56,14 @@ pub(super) struct Rewound<T> {
 }
 
 impl<T> Rewound<T> {
+    /// A stream of which nothing was read.
+    pub(super) fn fresh(stream: T) -> Self {
+        Self {
+            first: Bytes::new(),
+            stream,
+        }
+    }
+
     /// What was read and not taken, and the stream.
     pub(super) fn into_parts(self) -> (Bytes, T) {
         (self.first, self.stream)

@@ -18,10 +18,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::detect::{Rewound, Spoken, detect};
 use super::splice::splice;
+use super::tls::{Secured, handshake};
 use crate::local::{LocalExecutor, LocalTimer};
+use crate::plan::PortPlan;
 use crate::request::{self, Downstream};
 use crate::response::ResponseBody;
 use crate::worker::Worker;
@@ -55,21 +58,69 @@ pub(super) async fn serve(
     let Ok(forwarded_for) = HeaderValue::from_str(&address) else {
         return;
     };
-    let downstream = Rc::new(Downstream {
+    let mut downstream = Downstream {
         port,
         scheme: Scheme::Http,
+        listener: None,
         client,
         forwarded_for,
         upgraded: RefCell::default(),
-    });
-    let mut draining_before = draining.clone();
-    let detected = tokio::select! {
-        detected = detect(stream) => detected,
-        () = draining_before.signalled() => None,
     };
-    let Some((spoken, stream)) = detected else {
-        return;
+    let is_secure = worker
+        .plan
+        .load()
+        .port(port)
+        .is_some_and(PortPlan::is_secure);
+    let mut drain_began = draining.clone();
+    let greet = async {
+        if !is_secure {
+            let (spoken, stream) = detect(stream).await?;
+            return Some((spoken, Stream::Plain(stream)));
+        }
+        let Secured {
+            stream,
+            listener,
+            spoken,
+        } = handshake(&worker, stream, port).await?;
+        downstream.scheme = Scheme::Https;
+        downstream.listener = Some(listener);
+        Some((spoken, Stream::Tls(Rewound::fresh(stream))))
     };
+    let greeted = tokio::select! {
+        greeted = greet => greeted,
+        () = drain_began.signalled() => None,
+    };
+    let downstream = Rc::new(downstream);
+    match greeted {
+        None => {}
+        Some((spoken, Stream::Plain(stream))) => {
+            speak(worker, downstream, spoken, stream, draining).await;
+        }
+        Some((spoken, Stream::Tls(stream))) => {
+            speak(worker, downstream, spoken, stream, draining).await;
+        }
+    }
+}
+
+/// What a client's bytes come over.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment, on its way into a task"
+)]
+enum Stream {
+    Plain(Rewound<TcpStream>),
+    Tls(Rewound<TlsStream<TcpStream>>),
+}
+
+async fn speak<T>(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    spoken: Spoken,
+    stream: Rewound<T>,
+    draining: Watcher,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     match spoken {
         Spoken::Http1 => serve_http1(worker, downstream, stream, draining).await,
         Spoken::Http2 => serve_http2(worker, downstream, stream, draining).await,

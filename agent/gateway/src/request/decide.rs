@@ -71,6 +71,14 @@ pub(super) fn decide(
     let no_route = || Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name));
     let port = plan.port(client.port).ok_or_else(no_route)?;
     let listener = port.listener(&host.name).ok_or_else(no_route)?;
+    // The rules of one listener are not for connections that chose another one: certificate and
+    // checks of clients may differ.
+    if let Some(chosen) = &client.listener
+        && **chosen != *listener.name
+    {
+        let detail = format!("{} is not for listener {chosen}", host.name);
+        return Err(Refusal::new(Reason::Misdirected, detail));
+    }
     let selected = listener.rules.select(&facts).ok_or_else(no_route)?;
     let rule = Arc::clone(selected.value);
     let granted = rule

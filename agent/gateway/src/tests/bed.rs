@@ -75,8 +75,12 @@ impl Bed {
     }
 
     pub(super) fn apply(&self, routes: &[Route]) -> Vec<Fault> {
+        self.apply_with(vec![listener("http", self.address.port())], routes)
+    }
+
+    pub(super) fn apply_with(&self, listeners: Vec<Listener>, routes: &[Route]) -> Vec<Fault> {
         let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
-        let gateway = model(vec![listener("http", self.address.port())]);
+        let gateway = model(listeners);
         let (plan, faults) = Plan::compile(&gateway, &routes);
         let errors = self.gateway.apply(plan, loopback);
         assert!(errors.is_empty(), "{errors:?}");

@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::backend::Backend;
+use crate::plan::Subject;
+
 use super::bed::{Bed, Kept, free_port, route, rule, to};
 
 fn rules() -> Vec<agent_model::gateway::HttpRule> {
@@ -179,8 +181,12 @@ async fn a_rule_that_cannot_be_used_takes_no_other_with_it() {
     half.backends = vec![to("one", 0), to("one", 1)];
     half.backends[1].filters = vec![Filter::Invalid("no such filter".into())];
     let faults = bed.apply(&[route(vec![rule("/ok", "one"), bad, half])]);
-    let rules: Vec<_> = faults.iter().map(|fault| fault.rule).collect();
-    assert_eq!(rules, [1, 2]);
+    let rules: Vec<_> = faults.into_iter().map(|fault| fault.subject).collect();
+    let key = route(Vec::new()).key;
+    assert_eq!(
+        rules,
+        [1, 2].map(|number| Subject::Rule(key.clone(), number))
+    );
     for (target, status) in [("/ok", 200), ("/bad", 500), ("/half", 500)] {
         assert_eq!(
             bed.get("a", target).await.status().as_u16(),

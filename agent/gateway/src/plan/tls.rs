@@ -1,0 +1,174 @@
+//! TLS of listeners: TLS 1.3, certificates chosen by name, clients verified where asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use agent_model::gateway::{Certificate, ClientValidation, ClientValidationMode, ListenerTls};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+};
+
+/// What is offered to clients, in order of preference.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The TLS of an HTTPS listener, or what is wrong with it. Keys never appear in the text.
+pub(super) fn terminate(tls: Option<&ListenerTls>) -> Result<Arc<ServerConfig>, String> {
+    let Some(ListenerTls::Terminate {
+        certificates,
+        client_validation,
+    }) = tls
+    else {
+        return Err("an HTTPS listener has to terminate TLS".to_owned());
+    };
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let keys = certificates
+        .iter()
+        .map(|certificate| certified(certificate, &provider))
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() {
+        return Err("the listener has no certificate".to_owned());
+    }
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| error.to_string())?;
+    let builder = match client_validation {
+        None => builder.with_no_client_auth(),
+        Some(validation) => builder.with_client_cert_verifier(verifier(validation, provider)?),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    Ok(Arc::new(config))
+}
+
+fn certified(
+    certificate: &Certificate,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, String> {
+    let chain = certificates(&certificate.chain)?;
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes())
+        .map_err(|_| "the private key is not PEM of a private key".to_owned())?;
+    CertifiedKey::from_der(chain, key, provider)
+        .map(Arc::new)
+        .map_err(|error| format!("certificate and key cannot be used: {error}"))
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        Ok(_) => Err("no certificate in the PEM text".to_owned()),
+        Err(error) => Err(format!("not PEM of certificates: {error}")),
+    }
+}
+
+fn verifier(
+    validation: &ClientValidation,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(&validation.roots)? {
+        roots
+            .add(root)
+            .map_err(|error| format!("a root for client certificates: {error}"))?;
+    }
+    let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(match validation.mode {
+        ClientValidationMode::AllowValidOnly => strict,
+        ClientValidationMode::AllowInsecureFallback => Arc::new(Lenient(strict)),
+    })
+}
+
+/// The first certificate that is for the name the client asks for, else the first one; always one
+/// whose key the client can verify.
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let mut usable = self
+            .0
+            .iter()
+            .filter(|key| key.key.choose_scheme(schemes).is_some());
+        let named = hello.server_name().and_then(|name| {
+            let mut usable = usable.clone();
+            usable.find(|key| is_for(key, name))
+        });
+        named.or_else(|| usable.next()).cloned()
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &str) -> bool {
+    let Some(leaf) = key.cert.first() else {
+        return false;
+    };
+    let Ok(leaf) = webpki::EndEntityCert::try_from(leaf) else {
+        return false;
+    };
+    rustls::pki_types::ServerName::try_from(name)
+        .is_ok_and(|name| leaf.verify_is_valid_for_subject_name(&name).is_ok())
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByName({} certificates)", self.0.len())
+    }
+}
+
+/// Lets clients in whatever they show (Gateway API, `AllowInsecureFallback`). Nothing may be
+/// derived from such a certificate.
+#[derive(Debug)]
+struct Lenient(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Lenient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
