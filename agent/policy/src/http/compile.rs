@@ -122,7 +122,8 @@ impl Rule {
             let entries = entries.as_ref();
             entries.is_none_or(|entries| entries.iter().any(|fields| all(fields)))
         };
-        any(&self.to) && any(&self.from) && all(&self.when)
+        // Who asks is compared fastest and tells most.
+        any(&self.from) && any(&self.to) && all(&self.when)
     }
 }
 

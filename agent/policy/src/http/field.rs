@@ -1,5 +1,6 @@
 //! One field of a policy, compiled, and what it says of a request.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use agent_model::ServiceAccountMatch;
@@ -11,6 +12,9 @@ use super::pattern::Patterns;
 use super::request::{Address, Request};
 use super::template::PathTemplate;
 use crate::jwt::Claim;
+
+/// The longest name and port: 253 bytes, `:` and 5 digits; and room.
+const MOST_HOST: usize = 264;
 
 /// The values of a field and of its `not` form. An empty list always holds.
 #[derive(Debug, Clone, Default)]
@@ -137,8 +141,17 @@ fn host(pair: &Pair<Patterns>, request: &Request<'_>) -> Answer {
     if request.host.is_empty() {
         return Answer::Unknown;
     }
+    let mut buffer = [0; MOST_HOST];
+    let with_port = request.port.and_then(|port| {
+        // One that is too long for any name is compared without its port.
+        let mut rest = &mut buffer[..];
+        write!(rest, "{}:{port}", request.host).ok()?;
+        let left = rest.len();
+        std::str::from_utf8(&buffer[..MOST_HOST - left]).ok()
+    });
     both(pair, |hosts| {
-        Answer::of(hosts.match_host(request.host) || hosts.match_host(request.authority))
+        let matches_port = with_port.is_some_and(|host| hosts.match_host(host));
+        Answer::of(hosts.match_host(request.host) || matches_port)
     })
 }
 

@@ -25,8 +25,8 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Normalised host without port; empty when the request has none.
     pub host: &'a str,
-    /// Normalised host with the port the client wrote, if any.
-    pub authority: &'a str,
+    /// The port the client wrote after it, if any.
+    pub port: Option<u16>,
     /// Normalised path without query.
     pub path: &'a str,
     /// Its headers.

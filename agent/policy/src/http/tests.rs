@@ -1,5 +1,6 @@
 //! Examples of each rule. The differential test is in [`reference`].
 
+mod figures;
 mod reference;
 
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ struct Facts {
     sni: Option<&'static str>,
     method: &'static str,
     host: &'static str,
-    authority: &'static str,
+    port: Option<u16>,
     path: &'static str,
     headers: HeaderMap,
     token: Option<Token>,
@@ -50,7 +51,7 @@ impl Default for Facts {
             sni: None,
             method: "GET",
             host: "shop.example",
-            authority: "shop.example:8080",
+            port: Some(8080),
             path: "/orders/7",
             headers: HeaderMap::new(),
             token: None,
@@ -74,7 +75,7 @@ impl Facts {
             sni: self.sni,
             method: self.method,
             host: self.host,
-            authority: self.authority,
+            port: self.port,
             path: self.path,
             headers: &self.headers,
             token: self.token.as_ref(),
@@ -357,7 +358,7 @@ fn a_host_is_meant_with_and_without_the_port() {
     }
     let without = Facts {
         host: "",
-        authority: "",
+        port: None,
         ..facts
     };
     assert_eq!(matches(&host(StringMatch::Presence), &without), UNKNOWN);

@@ -65,7 +65,11 @@ fn operation(o: &Operation, facts: &Facts) -> Vec<Possible> {
         PathMatch::Text(text) => is(text, facts.path, false),
         PathMatch::Template(text) => template(text, facts.path),
     };
-    let host = |p: &StringMatch| is(p, facts.host, true) || is(p, facts.authority, true);
+    let authority = match facts.port {
+        Some(port) => format!("{}:{port}", facts.host),
+        None => facts.host.to_owned(),
+    };
+    let host = |p: &StringMatch| is(p, facts.host, true) || is(p, &authority, true);
     let hosts = if o.hosts.is_empty() && o.not_hosts.is_empty() {
         sure(true)
     } else if facts.host.is_empty() {
@@ -509,10 +513,10 @@ fn accesses() -> impl Strategy<Value = Vec<Access>> {
 fn facts() -> impl Strategy<Value = Facts> {
     let source = prop::sample::select(vec![None, Some(("shop", "web")), Some(("bank", "job"))]);
     let host = prop::sample::select(vec![
-        ("shop.example", "shop.example"),
-        ("shop.example", "shop.example:8080"),
-        ("bank.example", "bank.example"),
-        ("", ""),
+        ("shop.example", None),
+        ("shop.example", Some(8080)),
+        ("bank.example", None),
+        ("", None),
     ]);
     let lines = prop::collection::vec(prop::sample::select(vec!["admin", "dev", "", "ops"]), 0..3);
     let token = prop::sample::select(vec![
@@ -538,7 +542,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             sni: place.4,
             method: place.0,
             host: host.0,
-            authority: host.1,
+            port: host.1,
             path: place.1,
             token: token.map(Token::of_claims),
             ..Facts::default()
