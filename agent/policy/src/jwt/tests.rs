@@ -5,6 +5,7 @@ mod issuer;
 mod key_sets;
 mod keys;
 mod requests;
+mod vectors;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
