@@ -5,7 +5,8 @@
 //! `from` and `to` are the OR of their entries; an entry is the AND of its fields; a positive field
 //! is the OR of its values, a `not` field holds when none of its values does. Empty is never the
 //! same as absent: a policy without rules matches nothing, a rule without `from`, `to` and `when`
-//! matches everything, and an entry without any field matches nothing.
+//! matches everything, and an entry without any field refuses: as part of a DENY it matches
+//! everything, as part of an ALLOW nothing.
 
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// True when no field is set: such an entry matches nothing.
+    /// True when no field is set: what it was meant to say is unknown.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -105,7 +106,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// True when no field is set: such an entry matches nothing.
+    /// True when no field is set: what it was meant to say is unknown.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -11,7 +11,8 @@
 //! - a header with several values of which some match: which of them the application reads is not
 //!   ours to guess;
 //! - a claim that is neither text nor a list of texts (a number with a fraction, `null`, an object);
-//! - the `not` form of a token field when the request has no valid token.
+//! - the `not` form of a token field when the request has no valid token;
+//! - an entry of `from` or `to` without any field: it lost what it was meant to say.
 //!
 //! # Where this is stricter than Istio
 //! - *Not forms of token fields.* Istio takes a request without a token for one whose principal is

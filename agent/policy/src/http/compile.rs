@@ -62,7 +62,7 @@ impl Policy {
     pub fn compile(access: &Access) -> Result<Self, PolicyError> {
         let rules = access.rules.iter().enumerate();
         let rules = rules
-            .map(|(index, rule)| Rule::compile(index, rule))
+            .map(|(index, rule)| Rule::compile(access.action, index, rule))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             key: access.key(),
@@ -96,12 +96,18 @@ impl Policy {
 }
 
 impl Rule {
-    fn compile(index: usize, rule: &AccessRule) -> Result<Self, PolicyError> {
-        let to = rule.to.iter().filter(|operation| !operation.is_empty());
+    fn compile(action: Action, index: usize, rule: &AccessRule) -> Result<Self, PolicyError> {
+        // What an entry without any field was meant to say is unknown: a DENY takes it for
+        // everything, an ALLOW for nothing.
+        let counts = |is_empty: bool| !is_empty || action == Action::Deny;
+        let to = rule
+            .to
+            .iter()
+            .filter(|operation| counts(operation.is_empty()));
         let to = to
             .map(|operation| operation_fields(index, operation))
             .collect::<Result<Vec<_>, _>>()?;
-        let from = rule.from.iter().filter(|source| !source.is_empty());
+        let from = rule.from.iter().filter(|source| counts(source.is_empty()));
         let from = from.map(source_fields).collect();
         let when = rule.when.iter();
         Ok(Self {

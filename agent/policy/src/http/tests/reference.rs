@@ -20,6 +20,11 @@ const EITHER: Possible = Possible {
     no: true,
 };
 
+/// Of an entry that says nothing nobody knows what it means.
+fn said(is_said: bool) -> Possible {
+    if is_said { sure(true) } else { EITHER }
+}
+
 fn sure(truth: bool) -> Possible {
     Possible {
         yes: truth,
@@ -47,16 +52,8 @@ fn rule_hits(rule: &AccessRule, action: Action, facts: &Facts) -> bool {
             Action::Allow => p.yes && !p.no,
         })
     };
-    let from = rule.from.is_empty()
-        || rule
-            .from
-            .iter()
-            .any(|s| *s != Source::default() && holds(source(s, facts)));
-    let to = rule.to.is_empty()
-        || rule
-            .to
-            .iter()
-            .any(|o| *o != Operation::default() && holds(operation(o, facts)));
+    let from = rule.from.is_empty() || rule.from.iter().any(|s| holds(source(s, facts)));
+    let to = rule.to.is_empty() || rule.to.iter().any(|o| holds(operation(o, facts)));
     from && to && holds(rule.when.iter().map(|c| condition(c, facts)).collect())
 }
 
@@ -79,6 +76,7 @@ fn operation(o: &Operation, facts: &Facts) -> Vec<Possible> {
     };
     let port = facts.destination.port();
     vec![
+        said(*o != Operation::default()),
         hosts,
         sure(pair(&o.ports, &o.not_ports, |p| *p == port)),
         sure(pair(&o.methods, &o.not_methods, |p| {
@@ -96,6 +94,7 @@ fn source(s: &Source, facts: &Facts) -> Vec<Possible> {
             && words.get(4) == Some(&a.service_account.as_str())
     };
     vec![
+        said(*s != Source::default()),
         text(&s.principals, &s.not_principals, &principal),
         text(
             &s.namespaces,
