@@ -86,8 +86,9 @@ codes! {
     ActionUnsupported = "action-unsupported", Error, "Use ALLOW or DENY.";
     /// The policy is attached to a gateway, waypoint or service; nodes do not enforce it.
     TargetUnsupported = "target-unsupported", Error, "Use a selector, or none.";
-    /// A label names a waypoint, and this release runs none: connections go without it.
-    WaypointMissing = "waypoint-missing", Warning, "Take the label off, or say `none`.";
+    /// A label names a waypoint that does not exist or does not let the namespace in: connections to
+    /// what is behind it are refused.
+    WaypointMissing = "waypoint-missing", Warning, "Make the waypoint, take the label off, or say `none`.";
     /// A rule uses fields of HTTP requests, and nodes decide by connection: an ALLOW rule is left
     /// out, a DENY rule denies on what remains of it.
     L7AtL4 = "l7-at-l4", Warning, "Write the rule with ports and identities.";

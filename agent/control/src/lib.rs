@@ -2,7 +2,7 @@
 //!
 //! The way of a change: [`source`] (one event type, nobody after it knows where an object came
 //! from) -> [`collection`] (holds objects, redoes what a change touches) -> [`translate`] (pure,
-//! one file per kind) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
+//! one file per kind; [`gateway`] for the Gateway API, whose objects are resolved together) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
 //! `agent-xds`. [`ca`] signs certificates for pods of the node that asks, with what [`trust`] says; [`nodes`] tells
 //! agents which pods to enrol and takes their word on it; [`status`] says what is
 //! wrong.
@@ -13,9 +13,11 @@ mod check;
 mod cluster;
 mod code;
 mod collection;
+mod condition;
 mod conditions;
 mod controller;
 mod error;
+mod gateway;
 mod lease;
 mod manifests;
 mod nodes;

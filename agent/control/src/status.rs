@@ -16,6 +16,7 @@ use crate::ca::Counters;
 use crate::code::Severity;
 use crate::collection::Collection;
 use crate::conditions;
+use crate::gateway::rendered;
 use crate::nodes::AttachedNodes;
 use crate::source::{Problem, kube};
 use crate::translate::Note;
@@ -138,7 +139,8 @@ impl Status {
 
     /// Everything, for `culvert status`: `source` (a folder, or how the watches of the cluster
     /// are doing), `serving`, `problems` (objects that are not in force, each with its field and,
-    /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind), `nodes`
+    /// in folder mode, file, document and line), `notes` (by object), `objects` (held, by kind),
+    /// `statuses` (of objects of the Gateway API, as a cluster would show them, but for times), `nodes`
     /// (connected, with the agents attached and what they say of their pods), `certificates`
     /// (issued, refused), `trust` (roots, stage of their rotation, nodes that do not know them
     /// yet), `conditions` (of how many objects, how long a look at all of them takes, how many are
@@ -157,6 +159,12 @@ impl Status {
         let objects = counts
             .iter()
             .map(|(kind, count)| (format!("{kind:?}"), json!(count)));
+        let gateways = collection.gateways();
+        let statuses = gateways.statuses.iter().take(MAX_LISTED);
+        let statuses = statuses.map(|(object, reported)| {
+            let status = rendered(&Value::Null, &reported.status, reported.generation, None);
+            json!({ "object": object, "status": status })
+        });
         let nodes = inner.list_nodes();
         let listed_nodes = nodes.iter().take(MAX_LISTED);
         let problems: Vec<&Problem> = reported.problems.iter().take(MAX_LISTED).collect();
@@ -170,6 +178,8 @@ impl Status {
             "notes": notes,
             "notesLeftOut": reported.notes.len() - notes.len(),
             "objects": objects.collect::<serde_json::Map<_, _>>(),
+            "statuses": statuses.collect::<Vec<_>>(),
+            "statusesLeftOut": gateways.statuses.len().saturating_sub(MAX_LISTED),
             "leader": inner.leads.as_ref().map(|leads| *leads.borrow()),
             "nodeTokens": inner.admission.problem(),
             "nodes": listed_nodes.collect::<Vec<_>>(),

@@ -5,12 +5,10 @@ use agent_model::Wanted;
 use super::finding::Found;
 use super::view::{View, named};
 use crate::code::Code;
-use crate::source::kubernetes::{Labels, Pod};
+use crate::source::kubernetes::Pod;
 use crate::source::{Kind, ObjectRef};
+use crate::translate::waypoint::{Bound, names_waypoint};
 use crate::translate::{Translated, enrolment, peer_authentication, workload};
-
-/// Names the waypoint that connections to it go through.
-const WAYPOINT: &str = "istio.io/use-waypoint";
 
 pub(super) fn check(view: &View<'_>, out: &mut Vec<Found>) {
     half_enrolled(view, out);
@@ -80,43 +78,37 @@ fn strict_beside_plaintext(view: &View<'_>, out: &mut Vec<Found>) {
     }
 }
 
+/// Waypoints that are named and of no use: nobody gets through to what is behind one.
 fn waypoints(view: &View<'_>, out: &mut Vec<Found>) {
     let objects = view.objects();
-    let mut look = |kind: Kind, namespace: &str, name: &str, labels: &Labels| {
-        let Some(waypoint) = labels.get(WAYPOINT).filter(|name| *name != "none") else {
-            return;
-        };
-        let message = format!("waypoint {waypoint:?}: connections to it go there without one");
-        let object = ObjectRef::new(kind, namespace, name);
-        out.push(Found::new(object, Code::WaypointMissing, message));
+    let (namespace, of_namespace) = (view.scope.name, view.scope.namespace_labels());
+    let waypoints = view.scope.waypoints;
+    let mut note = |object: ObjectRef, bound: Option<Bound>| {
+        if let Some(why) = bound.and_then(|bound| bound.lost) {
+            let message = format!("{why}: connections to what is behind it are refused");
+            out.push(Found::new(object, Code::WaypointMissing, message));
+        }
     };
-    let namespace = view.scope.name;
-    look(
-        Kind::Namespace,
-        "",
-        namespace,
-        view.scope.namespace_labels(),
-    );
-    for pod in view.pods() {
-        look(
-            Kind::Pod,
-            namespace,
-            &pod.metadata.name,
-            &pod.metadata.labels,
-        );
+    let of_all = waypoints.of_service(of_namespace, namespace, of_namespace);
+    note(ObjectRef::new(Kind::Namespace, "", namespace), of_all);
+    for pod in view
+        .pods()
+        .filter(|pod| names_waypoint(&pod.metadata.labels))
+    {
+        let labels = &pod.metadata.labels;
+        let bound = waypoints.of_workload(labels, namespace, of_namespace);
+        note(view.object(Kind::Pod, &pod.metadata.name), bound);
     }
-    for service in objects.services.values() {
-        let metadata = &service.metadata;
-        look(Kind::Service, namespace, &metadata.name, &metadata.labels);
-    }
-    for entry in objects.service_entries.values() {
-        let metadata = &entry.metadata;
-        look(
-            Kind::ServiceEntry,
-            namespace,
-            &metadata.name,
-            &metadata.labels,
-        );
+    let services = objects.services.values();
+    let services = services.map(|service| (Kind::Service, &service.metadata));
+    let entries = objects.service_entries.values();
+    let entries = entries.map(|entry| (Kind::ServiceEntry, &entry.metadata));
+    for (kind, metadata) in services.chain(entries) {
+        let labels = &metadata.labels;
+        if names_waypoint(labels) {
+            let bound = waypoints.of_service(labels, namespace, of_namespace);
+            note(view.object(kind, &metadata.name), bound);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::source::Object;
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::translate::service_entry::EntryHosts;
+use crate::translate::waypoint::Waypoints;
 use crate::translate::{ByName, Captured, Endpoints, Mesh, Objects, Scope};
 
 /// The objects, shared with the collection they are of.
@@ -16,6 +17,7 @@ pub(crate) struct Inventory {
     pub(crate) namespaces: ByName<Namespace>,
     pub(crate) objects: BTreeMap<Arc<str>, Arc<Objects>>,
     pub(crate) mesh_config: Option<Arc<MeshConfigObject>>,
+    pub(crate) waypoints: Arc<Waypoints>,
 }
 
 impl Inventory {
@@ -54,6 +56,7 @@ impl Inventory {
             network: "",
             captured: &CAPTURED,
             entry_hosts: &HOSTS,
+            waypoints: &self.waypoints,
         }
     }
 

@@ -2,11 +2,13 @@
 //! its own objects, the nodes and the root namespace, so a change redoes the namespaces it
 //! touches and no others. Pure: events in, translation out.
 
+mod gateways;
 mod inventory;
 mod placement;
 #[cfg(test)]
 mod tests;
 
+use gateways::Gateways;
 pub(crate) use inventory::Inventory;
 pub(crate) use placement::{Placement, PodsOfNode};
 
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use agent_model::{Authorization, Identity, PodProgress, PodReport};
 
 use crate::code::Code;
+use crate::gateway::Resolved;
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
@@ -44,6 +47,7 @@ pub(crate) struct Collection {
     placement: Placement,
     is_placement_new: bool,
     captured: Captured,
+    gateways: Gateways,
     dirty: BTreeSet<Arc<str>>,
     all_dirty: bool,
 }
@@ -74,6 +78,7 @@ impl Collection {
             placement: Placement::default(),
             is_placement_new: false,
             captured: Captured::default(),
+            gateways: Gateways::default(),
             dirty: BTreeSet::new(),
             all_dirty: false,
         }
@@ -92,6 +97,8 @@ impl Collection {
 
     /// Redoes what changes touched. Returns the namespaces whose translation is different now.
     pub(crate) fn settle(&mut self) -> Vec<Arc<str>> {
+        let are_moved = self.gateways.settle(&self.namespaces, &self.objects);
+        self.all_dirty |= are_moved;
         let dirty = mem::take(&mut self.dirty);
         let mut todo: BTreeSet<Arc<str>> = dirty;
         if mem::take(&mut self.all_dirty) {
@@ -228,6 +235,11 @@ impl Collection {
         notes.chain(self.mesh_config_note()).collect()
     }
 
+    /// What the Gateway API comes to.
+    pub(crate) fn gateways(&self) -> &Arc<Resolved> {
+        self.gateways.resolved()
+    }
+
     /// Everything held, as it is now. Cheap: what is in a namespace is copied when it changes.
     pub(crate) fn inventory(&self) -> Inventory {
         Inventory {
@@ -235,6 +247,7 @@ impl Collection {
             namespaces: self.namespaces.clone(),
             objects: self.objects.clone(),
             mesh_config: self.mesh_config.clone(),
+            waypoints: Arc::clone(self.gateways.waypoints()),
         }
     }
 
@@ -263,6 +276,7 @@ impl Collection {
                 *counts.entry(kind).or_default() += count;
             }
         }
+        counts.extend(self.gateways.counts());
         counts
     }
 
@@ -272,6 +286,10 @@ impl Collection {
 
     fn put(&mut self, reference: &ObjectRef, object: Option<Object>) {
         let name = &reference.name;
+        let before = self.objects.get(&reference.namespace);
+        if self.gateways.put(reference, object.as_ref(), before) {
+            return;
+        }
         match reference.kind {
             Kind::Namespace => {
                 let network = self.network().to_owned();
@@ -348,7 +366,7 @@ impl Collection {
                     as_workload_entry,
                 );
             }
-            Kind::Namespace | Kind::Node | Kind::MeshConfig => {}
+            _ => {}
         }
         if objects.is_empty() {
             self.objects.remove(namespace);
@@ -392,6 +410,7 @@ impl Collection {
             network: self.network(),
             captured: &self.captured,
             entry_hosts: &self.entry_hosts,
+            waypoints: self.gateways.waypoints(),
         };
         let identities = scope.objects.pods.values().filter_map(|pod| {
             let identity = workload::node_identity(&scope, pod)?;

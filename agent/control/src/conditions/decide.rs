@@ -7,6 +7,8 @@ use super::events::{Notice, notices};
 use crate::check::{Found, Seen, View, of_views};
 use crate::code::Code;
 use crate::collection::Inventory;
+use crate::condition::Condition;
+use crate::gateway::{ObjectStatus, Resolved};
 use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, Selector};
 use crate::source::kubernetes::{Labels, Metadata};
 use crate::source::{Effect, Kind, ObjectRef, Problem};
@@ -14,8 +16,6 @@ use crate::translate::{Note, authorization, peer_authentication};
 
 /// Findings that a message names.
 const MAX_NAMED: usize = 3;
-/// Longest message of a condition, in bytes; the API's convention.
-const MAX_MESSAGE: usize = 1_024;
 
 /// What is to be said of everything.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub(super) struct Verdict {
     /// Of the specification they are about; `None` for one that could not be read.
     pub(super) generation: Option<i64>,
     pub(super) conditions: Vec<Condition>,
+    /// The status as a whole, of kinds of the Gateway API; then there are no conditions beside it.
+    pub(super) status: Option<ObjectStatus>,
 }
 
 impl Verdict {
@@ -41,35 +43,19 @@ impl Verdict {
                 .map(|condition| (condition.kind, condition.status, condition.reason))
                 .collect()
         };
-        self.generation == other.generation && gist(self) == gist(other)
-    }
-}
-
-/// One condition, but for what depends on the one before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Condition {
-    /// Its type.
-    pub(super) kind: &'static str,
-    pub(super) status: bool,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-}
-
-fn condition(kind: &'static str, status: bool, reason: &'static str, message: &str) -> Condition {
-    let mut end = message.len().min(MAX_MESSAGE);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    Condition {
-        kind,
-        status,
-        reason,
-        message: message[..end].to_owned(),
+        self.generation == other.generation
+            && gist(self) == gist(other)
+            && self.status == other.status
     }
 }
 
 /// Looks at everything.
-pub(super) fn review(inventory: &Inventory, notes: &[Note], problems: &[Problem]) -> Reviewed {
+pub(super) fn review(
+    inventory: &Inventory,
+    gateways: &Resolved,
+    notes: &[Note],
+    problems: &[Problem],
+) -> Reviewed {
     let mut found: Vec<Found> = notes.iter().map(Found::from).collect();
     let names = inventory.names();
     let views = View::all(inventory, &names);
@@ -99,6 +85,15 @@ pub(super) fn review(inventory: &Inventory, notes: &[Note], problems: &[Problem]
             verdicts.insert(object.clone(), facts.verdict(&Subject::unread(object.kind)));
         }
     }
+    let of_gateways = gateways.statuses.iter().map(|(object, reported)| {
+        let verdict = Verdict {
+            generation: Some(reported.generation),
+            conditions: Vec::new(),
+            status: Some(reported.status.clone()),
+        };
+        (object.clone(), verdict)
+    });
+    verdicts.extend(of_gateways);
     Reviewed {
         verdicts,
         notices: notices(&found, problems),
@@ -295,6 +290,7 @@ impl Facts<'_> {
             // A specification that is not read yet stands behind a problem.
             generation: subject.generation.filter(|_| self.problem.is_none()),
             conditions,
+            status: None,
         }
     }
 
@@ -306,14 +302,14 @@ impl Facts<'_> {
                 field => format!("{field}: "),
             };
             let message = format!("{place}{}", problem.message);
-            return condition(KIND, false, Code::Invalid.reason(), &message);
+            return Condition::new(KIND, false, Code::Invalid.reason(), &message);
         }
         if let Some(found) = self.found.iter().find(|found| is_refused(found.code)) {
-            return condition(KIND, false, found.code.reason(), &found.message);
+            return Condition::new(KIND, false, found.code.reason(), &found.message);
         }
         match self.found {
-            [] => condition(KIND, true, "Accepted", "nothing is wrong with it"),
-            found => condition(KIND, true, "Accepted", &listed(found)),
+            [] => Condition::new(KIND, true, "Accepted", "nothing is wrong with it"),
+            found => Condition::new(KIND, true, "Accepted", &listed(found)),
         }
     }
 
@@ -321,17 +317,19 @@ impl Facts<'_> {
     fn in_force(&self, kind: &'static str, accepted: &Condition, subject: &Subject) -> Condition {
         if let Some(problem) = self.problem {
             return match problem.effect {
-                Effect::LastGoodKept => condition(
+                Effect::LastGoodKept => Condition::new(
                     kind,
                     true,
                     "LastGoodKept",
                     "the last version that could be read is in force",
                 ),
-                Effect::NotApplied => condition(kind, false, "NotAccepted", "it could not be read"),
+                Effect::NotApplied => {
+                    Condition::new(kind, false, "NotAccepted", "it could not be read")
+                }
             };
         }
         if !accepted.status {
-            return condition(kind, false, "NotAccepted", "it was not accepted");
+            return Condition::new(kind, false, "NotAccepted", "it was not accepted");
         }
         // What is taken elsewhere is in force in its own namespace.
         let lost = |found: &&Found| found.code != Code::HostElsewhere;
@@ -341,7 +339,7 @@ impl Facts<'_> {
             _ => conflicts > 0,
         };
         if is_lost {
-            return condition(
+            return Condition::new(
                 kind,
                 false,
                 "Conflicted",
@@ -350,8 +348,10 @@ impl Facts<'_> {
         }
         match subject.kind {
             Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.enforced(kind, subject),
-            Kind::MeshConfig => condition(kind, true, "Enforced", "by the agent of every node"),
-            _ => condition(kind, true, "Programmed", "the agent of every node knows it"),
+            Kind::MeshConfig => {
+                Condition::new(kind, true, "Enforced", "by the agent of every node")
+            }
+            _ => Condition::new(kind, true, "Programmed", "the agent of every node knows it"),
         }
     }
 
@@ -367,18 +367,18 @@ impl Facts<'_> {
         } = subject.reach;
         if subject.is_dry_run {
             let message = "a dry run: what it would do is logged";
-            return condition(kind, false, "DryRun", message);
+            return Condition::new(kind, false, "DryRun", message);
         }
         if pods == 0 {
-            return condition(kind, false, "NoPods", "there is no pod it applies to");
+            return Condition::new(kind, false, "NoPods", "there is no pod it applies to");
         }
         if meshed == 0 {
             let message = format!("none of the {pods} pods it applies to is in the mesh");
-            return condition(kind, false, "NoMeshedPods", &message);
+            return Condition::new(kind, false, "NoMeshedPods", &message);
         }
         if enforcing == 0 {
             let message = "no agent says yet that it has captured a pod it applies to";
-            return condition(kind, false, "NotCaptured", message);
+            return Condition::new(kind, false, "NotCaptured", message);
         }
         let mut message = match (enforcing, nodes) {
             (1, 1) => "by the agent of 1 node".to_owned(),
@@ -396,9 +396,9 @@ impl Facts<'_> {
             message.push_str("; the others have yet to capture a pod it applies to");
         }
         if http.is_none() && meshed == pods && enforcing == nodes {
-            return condition(kind, true, "Enforced", &message);
+            return Condition::new(kind, true, "Enforced", &message);
         }
-        condition(kind, true, "PartiallyEnforced", &message)
+        Condition::new(kind, true, "PartiallyEnforced", &message)
     }
 
     fn conflicts(&self) -> impl Iterator<Item = &Found> {
@@ -410,8 +410,8 @@ impl Facts<'_> {
         const KIND: &str = "Conflicted";
         let conflicts: Vec<&Found> = self.conflicts().collect();
         match conflicts.first() {
-            None => condition(KIND, false, "NoConflict", "nothing stands against it"),
-            Some(first) => condition(KIND, true, first.code.reason(), &listed(&conflicts)),
+            None => Condition::new(KIND, false, "NoConflict", "nothing stands against it"),
+            Some(first) => Condition::new(KIND, true, first.code.reason(), &listed(&conflicts)),
         }
     }
 }

@@ -141,12 +141,13 @@ impl Conditions {
 
     /// Off the async threads: a cluster may be large.
     async fn review(&self, problems: Arc<[Problem]>) -> Option<Reviewed> {
-        let (inventory, notes) = {
+        let (inventory, gateways, notes) = {
             let collection = self.collection.read();
             let collection = collection.unwrap_or_else(PoisonError::into_inner);
-            (collection.inventory(), collection.notes())
+            let gateways = Arc::clone(collection.gateways());
+            (collection.inventory(), gateways, collection.notes())
         };
-        let reviewing = move || review(&inventory, &notes, &problems);
+        let reviewing = move || review(&inventory, &gateways, &notes, &problems);
         match tokio::task::spawn_blocking(reviewing).await {
             Ok(reviewed) => Some(reviewed),
             Err(error) => {

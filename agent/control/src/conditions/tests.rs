@@ -1,11 +1,12 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::decide::{Condition, Reviewed, review};
+use super::decide::{Reviewed, review};
 use super::events::Notice;
 use super::merge::merged;
 use crate::code::Code;
 use crate::collection::Collection;
+use crate::condition::Condition;
 use crate::source::file::{Texts, read_text};
 use crate::source::{ObjectRef, Problem};
 use crate::translate::tests::mesh;
@@ -56,7 +57,12 @@ fn reviewed(manifest: &str, problems: &[Problem]) -> Reviewed {
     events.for_each(|event| collection.apply(event));
     collection.settle();
     let problems: Vec<Problem> = batch.problems.iter().chain(problems).cloned().collect();
-    review(&collection.inventory(), &collection.notes(), &problems)
+    review(
+        &collection.inventory(),
+        collection.gateways(),
+        &collection.notes(),
+        &problems,
+    )
 }
 
 /// `type=status/reason` of the only object with conditions.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::decide::Verdict;
 use super::events::Notice;
 use super::merge::merged;
+use crate::gateway;
 use crate::source::kube::resources;
 use crate::source::{Kind, ObjectRef};
 
@@ -55,8 +56,8 @@ impl Writer {
         }
     }
 
-    /// Puts conditions among those that are there. A whole list is written, as the definitions of
-    /// Istio know no other way, so it is written over the version that was read: what another
+    /// Puts conditions (or what else the status of a kind has) among those that are there. A whole
+    /// list is written, as the definitions of Istio and those of routes know no other way, so it is written over the version that was read: what another
     /// controller says meanwhile is never lost.
     pub(super) async fn conditions(
         &mut self,
@@ -75,17 +76,13 @@ impl Writer {
             {
                 return Ok(Outcome::Stale);
             }
-            let list = present.object.data.pointer("/status/conditions");
-            let list = list
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice);
             let observed = verdict.generation.unwrap_or(generation);
-            let Some(conditions) = merged(list, &verdict.conditions, observed, now()) else {
+            let Some(status) = status(&present.object.data["status"], verdict, observed) else {
                 return Ok(Outcome::Done);
             };
             let patch = json!({
                 "metadata": {"resourceVersion": metadata.resource_version},
-                "status": {"conditions": conditions},
+                "status": status,
             });
             let patch = Patch::Merge(patch);
             let params = PatchParams {
@@ -160,6 +157,17 @@ impl Writer {
         }
         Ok(None)
     }
+}
+
+/// The fields of the status that are to be written; `None` when they are there.
+fn status(current: &Value, verdict: &Verdict, generation: i64) -> Option<Value> {
+    if let Some(status) = &verdict.status {
+        return gateway::patch(current, status, generation, now());
+    }
+    let list = current["conditions"].as_array();
+    let list = list.map_or(&[][..], Vec::as_slice);
+    let conditions = merged(list, &verdict.conditions, generation, now())?;
+    Some(json!({ "conditions": conditions }))
 }
 
 async fn in_time<T>(request: impl Future<Output = T>) -> Result<T, String> {

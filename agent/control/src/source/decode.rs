@@ -5,6 +5,10 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::gateway_api::{
+    BackendTlsPolicy, ConfigMap, GROUP, Gateway, GatewayClass, ListenerSet, ReferenceGrant, Route,
+    Secret,
+};
 use super::istio::{
     AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
     check_authorization, check_mesh_config, check_peer_authentication, check_service_entry,
@@ -23,7 +27,8 @@ const MAX_LABEL: usize = 63;
 const MAX_POLICY_TEXT: usize = 2048;
 /// Most list elements of a policy that nodes take.
 const MAX_ELEMENTS: usize = 10_000;
-/// Kubernetes bounds all annotations together to 256 KiB; those read here are far shorter.
+/// Longest value of a header in a route. And of annotations: Kubernetes bounds all of them together
+/// to 256 KiB; those read here are far shorter.
 const MAX_VALUE: usize = 4096;
 
 /// An injected sidecar leaves this on its pod.
@@ -77,6 +82,16 @@ pub(crate) fn decode(value: Value) -> Result<Decoded, FieldError> {
         Kind::MeshConfig => Object::MeshConfig(typed(kind, value, check_mesh_config)?),
         Kind::ServiceEntry => Object::ServiceEntry(typed(kind, value, check_service_entry)?),
         Kind::WorkloadEntry => Object::WorkloadEntry(typed(kind, value, check_workload_entry)?),
+        Kind::GatewayClass => Object::GatewayClass(typed(kind, value, |_| Ok(()))?),
+        Kind::Gateway => Object::Gateway(typed(kind, value, |_| Ok(()))?),
+        Kind::ListenerSet => Object::ListenerSet(typed(kind, value, |_| Ok(()))?),
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
+            Object::Route(kind, typed(kind, value, |_| Ok(()))?)
+        }
+        Kind::ReferenceGrant => Object::ReferenceGrant(typed(kind, value, |_| Ok(()))?),
+        Kind::BackendTLSPolicy => Object::BackendTLSPolicy(typed(kind, value, |_| Ok(()))?),
+        Kind::Secret => Object::Secret(typed(kind, value, |_| Ok(()))?),
+        Kind::ConfigMap => Object::ConfigMap(typed(kind, value, |_| Ok(()))?),
     }))
 }
 
@@ -127,6 +142,18 @@ fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError>
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &NETWORKING),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &NETWORKING),
         ("culvert.dev", "MeshConfig") => (Kind::MeshConfig, &["v1alpha1"]),
+        ("", "Secret") => (Kind::Secret, &["v1"]),
+        ("", "ConfigMap") => (Kind::ConfigMap, &["v1"]),
+        (GROUP, "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
+        (GROUP, "Gateway") => (Kind::Gateway, &["v1", "v1beta1"]),
+        (GROUP, "ListenerSet") => (Kind::ListenerSet, &["v1"]),
+        (GROUP, "HTTPRoute") => (Kind::HTTPRoute, &["v1", "v1beta1"]),
+        (GROUP, "GRPCRoute") => (Kind::GRPCRoute, &["v1"]),
+        (GROUP, "TLSRoute") => (Kind::TLSRoute, &["v1", "v1alpha3", "v1alpha2"]),
+        (GROUP, "TCPRoute") => (Kind::TCPRoute, &["v1", "v1alpha2"]),
+        (GROUP, "UDPRoute") => (Kind::UDPRoute, &["v1", "v1alpha2"]),
+        (GROUP, "ReferenceGrant") => (Kind::ReferenceGrant, &["v1", "v1beta1"]),
+        (GROUP, "BackendTLSPolicy") => (Kind::BackendTLSPolicy, &["v1", "v1alpha3"]),
         _ => return Ok(None),
     };
     if versions.contains(&version) {
@@ -182,6 +209,14 @@ fn check_texts(kind: Kind, value: &Value) -> Result<(), FieldError> {
         Kind::AuthorizationPolicy | Kind::ServiceEntry | Kind::WorkloadEntry => {
             (&[&["spec"]], MAX_POLICY_TEXT)
         }
+        Kind::Gateway
+        | Kind::ListenerSet
+        | Kind::HTTPRoute
+        | Kind::GRPCRoute
+        | Kind::TLSRoute
+        | Kind::TCPRoute
+        | Kind::UDPRoute
+        | Kind::BackendTLSPolicy => (&[&["spec"]], MAX_VALUE),
         _ => (&[], MAX_NAME),
     };
     let of_metadata: [&[&str]; 2] = [&["metadata", "labels"], &["metadata", "ownerReferences"]];
@@ -256,7 +291,15 @@ has_metadata!(
     PeerAuthentication,
     MeshConfigObject,
     ServiceEntry,
-    WorkloadEntry
+    WorkloadEntry,
+    GatewayClass,
+    Gateway,
+    ListenerSet,
+    Route,
+    ReferenceGrant,
+    BackendTlsPolicy,
+    Secret,
+    ConfigMap
 );
 
 /// Checks the names, gives the namespace its default, drops annotations nobody reads.

@@ -234,6 +234,32 @@ pub(crate) struct Service {
     pub(crate) metadata: Metadata,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) spec: ServiceSpec,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) status: ServiceStatus,
+}
+
+/// `status` of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceStatus {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct LoadBalancerStatus {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) ingress: Vec<LoadBalancerIngress>,
+}
+
+/// Where a load balancer can be reached. Text: a status is no reason to refuse an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct LoadBalancerIngress {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) ip: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) hostname: String,
 }
 
 /// `spec` of a Service.
@@ -246,6 +272,9 @@ pub(crate) struct ServiceSpec {
     pub(crate) cluster_ip: ClusterIp,
     #[serde(default, rename = "clusterIPs", deserialize_with = "nullable")]
     pub(crate) cluster_ips: Vec<ClusterIp>,
+    /// Text, as only Gateways look at them.
+    #[serde(default, rename = "externalIPs", deserialize_with = "nullable")]
+    pub(crate) external_ips: Vec<String>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) ports: Vec<ServicePort>,
     #[serde(default, deserialize_with = "nullable")]
@@ -288,6 +317,9 @@ pub(crate) struct ServicePort {
     pub(crate) target_port: Option<TargetPort>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) protocol: Protocol,
+    /// What is spoken there, such as `kubernetes.io/h2c`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) app_protocol: String,
 }
 
 /// `targetPort`.

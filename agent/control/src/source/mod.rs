@@ -3,6 +3,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod file;
+pub(crate) mod gateway_api;
 pub(crate) mod istio;
 pub(crate) mod kube;
 pub(crate) mod kubernetes;
@@ -13,6 +14,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use gateway_api::{
+    BackendTlsPolicy, ConfigMap, Gateway, GatewayClass, ListenerSet, ReferenceGrant, Route, Secret,
+};
 use istio::{
     AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
 };
@@ -32,12 +36,38 @@ pub(crate) enum Kind {
     MeshConfig,
     ServiceEntry,
     WorkloadEntry,
+    GatewayClass,
+    Gateway,
+    ListenerSet,
+    HTTPRoute,
+    GRPCRoute,
+    TLSRoute,
+    TCPRoute,
+    UDPRoute,
+    ReferenceGrant,
+    BackendTLSPolicy,
+    /// Those with a certificate that a Gateway names.
+    Secret,
+    /// Those with certificates of authorities that something of the Gateway API names.
+    ConfigMap,
 }
 
 impl Kind {
+    /// The kinds of routes, in the order in which listeners list them.
+    pub(crate) const ROUTES: [Self; 5] = [
+        Self::HTTPRoute,
+        Self::GRPCRoute,
+        Self::TLSRoute,
+        Self::TCPRoute,
+        Self::UDPRoute,
+    ];
+
     /// True for kinds that live in no namespace.
     pub(crate) fn is_cluster_scoped(self) -> bool {
-        matches!(self, Self::Namespace | Self::Node | Self::MeshConfig)
+        matches!(
+            self,
+            Self::Namespace | Self::Node | Self::MeshConfig | Self::GatewayClass
+        )
     }
 }
 
@@ -89,6 +119,15 @@ pub(crate) enum Object {
     MeshConfig(Arc<MeshConfigObject>),
     ServiceEntry(Arc<ServiceEntry>),
     WorkloadEntry(Arc<WorkloadEntry>),
+    GatewayClass(Arc<GatewayClass>),
+    Gateway(Arc<Gateway>),
+    ListenerSet(Arc<ListenerSet>),
+    /// Of one of [`Kind::ROUTES`].
+    Route(Kind, Arc<Route>),
+    ReferenceGrant(Arc<ReferenceGrant>),
+    BackendTLSPolicy(Arc<BackendTlsPolicy>),
+    Secret(Arc<Secret>),
+    ConfigMap(Arc<ConfigMap>),
 }
 
 impl Object {
@@ -105,6 +144,14 @@ impl Object {
             Self::MeshConfig(_) => Kind::MeshConfig,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::GatewayClass(_) => Kind::GatewayClass,
+            Self::Gateway(_) => Kind::Gateway,
+            Self::ListenerSet(_) => Kind::ListenerSet,
+            Self::Route(kind, _) => *kind,
+            Self::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Self::BackendTLSPolicy(_) => Kind::BackendTLSPolicy,
+            Self::Secret(_) => Kind::Secret,
+            Self::ConfigMap(_) => Kind::ConfigMap,
         }
     }
 
@@ -121,6 +168,14 @@ impl Object {
             Self::MeshConfig(object) => &object.metadata,
             Self::ServiceEntry(object) => &object.metadata,
             Self::WorkloadEntry(object) => &object.metadata,
+            Self::GatewayClass(object) => &object.metadata,
+            Self::Gateway(object) => &object.metadata,
+            Self::ListenerSet(object) => &object.metadata,
+            Self::Route(_, object) => &object.metadata,
+            Self::ReferenceGrant(object) => &object.metadata,
+            Self::BackendTLSPolicy(object) => &object.metadata,
+            Self::Secret(object) => &object.metadata,
+            Self::ConfigMap(object) => &object.metadata,
         }
     }
 

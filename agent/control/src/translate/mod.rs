@@ -9,6 +9,7 @@ pub(crate) mod service;
 pub(crate) mod service_entry;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod waypoint;
 pub(crate) mod workload;
 mod workload_entry;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use agent_model::{Authorization, Service, Workload};
 use service_entry::EntryHosts;
+use waypoint::Waypoints;
 
 use crate::code::{Code, Severity};
 use crate::source::ObjectRef;
@@ -75,6 +77,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) network: &'a str,
     pub(crate) captured: &'a Captured,
     pub(crate) entry_hosts: &'a EntryHosts,
+    pub(crate) waypoints: &'a Waypoints,
 }
 
 impl Scope<'_> {
@@ -188,6 +191,7 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         }
         workload.authorization_policies = policies.selecting(labels);
         workload.authorization_policies.extend(modes);
+        workload.waypoint = waypoint::of_workload(scope, labels);
         out.workloads.push(workload);
     }
     for entry in scope.objects.workload_entries.values() {
@@ -201,6 +205,7 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         workload.authorization_policies = policies.selecting(&labels);
         let modes = peer_modes.keys_for(&labels);
         workload.authorization_policies.extend(modes);
+        workload.waypoint = waypoint::of_workload(scope, &labels);
         out.workloads.push(workload);
     }
     let endpoints = service_entry::endpoints(scope, &entries, &mut out.notes);

@@ -7,7 +7,7 @@ use agent_model::{
     NetworkAddress, Service, ServicePort, Visibility,
 };
 
-use super::Scope;
+use super::{Scope, waypoint};
 use crate::source::kubernetes::{
     self, InternalTrafficPolicy, IpFamily, Metadata, Protocol, TargetPort,
 };
@@ -36,7 +36,7 @@ pub(crate) fn translate(scope: &Scope<'_>, service: &kubernetes::Service) -> Opt
         vips: vips.collect(),
         ports: tcp_ports(service).map(port).collect(),
         subject_alt_names: Vec::new(),
-        waypoint: None,
+        waypoint: waypoint::of_service(scope, &service.metadata),
         load_balancing: load_balancing(scope, service),
         ip_families: ip_families(&spec.ip_families),
         canonical: true,

@@ -10,7 +10,7 @@ use agent_model::{
 
 use super::service::{preference, traffic_distribution};
 use super::workload_entry::{Described, endpoint};
-use super::{Note, Scope};
+use super::{Note, Scope, waypoint};
 use crate::code::Code;
 use crate::source::istio::{Address, EntryEndpoint, EntryPort, Resolution, ServiceEntry};
 use crate::source::kubernetes::Labels;
@@ -182,7 +182,7 @@ impl InForce<'_> {
             vips: self.addresses(scope),
             ports: self.ports(),
             subject_alt_names: spec.subject_alt_names.clone(),
-            waypoint: None,
+            waypoint: waypoint::of_service(scope, &entry.metadata),
             load_balancing,
             ip_families: IpFamilies::Automatic,
             canonical: scope

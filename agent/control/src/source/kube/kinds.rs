@@ -3,6 +3,7 @@
 use kube::core::ApiResource;
 
 use crate::source::Kind;
+use crate::source::gateway_api::GROUP;
 
 /// How one kind is watched.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Watched {
 }
 
 /// Every kind that a cluster is asked for.
-pub(super) static WATCHED: [Watched; 11] = [
+pub(super) static WATCHED: [Watched; 21] = [
     metadata_only(Kind::Namespace, "namespaces", false),
     metadata_only(Kind::Node, "nodes", true),
     metadata_only(Kind::ServiceAccount, "serviceaccounts", true),
@@ -80,6 +81,48 @@ pub(super) static WATCHED: [Watched; 11] = [
         &["v1", "v1beta1", "v1alpha3"],
         "workloadentries",
     ),
+    custom(
+        Kind::GatewayClass,
+        GROUP,
+        &["v1", "v1beta1"],
+        "gatewayclasses",
+    ),
+    custom(Kind::Gateway, GROUP, &["v1", "v1beta1"], "gateways"),
+    custom(Kind::ListenerSet, GROUP, &["v1"], "listenersets"),
+    custom(Kind::HTTPRoute, GROUP, &["v1", "v1beta1"], "httproutes"),
+    custom(Kind::GRPCRoute, GROUP, &["v1"], "grpcroutes"),
+    custom(
+        Kind::TLSRoute,
+        GROUP,
+        &["v1", "v1alpha3", "v1alpha2"],
+        "tlsroutes",
+    ),
+    custom(Kind::TCPRoute, GROUP, &["v1", "v1alpha2"], "tcproutes"),
+    custom(Kind::UDPRoute, GROUP, &["v1", "v1alpha2"], "udproutes"),
+    custom(
+        Kind::ReferenceGrant,
+        GROUP,
+        &["v1", "v1beta1"],
+        "referencegrants",
+    ),
+    custom(
+        Kind::BackendTLSPolicy,
+        GROUP,
+        &["v1", "v1alpha3"],
+        "backendtlspolicies",
+    ),
+];
+
+/// What is asked for by name, and only when something names it.
+pub(super) static NAMED: [Watched; 2] = [
+    Watched {
+        is_streamed: false,
+        ..core(Kind::Secret, "secrets")
+    },
+    Watched {
+        is_streamed: false,
+        ..core(Kind::ConfigMap, "configmaps")
+    },
 ];
 
 const fn core(kind: Kind, plural: &'static str) -> Watched {
@@ -125,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_version_that_is_asked_for_is_one_that_is_read() {
-        for watched in &WATCHED {
+        for watched in WATCHED.iter().chain(&NAMED) {
             for version in watched.versions {
                 let resource = watched.resource(version);
                 let named = decode::reference(&json!({

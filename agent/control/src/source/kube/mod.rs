@@ -7,28 +7,30 @@
 mod bounded;
 mod item;
 mod kinds;
+mod named;
 mod progress;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use agent_net::drain;
 use kube::Client;
 use kube::core::ApiResource;
 use tokio::sync::mpsc;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
-use super::{Batch, Kind};
-use kinds::WATCHED;
+use super::{Batch, Kind, ObjectRef};
+use kinds::{NAMED, WATCHED, Watched};
+use named::{Difference, Named, decides_names, wanted};
 pub(crate) use progress::Progress;
 use store::{Change, Stores};
-use watch::{Reports, follow};
+use watch::{Reports, Subject, follow};
 
 /// Changes are gathered this long before they go out.
 const DEBOUNCE: Duration = Duration::from_millis(10);
@@ -68,11 +70,12 @@ impl KubeSource {
                 () = drain.signalled() => return,
                 () = output.closed() => return,
                 () = watches.keep_up() => {}
-                Some((index, change)) = changes.recv() => {
-                    gathering.take(index, change);
-                    while let Ok((index, change)) = changes.try_recv() {
-                        gathering.take(index, change);
+                Some((subject, change)) = changes.recv() => {
+                    gathering.take(subject, change);
+                    while let Ok((subject, change)) = changes.try_recv() {
+                        gathering.take(subject, change);
                     }
+                    watches.follow_names(gathering.new_names());
                 }
                 Some(place) = gathering.due(&output) => {
                     if let Some(batch) = gathering.batch() {
@@ -86,7 +89,8 @@ impl KubeSource {
 
 /// A kind as a cluster may serve it, the preferred version first.
 pub(crate) fn resources(kind: Kind) -> Vec<ApiResource> {
-    let watched = WATCHED.iter().find(|watched| watched.kind == kind);
+    let mut all = WATCHED.iter().chain(&NAMED);
+    let watched = all.find(|watched| watched.kind == kind);
     let versions = watched.map_or(&[][..], |watched| watched.versions);
     let resources = versions
         .iter()
@@ -101,6 +105,9 @@ fn kinds() -> impl Iterator<Item = Kind> {
 /// What was said since the last batch.
 struct Gathering {
     stores: Stores,
+    named: Named,
+    /// Something changed that decides what is asked for by name.
+    is_naming_new: bool,
     progress: Progress,
     /// When the next batch goes out.
     due: Option<Instant>,
@@ -111,13 +118,28 @@ impl Gathering {
     fn new(progress: Progress) -> Self {
         Self {
             stores: Stores::new(kinds()),
+            named: Named::default(),
+            is_naming_new: false,
             progress,
             due: None,
             was_synced: false,
         }
     }
 
-    fn take(&mut self, index: usize, change: Change) {
+    fn take(&mut self, subject: Subject, change: Change) {
+        match subject {
+            Subject::Kind(index) => self.take_kind(index, change),
+            Subject::Name(name) => self.named.take(&name, change),
+        }
+        let is_dirty = self.stores.is_dirty() || (self.was_synced && self.named.is_dirty());
+        if self.due.is_none() && is_dirty {
+            self.due = Some(Instant::now() + DEBOUNCE);
+        }
+    }
+
+    fn take_kind(&mut self, index: usize, change: Change) {
+        let watched = WATCHED.get(index);
+        self.is_naming_new |= watched.is_some_and(|watched| decides_names(watched.kind));
         self.progress.note(index, &change, SystemTime::now());
         self.stores.take(index, change);
         self.progress.count(index, self.stores.len(index));
@@ -125,16 +147,23 @@ impl Gathering {
             self.was_synced = true;
             info!(target: "source", "every kind of the cluster is complete");
         }
-        if self.due.is_none() && self.stores.is_dirty() {
-            self.due = Some(Instant::now() + DEBOUNCE);
+    }
+
+    /// What is to be asked for by name from now on, and what no more.
+    fn new_names(&mut self) -> Difference {
+        if !self.was_synced || !std::mem::take(&mut self.is_naming_new) {
+            return Difference::default();
         }
+        let wanted = wanted(self.stores.naming());
+        self.named.set(&wanted, Instant::now())
     }
 
     /// A place for the next batch, once there is one to send.
     async fn due<'a>(&self, output: &'a mpsc::Sender<Batch>) -> Option<mpsc::Permit<'a, Batch>> {
         match self.due {
             Some(due) => {
-                sleep_until(due).await;
+                let held = self.named.hold_until();
+                sleep_until(held.map_or(due, |held| held.max(due))).await;
                 output.reserve().await.ok()
             }
             None => std::future::pending().await,
@@ -143,44 +172,65 @@ impl Gathering {
 
     fn batch(&mut self) -> Option<Batch> {
         self.due = None;
-        self.stores.batch()
+        let mut batch = self.stores.batch(self.named.is_dirty())?;
+        batch.events.extend(self.named.drain());
+        batch.problems.extend(self.named.problems().cloned());
+        Some(batch)
     }
 }
 
-/// The tasks, one per kind. A kind whose task has failed would silently stand still, so it gets
+/// The tasks, one per kind and one per name. A kind whose task has failed would silently stand still, so it gets
 /// another one, which begins with a list.
 struct Watches {
     client: Client,
-    changes: mpsc::Sender<(usize, Change)>,
+    changes: mpsc::Sender<(Subject, Change)>,
     tasks: JoinSet<()>,
-    indexes: HashMap<Id, usize>,
+    subjects: HashMap<Id, Subject>,
+    names: BTreeMap<ObjectRef, AbortHandle>,
 }
 
 impl Watches {
-    fn start(client: Client, changes: mpsc::Sender<(usize, Change)>) -> Self {
+    fn start(client: Client, changes: mpsc::Sender<(Subject, Change)>) -> Self {
         let mut watches = Self {
             client,
             changes,
             tasks: JoinSet::new(),
-            indexes: HashMap::new(),
+            subjects: HashMap::new(),
+            names: BTreeMap::new(),
         };
-        (0..WATCHED.len()).for_each(|index| watches.spawn(index, Duration::ZERO));
+        let kinds = (0..WATCHED.len()).map(Subject::Kind);
+        kinds.for_each(|subject| watches.spawn(subject, Duration::ZERO));
         watches
     }
 
-    fn spawn(&mut self, index: usize, delay: Duration) {
+    fn spawn(&mut self, subject: Subject, delay: Duration) {
         let reports = Reports {
-            index,
+            subject: subject.clone(),
             changes: self.changes.clone(),
         };
-        if let Some(watched) = WATCHED.get(index) {
-            let client = self.client.clone();
-            let task = self.tasks.spawn(async move {
-                sleep(delay).await;
-                follow(client, watched, reports).await;
-            });
-            self.indexes.insert(task.id(), index);
+        let Some(watched) = watched(&subject) else {
+            return;
+        };
+        let client = self.client.clone();
+        let task = self.tasks.spawn(async move {
+            sleep(delay).await;
+            follow(client, watched, reports).await;
+        });
+        self.subjects.insert(task.id(), subject.clone());
+        if let Subject::Name(name) = subject {
+            self.names.insert(name, task);
         }
+    }
+
+    fn follow_names(&mut self, difference: Difference) {
+        for name in difference.gone {
+            if let Some(task) = self.names.remove(&name) {
+                self.subjects.remove(&task.id());
+                task.abort();
+            }
+        }
+        let new = difference.new.into_iter().map(Subject::Name);
+        new.for_each(|subject| self.spawn(subject, Duration::ZERO));
     }
 
     /// Waits for a task to fail and replaces it.
@@ -190,9 +240,16 @@ impl Watches {
             Some(Err(failed)) => failed.id(),
             None => return std::future::pending().await,
         };
-        if let Some(index) = self.indexes.remove(&id) {
-            error!(target: "source", index, "a watch has failed; starting it again");
-            self.spawn(index, START_AGAIN);
+        if let Some(subject) = self.subjects.remove(&id) {
+            error!(target: "source", ?subject, "a watch has failed; starting it again");
+            self.spawn(subject, START_AGAIN);
         }
+    }
+}
+
+fn watched(subject: &Subject) -> Option<&'static Watched> {
+    match subject {
+        Subject::Kind(index) => WATCHED.get(*index),
+        Subject::Name(name) => NAMED.iter().find(|watched| watched.kind == name.kind),
     }
 }

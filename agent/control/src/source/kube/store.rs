@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use super::item::Found;
+use super::named::decides_names;
 use crate::source::decode::FieldError;
 use crate::source::{Batch, Effect, Event, Kind, Object, ObjectRef, Problem};
 
@@ -76,9 +77,10 @@ impl Stores {
         (has_changes || !self.is_open) && self.is_synced()
     }
 
-    /// What is different since the last one; `None` when nothing is, or not all is known yet.
-    pub(super) fn batch(&mut self) -> Option<Batch> {
-        if !self.is_dirty() {
+    /// What is different since the last one; `None` when nothing is (nor anything else there is
+    /// to send), or not all is known yet.
+    pub(super) fn batch(&mut self, is_more: bool) -> Option<Batch> {
+        if !(self.is_dirty() || is_more && self.is_synced()) {
             return None;
         }
         self.is_open = true;
@@ -87,6 +89,12 @@ impl Stores {
             events: self.stores.iter_mut().flat_map(Store::drain).collect(),
             problems: self.problems(),
         })
+    }
+
+    /// The objects in force that [`decides_names`].
+    pub(super) fn naming(&self) -> impl Iterator<Item = &Object> + Clone {
+        let stores = self.stores.iter().filter(|store| decides_names(store.kind));
+        stores.flat_map(|store| store.held.values())
     }
 
     /// Objects in force of the kind at `index`.
@@ -227,7 +235,8 @@ impl Store {
     }
 }
 
-fn problem(reference: &ObjectRef, error: FieldError, effect: Effect) -> Problem {
+/// An object that is not, or not as it is now, in force.
+pub(super) fn problem(reference: &ObjectRef, error: FieldError, effect: Effect) -> Problem {
     Problem {
         file: String::new(),
         document: 0,

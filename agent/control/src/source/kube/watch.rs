@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::item::Item;
 use super::kinds::Watched;
 use super::store::Change;
+use crate::source::ObjectRef;
 
 /// Every watch is asked to end after so many seconds and resumed where it was. One that is silent
 /// five seconds longer has stalled and is given up, so a dead connection costs a minute at most.
@@ -31,21 +32,31 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Streamed lists that broke off before the server gets to send pages instead.
 const BROKEN_STREAMS: u32 = 2;
 
-/// Where a watch reports to; the number is the kind's.
+/// What a watch is of.
+#[derive(Debug, Clone)]
+pub(super) enum Subject {
+    /// Every object of the kind at this index.
+    Kind(usize),
+    /// One object.
+    Name(ObjectRef),
+}
+
+/// Where a watch reports to.
 #[derive(Debug, Clone)]
 pub(super) struct Reports {
-    pub(super) index: usize,
-    pub(super) changes: mpsc::Sender<(usize, Change)>,
+    pub(super) subject: Subject,
+    pub(super) changes: mpsc::Sender<(Subject, Change)>,
 }
 
 impl Reports {
     /// False when nobody listens any more.
     async fn send(&self, change: Change) -> bool {
-        self.changes.send((self.index, change)).await.is_ok()
+        let report = (self.subject.clone(), change);
+        self.changes.send(report).await.is_ok()
     }
 }
 
-/// Watches a kind for ever.
+/// Watches a kind, or one object of it, for ever.
 pub(super) async fn follow(client: Client, watched: &'static Watched, reports: Reports) {
     let following = Following {
         client,
@@ -86,8 +97,18 @@ impl Following {
 
     async fn watch<const METADATA: bool>(&mut self) -> Left {
         let resource = self.plan.resource();
-        let api = Api::<Item<METADATA>>::all_with(self.client.clone(), &resource);
-        let mut events = pin!(watcher(api, self.plan.config()));
+        let client = self.client.clone();
+        let (api, config) = match &self.reports.subject {
+            Subject::Kind(_) => (Api::all_with(client, &resource), self.plan.config()),
+            // Asked for in this form, the right to read objects of this name suffices.
+            Subject::Name(name) => (
+                Api::namespaced_with(client, &name.namespace, &resource),
+                self.plan
+                    .config()
+                    .fields(&format!("metadata.name={}", name.name)),
+            ),
+        };
+        let mut events = pin!(watcher::<Item<METADATA>>(api, config));
         let mut is_failing = false;
         loop {
             let next = if is_failing {

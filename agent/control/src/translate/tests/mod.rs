@@ -3,6 +3,7 @@
 mod differential;
 mod entries;
 mod policies;
+mod waypoints;
 mod workloads;
 
 use agent_model::{ServiceMembership, Workload};

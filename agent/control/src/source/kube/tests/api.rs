@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tonic::codegen::Service;
 
-use crate::source::kube::kinds::WATCHED;
+use crate::source::kube::kinds::{NAMED, WATCHED};
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -42,9 +42,39 @@ struct State {
     /// Pages no longer than this.
     page: usize,
     knows_streamed_lists: bool,
-    watches: Vec<(String, mpsc::UnboundedSender<Value>)>,
-    stalled: Vec<(String, mpsc::UnboundedSender<Value>)>,
+    watches: Vec<(Asked, mpsc::UnboundedSender<Value>)>,
+    stalled: Vec<(Asked, mpsc::UnboundedSender<Value>)>,
     requests: Vec<String>,
+}
+
+/// What a request asks for: a collection, or one object of it as `namespace/name`.
+#[derive(Clone, PartialEq)]
+struct Asked {
+    collection: String,
+    only: Option<String>,
+}
+
+impl Asked {
+    fn new(path: &str, query: &BTreeMap<String, String>) -> Self {
+        let Some((root, rest)) = path.split_once("/namespaces/") else {
+            return Self {
+                collection: path.to_owned(),
+                only: None,
+            };
+        };
+        let (namespace, plural) = rest.split_once('/').unwrap();
+        let name = query["fieldSelector"].strip_prefix("metadata.name%3D");
+        Self {
+            collection: format!("{root}/{plural}"),
+            only: Some(format!("{namespace}/{}", name.unwrap())),
+        }
+    }
+
+    fn is(&self, collection: &str, object: &Value) -> bool {
+        let part = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let name = format!("{}/{}", part("namespace"), part("name"));
+        self.collection == collection && self.only.as_ref().is_none_or(|only| *only == name)
+    }
 }
 
 impl FakeApi {
@@ -118,7 +148,7 @@ impl FakeApi {
     pub(crate) fn undefine(&self, collection: &str) {
         let mut state = self.state();
         state.unknown.insert(collection.to_owned());
-        state.watches.retain(|(of, _)| of != collection);
+        state.watches.retain(|(of, _)| of.collection != collection);
     }
 
     pub(crate) fn define(&self, collection: &str) {
@@ -156,7 +186,7 @@ impl State {
     /// serves every object in all of them), and its name within.
     fn address(&self, object: &mut Value) -> (String, String) {
         let kind = object["kind"].as_str().unwrap();
-        let mut watched = WATCHED.iter();
+        let mut watched = WATCHED.iter().chain(&NAMED);
         let watched = watched.find(|of| format!("{:?}", of.kind) == kind).unwrap();
         let root = if watched.group.is_empty() {
             "api"
@@ -180,25 +210,30 @@ impl State {
         let event = json!({"type": kind, "object": object});
         self.log
             .push((self.version, collection.to_owned(), event.clone()));
-        self.watches
-            .retain(|(of, watch)| of != collection || watch.send(event.clone()).is_ok());
+        self.watches.retain(|(of, watch)| {
+            !of.is(collection, &event["object"]) || watch.send(event.clone()).is_ok()
+        });
     }
 
     fn answer(&mut self, path: &str, query: &BTreeMap<String, String>) -> Answer {
-        if self.unknown.contains(path) {
+        let asked = Asked::new(path, query);
+        if self.unknown.contains(&asked.collection) {
             return status(404);
         }
-        let refusal = self.refusals.get_mut(path).and_then(VecDeque::pop_front);
+        let refusal = self
+            .refusals
+            .get_mut(&asked.collection)
+            .and_then(VecDeque::pop_front);
         if let Some(code) = refusal {
             return status(code);
         }
         match query.get("watch") {
-            Some(_) => self.watch(path, query),
-            None => self.list(path, query),
+            Some(_) => self.watch(asked, query),
+            None => self.list(&asked, query),
         }
     }
 
-    fn list(&self, path: &str, query: &BTreeMap<String, String>) -> Answer {
+    fn list(&self, of: &Asked, query: &BTreeMap<String, String>) -> Answer {
         let asked = query.get("limit").and_then(|limit| limit.parse().ok());
         let page = asked.unwrap_or(usize::MAX).min(match self.page {
             0 => usize::MAX,
@@ -207,7 +242,7 @@ impl State {
         let start: usize = query
             .get("continue")
             .map_or(0, |start| start.parse().unwrap());
-        let all: Vec<&Value> = self.of(path).collect();
+        let all: Vec<&Value> = self.of(of).collect();
         let end = start.saturating_add(page).min(all.len());
         let next = (end < all.len()).then(|| end.to_string());
         // Items of a list do not say what they are.
@@ -227,14 +262,14 @@ impl State {
         whole(StatusCode::OK, &list)
     }
 
-    fn watch(&mut self, path: &str, query: &BTreeMap<String, String>) -> Answer {
+    fn watch(&mut self, asked: Asked, query: &BTreeMap<String, String>) -> Answer {
         let mut first = Vec::new();
         if query.contains_key("sendInitialEvents") {
             if !self.knows_streamed_lists {
                 return status(422);
             }
             let added = self
-                .of(path)
+                .of(&asked)
                 .map(|object| json!({"type": "ADDED", "object": object}));
             first.extend(added);
             first.push(json!({"type": "BOOKMARK", "object": {
@@ -255,18 +290,18 @@ impl State {
             let missed = self
                 .log
                 .iter()
-                .filter(|(version, of, _)| of == path && *version > from);
+                .filter(|(version, of, event)| asked.is(of, &event["object"]) && *version > from);
             first.extend(missed.map(|(_, _, event)| event.clone()));
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        self.watches.push((path.to_owned(), sender));
+        self.watches.push((asked, sender));
         streamed(first, Some(receiver))
     }
 
-    fn of(&self, path: &str) -> impl Iterator<Item = &Value> {
+    fn of(&self, asked: &Asked) -> impl Iterator<Item = &Value> {
         let objects = self.objects.iter();
         objects
-            .filter(move |((of, _), _)| of == path)
+            .filter(|((of, _), object)| asked.is(of, object))
             .map(|(_, object)| object)
     }
 }

@@ -337,6 +337,82 @@ async fn a_list_that_is_read_again_is_a_consistent_one() {
     assert!(!again.contains("resourceVersion"), "{again}");
 }
 
+const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
+
+fn gateway(secret: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": "g", "namespace": "shop"},
+        "spec": {"gatewayClassName": "c", "listeners": [{
+            "name": "https", "port": 443, "protocol": "HTTPS",
+            "tls": {"certificateRefs": [{"name": secret}]},
+        }]},
+    })
+}
+
+fn secret(name: &str, text: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": "shop"},
+        "data": {"tls.crt": text, "tls.key": ""},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_read_when_a_gateway_names_it_and_no_other_one() {
+    let api = FakeApi::new();
+    api.put(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "c"},
+        "spec": {"controllerName": "culvert.dev/gateway-controller"},
+    }));
+    api.put(gateway("one"));
+    api.put(secret("one", ""));
+    api.put(secret("two", ""));
+    let mut running = Running::start(&api);
+    // Together with the Gateway: nobody is told that it is missing.
+    assert_eq!(shown(&running.batch().await), set(&["+c", "+g", "+one"]));
+    let asked = api.requests(SECRETS);
+    assert!(!asked.is_empty());
+    for request in &asked {
+        assert!(
+            request.contains("fieldSelector=metadata.name%3Done"),
+            "{request}"
+        );
+    }
+    api.put(secret("one", "/w=="));
+    assert_eq!(shown(&running.batch().await), set(&["+one"]));
+    api.put(gateway("two"));
+    let mut seen = shown(&running.batch().await);
+    while !seen.contains("+two") {
+        seen.extend(shown(&running.batch().await));
+    }
+    assert_eq!(seen, set(&["+g", "+two", "-one"]));
+    api.put(secret("one", ""));
+    assert!(
+        running.is_silent(Duration::from_secs(60)).await,
+        "nobody names it"
+    );
+    api.delete(secret("two", ""));
+    assert_eq!(shown(&running.batch().await), set(&["-two"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_cannot_be_read_holds_nothing_up_for_long() {
+    let api = FakeApi::new();
+    api.put(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": {"name": "c"},
+        "spec": {"controllerName": "culvert.dev/gateway-controller"},
+    }));
+    api.put(gateway("one"));
+    api.refuse("/api/v1/secrets", &[500; 1_000]);
+    let mut running = Running::start(&api);
+    assert_eq!(shown(&running.batch().await), set(&["+c", "+g"]));
+    api.put(pod("web", "10.0.0.1"));
+    assert_eq!(shown(&running.batch().await), set(&["+web"]));
+}
+
 /// F-18: that a list could be read is no reason to read it again at once.
 #[tokio::test(start_paused = true)]
 async fn lists_that_lead_nowhere_become_rare() {

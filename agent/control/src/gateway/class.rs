@@ -1,0 +1,62 @@
+//! Which GatewayClasses are ours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::World;
+use super::status::{ObjectStatus, Reported};
+use crate::condition::Condition;
+use crate::source::gateway_api::{CONTROLLER, GatewayClass};
+use crate::source::{Kind, ObjectRef};
+
+/// The class of waypoints; every other class of ours is of gateways at the border.
+const WAYPOINTS: &str = "culvert-waypoint";
+/// What `status.supportedFeatures` claims, sorted. Nothing is claimed before it works from end to
+/// end, which is more than what this module does.
+const FEATURES: [&str; 0] = [];
+
+/// A class that is ours and that is accepted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Class<'a> {
+    pub(super) object: &'a GatewayClass,
+}
+
+impl Class<'_> {
+    pub(super) fn is_of_waypoints(&self) -> bool {
+        self.object.metadata.name == WAYPOINTS
+    }
+}
+
+pub(super) fn is_ours(class: &GatewayClass) -> bool {
+    class.spec.controller_name == CONTROLLER
+}
+
+/// Finds them, and says of each whether it is accepted.
+pub(super) fn ours<'a>(
+    world: &World<'a>,
+    statuses: &mut BTreeMap<ObjectRef, Reported>,
+) -> BTreeMap<&'a str, Class<'a>> {
+    let mut found = BTreeMap::new();
+    let classes = world.tables.classes.values().filter(|class| is_ours(class));
+    for class in classes {
+        let class: &'a Arc<GatewayClass> = class;
+        let name = class.metadata.name.as_str();
+        let accepted = match class.spec.parameters_ref {
+            Some(_) => {
+                let message = "spec.parametersRef: there are no parameters for classes";
+                Condition::new("Accepted", false, "InvalidParameters", message)
+            }
+            None => {
+                found.insert(name, Class { object: class });
+                Condition::new("Accepted", true, "Accepted", "Culvert serves its Gateways")
+            }
+        };
+        let status = ObjectStatus::Class {
+            conditions: vec![accepted],
+            features: &FEATURES,
+        };
+        let object = ObjectRef::new(Kind::GatewayClass, "", name);
+        statuses.insert(object, Reported::new(&class.metadata, status));
+    }
+    found
+}

@@ -1,0 +1,124 @@
+//! The Gateway API: its objects in, what gateways are handed and what statuses say out.
+//!
+//! Unlike other kinds these objects are resolved together, as a route in one namespace may attach
+//! to a listener in a second one and send to a Service in a third. Pure: [`resolve`] reads a
+//! [`World`] and makes a [`Resolved`]. The order: which Gateways are ours ([`class`]), their
+//! listeners ([`listeners`]) with the objects they refer to ([`refs`]), the routes on them
+//! ([`attach`]) with their rules ([`rules`]), settings of backends ([`tls_policy`]), statuses
+//! ([`status`]).
+
+mod addresses;
+mod attach;
+mod class;
+mod duration;
+mod filters;
+mod listeners;
+mod matches;
+mod owned;
+mod refs;
+mod render;
+mod rules;
+mod status;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod tls_policy;
+mod waypoints;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
+
+pub(crate) use addresses::GATEWAY_NAME;
+pub(crate) use render::{patch, rendered};
+pub(crate) use status::{ObjectStatus, Reported};
+pub(crate) use tables::Tables;
+pub(crate) use waypoints::waypoints;
+
+use crate::source::ObjectRef;
+use crate::source::kubernetes::{self, Labels, Namespace};
+use crate::translate::{ByName, Objects};
+
+/// Everything that is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct World<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) namespaces: &'a ByName<Namespace>,
+    pub(crate) objects: &'a BTreeMap<Arc<str>, Arc<Objects>>,
+}
+
+impl<'a> World<'a> {
+    /// The labels of a namespace. Every namespace has its name for one, be it only by the API
+    /// server's doing.
+    fn labels_of(&self, namespace: &str) -> Labels {
+        let object = self.namespaces.get(namespace);
+        let mut labels = object.map_or_else(Labels::new, |object| object.metadata.labels.clone());
+        let name = labels.entry("kubernetes.io/metadata.name".to_owned());
+        name.or_insert_with(|| namespace.to_owned());
+        labels
+    }
+
+    fn service(&self, namespace: &str, name: &str) -> Option<&'a Arc<kubernetes::Service>> {
+        self.objects.get(namespace)?.services.get(name)
+    }
+}
+
+/// What all of it comes to.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Resolved {
+    /// Gateways that are ours, with the listeners that work.
+    pub(crate) gateways: Vec<Gateway>,
+    /// Routes with a parent that accepted them.
+    pub(crate) routes: Vec<Route>,
+    /// Settings of backends.
+    pub(crate) backends: Vec<Backend>,
+    /// What is asked of whatever is made for a Gateway.
+    pub(crate) deployments: Vec<Deployment>,
+    /// What to say of each object.
+    pub(crate) statuses: BTreeMap<ObjectRef, Reported>,
+}
+
+/// What a Gateway asks of the objects that are made for it (`spec.infrastructure`, `spec.addresses`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Deployment {
+    pub(crate) gateway: GatewayKey,
+    pub(crate) labels: Labels,
+    pub(crate) annotations: Labels,
+    /// Addresses it is to be reached at.
+    pub(crate) addresses: Vec<String>,
+    /// Ports it listens on, each with whether it is UDP.
+    pub(crate) ports: Vec<(u16, bool)>,
+}
+
+/// Resolves everything. Costs time in proportion to the number of objects.
+pub(crate) fn resolve(world: &World<'_>) -> Resolved {
+    let mut out = Resolved::default();
+    let classes = class::ours(world, &mut out.statuses);
+    let mut gateways = owned::find(world, &classes);
+    for gateway in &mut gateways {
+        listeners::settle(world, gateway);
+    }
+    let uses = attach::routes(world, &mut gateways, &mut out);
+    tls_policy::resolve(world, &uses, &mut out);
+    for gateway in &gateways {
+        gateway.report(world, &mut out);
+    }
+    out
+}
+
+/// Why something is not in order, in the words of a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fault {
+    reason: &'static str,
+    message: String,
+}
+
+impl Fault {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! BackendTLSPolicies: which of them hold, and for whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_model::NamespacedHostname;
+use agent_model::gateway::{
+    Backend, BackendTls, GatewayKey, Hostname, SubjectAltName, TrustedRoots, VerifiedTls,
+};
+
+use super::refs::{self, AuthorityReasons, From};
+use super::status::{ObjectStatus, ParentStatus, Reported, verdict};
+use super::{Fault, Resolved, World};
+use crate::source::gateway_api::{
+    BackendTlsPolicy, BackendValidation, GROUP, ParentRef, PolicyTarget,
+};
+use crate::source::{Kind, ObjectRef};
+use crate::translate::service::key;
+
+/// Which Gateways send to a service.
+pub(super) type Uses = BTreeMap<NamespacedHostname, BTreeSet<GatewayKey>>;
+/// Ancestors of one policy.
+const MAX_ANCESTORS: usize = 16;
+
+/// What a target is: a Service, and one of its ports where one is named.
+type Place = (NamespacedHostname, Option<u16>);
+
+/// Resolves them, the oldest first: of several for the same place it has it.
+pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
+    let mut policies: Vec<&BackendTlsPolicy> = world
+        .tables
+        .policies
+        .values()
+        .map(|policy| &**policy)
+        .collect();
+    policies.sort_by_key(|policy| {
+        let metadata = &policy.metadata;
+        (
+            &metadata.creation_timestamp,
+            &metadata.namespace,
+            &metadata.name,
+        )
+    });
+    let mut owners: BTreeMap<Place, &str> = BTreeMap::new();
+    for policy in policies {
+        let judged = judge(world, policy);
+        let targets = policy.spec.target_refs.iter();
+        let places = targets.filter_map(|target| place(world, policy, target));
+        let places: Vec<Place> = places.collect();
+        let mut conflict = None;
+        let mut is_any = false;
+        for place in &places {
+            if let Some(owner) = owners.get(place) {
+                let message = format!("{} is {owner}'s, which is older", place.0.hostname);
+                conflict.get_or_insert(Fault::new("Conflicted", message));
+                continue;
+            }
+            is_any = true;
+            owners.insert(place.clone(), &policy.metadata.name);
+            out.backends.push(Backend {
+                service: place.0.clone(),
+                port: place.1,
+                tls: Some(judged.tls.clone()),
+            });
+        }
+        let missing = || Fault::new("TargetNotFound", "no target is a Service of this namespace");
+        let fault = match conflict {
+            Some(conflict) if !is_any => Some(conflict),
+            _ if places.is_empty() => Some(missing()),
+            _ => judged.unaccepted,
+        };
+        report(
+            policy,
+            uses,
+            fault.as_ref(),
+            judged.unresolved.as_ref(),
+            out,
+        );
+    }
+}
+
+fn report(
+    policy: &BackendTlsPolicy,
+    uses: &Uses,
+    unaccepted: Option<&Fault>,
+    unresolved: Option<&Fault>,
+    out: &mut Resolved,
+) {
+    let metadata = &policy.metadata;
+    let targets = policy
+        .spec
+        .target_refs
+        .iter()
+        .filter(|target| is_service(target));
+    let services = targets.map(|target| key(&metadata.namespace, &target.name));
+    let gateways: BTreeSet<&GatewayKey> = services
+        .filter_map(|service| uses.get(&service))
+        .flatten()
+        .collect();
+    let ancestors = gateways
+        .into_iter()
+        .take(MAX_ANCESTORS)
+        .map(|gateway| ParentStatus {
+            parent: ParentRef {
+                group: Some(GROUP.to_owned()),
+                kind: Some("Gateway".to_owned()),
+                namespace: Some(gateway.namespace.as_ref().to_owned()),
+                name: gateway.name.as_ref().to_owned(),
+                section_name: None,
+                port: None,
+            },
+            conditions: vec![
+                verdict("Accepted", unaccepted, "it holds for this Gateway"),
+                verdict("ResolvedRefs", unresolved, "every reference resolves"),
+            ],
+        });
+    let ancestors: Vec<ParentStatus> = ancestors.collect();
+    if ancestors.is_empty() && !policy.status.is_ours() {
+        return;
+    }
+    let status = ObjectStatus::Policy { ancestors };
+    let object = ObjectRef::new(Kind::BackendTLSPolicy, &metadata.namespace, &metadata.name);
+    out.statuses.insert(object, Reported::new(metadata, status));
+}
+
+fn is_service(target: &PolicyTarget) -> bool {
+    target.group.is_empty() && target.kind == "Service"
+}
+
+/// What a target is; `None` when there is no such thing.
+fn place(world: &World<'_>, policy: &BackendTlsPolicy, target: &PolicyTarget) -> Option<Place> {
+    let namespace = policy.metadata.namespace.as_str();
+    let service = world
+        .service(namespace, &target.name)
+        .filter(|_| is_service(target))?;
+    let port = match target.section_name.as_deref() {
+        None | Some("") => None,
+        Some(name) => {
+            let mut ports = service.spec.ports.iter();
+            Some(ports.find(|port| port.name == name)?.port)
+        }
+    };
+    Some((key(namespace, &target.name), port))
+}
+
+struct Judged {
+    tls: BackendTls,
+    unaccepted: Option<Fault>,
+    unresolved: Option<Fault>,
+}
+
+fn judge(world: &World<'_>, policy: &BackendTlsPolicy) -> Judged {
+    let validation = &policy.spec.validation;
+    let from = From {
+        kind: Kind::BackendTLSPolicy,
+        namespace: &policy.metadata.namespace,
+    };
+    let (roots, unresolved) = match roots(world, from, validation) {
+        Ok((roots, unresolved)) => (Ok(roots), unresolved),
+        Err((unaccepted, unresolved)) => (Err(unaccepted), unresolved),
+    };
+    match roots.and_then(|roots| verified(validation, roots)) {
+        Ok(tls) => Judged {
+            tls: BackendTls::Verified(tls),
+            unaccepted: None,
+            unresolved,
+        },
+        Err(fault) => Judged {
+            tls: BackendTls::Invalid(fault.message.as_str().into()),
+            unaccepted: Some(fault),
+            unresolved,
+        },
+    }
+}
+
+type Unusable = (Fault, Option<Fault>);
+
+fn roots(
+    world: &World<'_>,
+    from: From<'_>,
+    validation: &BackendValidation,
+) -> Result<(TrustedRoots, Option<Fault>), Unusable> {
+    match validation.well_known.as_deref() {
+        Some("System") => return Ok((TrustedRoots::System, None)),
+        Some(other) => {
+            let message = format!("wellKnownCACertificates {other:?} is not supported");
+            return Err((Fault::new("Invalid", message), None));
+        }
+        None => {}
+    }
+    let reasons = AuthorityReasons {
+        kind: "InvalidKind",
+        missing: "InvalidCACertificateRef",
+    };
+    let references = &validation.ca_certificate_refs;
+    let (pem, unresolved) = refs::authorities(world, from, references, reasons);
+    if pem.is_empty() {
+        let message = match &unresolved {
+            Some(fault) => format!("no authority can be used: {}", fault.message),
+            None => "no authority is named".to_owned(),
+        };
+        return Err((Fault::new("NoValidCACertificate", message), unresolved));
+    }
+    Ok((TrustedRoots::Certificates(pem.into()), unresolved))
+}
+
+fn verified(validation: &BackendValidation, roots: TrustedRoots) -> Result<VerifiedTls, Fault> {
+    let invalid = |message: String| Fault::new("Invalid", message);
+    let host = |text: &str| match text.parse::<Hostname>() {
+        Ok(host) if !host.is_wildcard() => Ok(host),
+        _ => Err(invalid(format!("{text:?} is not a host name"))),
+    };
+    let names = validation
+        .subject_alt_names
+        .iter()
+        .map(|name| match name.kind.as_str() {
+            // A wildcard is compared with a certificate's names as it is.
+            "Hostname" => match name.hostname.parse::<Hostname>() {
+                Ok(host) => Ok(SubjectAltName::Hostname(host.as_str().into())),
+                Err(_) => Err(invalid(format!("{:?} is not a host name", name.hostname))),
+            },
+            "URI" if !name.uri.is_empty() => Ok(SubjectAltName::Uri(name.uri.as_str().into())),
+            kind => Err(invalid(format!(
+                "subjectAltNames: {kind:?} is not supported, or empty"
+            ))),
+        });
+    Ok(VerifiedTls {
+        hostname: host(&validation.hostname)?.as_str().into(),
+        roots,
+        subject_alt_names: names.collect::<Result<_, _>>()?,
+    })
+}

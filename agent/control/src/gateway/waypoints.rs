@@ -1,0 +1,32 @@
+//! The waypoints among our Gateways, for whatever is to be bound to one.
+
+use agent_model::gateway::GatewayKind;
+
+use super::owned::{self, Owned};
+use super::{World, class};
+use crate::translate::waypoint::{Waypoint, Waypoints};
+
+/// Finds them.
+pub(crate) fn waypoints(world: &World<'_>) -> Waypoints {
+    let classes = class::ours(world, &mut Default::default());
+    of(&owned::find(world, &classes))
+}
+
+/// One without a listener for tunnels is none: what is bound to it is lost.
+pub(super) fn of(gateways: &[Owned<'_>]) -> Waypoints {
+    let found = gateways.iter().filter_map(|gateway| {
+        let GatewayKind::Waypoint(reach) = gateway.kind else {
+            return None;
+        };
+        let spec = &gateway.object.spec;
+        let listener = spec.listeners.iter().find(|of| of.protocol == "HBONE")?;
+        let key = gateway.key();
+        let waypoint = Waypoint {
+            reach,
+            port: listener.port,
+            allowed: listener.allowed_routes.namespaces.clone(),
+        };
+        Some(((key.namespace, key.name), waypoint))
+    });
+    Waypoints::new(found.collect())
+}

@@ -1,0 +1,72 @@
+//! BackendTLSPolicy: how backends prove who they are.
+
+use serde::Deserialize;
+
+use super::ObjectReference;
+use super::route::Marks;
+use crate::source::kubernetes::Metadata;
+use crate::source::lenient::nullable;
+
+/// `BackendTLSPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct BackendTlsPolicy {
+    #[serde(default)]
+    pub(crate) metadata: Metadata,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) spec: BackendTlsPolicySpec,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) status: Marks,
+}
+
+/// `spec` of a BackendTLSPolicy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BackendTlsPolicySpec {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) target_refs: Vec<PolicyTarget>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) validation: BackendValidation,
+}
+
+/// One of `targetRefs`; always of the policy's own namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PolicyTarget {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) group: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) kind: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) name: String,
+    /// Name of a port of the Service; all of them when left out.
+    #[serde(default)]
+    pub(crate) section_name: Option<String>,
+}
+
+/// `spec.validation`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BackendValidation {
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) ca_certificate_refs: Vec<ObjectReference>,
+    /// `System`: what the machine trusts.
+    #[serde(default, rename = "wellKnownCACertificates")]
+    pub(crate) well_known: Option<String>,
+    /// The SNI, and the name in the certificate unless there are `subject_alt_names`.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) hostname: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) subject_alt_names: Vec<SubjectAltName>,
+}
+
+/// One of `subjectAltNames`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct SubjectAltName {
+    /// `Hostname` or `URI`.
+    #[serde(default, rename = "type", deserialize_with = "nullable")]
+    pub(crate) kind: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) hostname: String,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) uri: String,
+}

@@ -1,0 +1,173 @@
+//! What is behind which waypoint.
+
+use std::fmt::Write as _;
+
+use agent_model::GatewayTarget;
+
+use super::{collection, from_folder};
+use crate::collection::Collection;
+
+const CLASS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert-waypoint}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+";
+
+fn waypoint(namespace: &str, labels: &str, routes: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: wp, \
+         namespace: {namespace}, labels: {{{labels}}}}}\nspec: {{gatewayClassName: \
+         culvert-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE{routes}}}]}}\n"
+    )
+}
+
+/// A namespace with a Service, a ServiceEntry, a pod and a WorkloadEntry.
+fn shop(namespace: &str, service: &str, pod: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{team: a, {namespace}}}}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop, labels: \
+         {{{service}}}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out, \
+         namespace: shop}}\nspec: {{hosts: [a.example.com], addresses: [203.0.113.1], ports: \
+         [{{number: 80, name: http, protocol: HTTP}}], resolution: NONE}}\n\
+         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: cart-0, namespace: shop, labels: \
+         {{{pod}}}}}\nstatus: {{podIP: 10.0.0.1}}\n\
+         ---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: vm, \
+         namespace: shop}}\nspec: {{address: 192.0.2.1}}\n"
+    )
+}
+
+/// What each is bound to: `cart`, `out` and `cart-0`, `vm`; nothing where there is none.
+fn bound(collection: &Collection) -> String {
+    let translated = collection.translated("shop").unwrap();
+    let services = translated.services.iter();
+    let services = services.map(|service| (&service.name, &service.waypoint));
+    let workloads = translated.workloads.iter();
+    let workloads = workloads.map(|workload| (&workload.name, &workload.waypoint));
+    let mut text = String::new();
+    for (name, waypoint) in services.chain(workloads) {
+        let Some(waypoint) = waypoint else { continue };
+        let GatewayTarget::Hostname(key) = &waypoint.target else {
+            panic!("{waypoint:?}");
+        };
+        assert_eq!(waypoint.hbone_mtls_port, 15008);
+        let _ = write!(text, "{name}={} ", key.hostname);
+    }
+    text.trim_end().to_owned()
+}
+
+fn of(namespace: &str, service: &str, pod: &str, waypoint: &str) -> String {
+    let manifest = format!("{CLASS}{}{waypoint}", shop(namespace, service, pod));
+    bound(&collection(&manifest))
+}
+
+const USE: &str = "culvert.dev/use-waypoint: wp";
+const WP: &str = "wp.shop.svc.cluster.local";
+
+#[test]
+fn the_label_of_a_namespace_binds_what_the_waypoint_is_for() {
+    for label in [USE, "istio.io/use-waypoint: wp"] {
+        let of_for = |labels: &str| of(label, "", "", &waypoint("shop", labels, ""));
+        let services = format!("cart={WP} out={WP}");
+        let workloads = format!("cart-0={WP} vm={WP}");
+        assert_eq!(of_for(""), services);
+        assert_eq!(of_for("culvert.dev/waypoint-for: service"), services);
+        assert_eq!(of_for("istio.io/waypoint-for: workload"), workloads);
+        assert_eq!(
+            of_for("culvert.dev/waypoint-for: all"),
+            format!("{services} {workloads}")
+        );
+        assert_eq!(of_for("culvert.dev/waypoint-for: none"), "");
+        assert_eq!(
+            of_for("culvert.dev/waypoint-for: other"),
+            services,
+            "counts as not set"
+        );
+    }
+}
+
+#[test]
+fn the_label_of_an_object_counts_before_that_of_its_namespace() {
+    let own = waypoint("shop", "culvert.dev/waypoint-for: all", "");
+    assert_eq!(
+        of(
+            USE,
+            "culvert.dev/use-waypoint: none",
+            "istio.io/use-waypoint: none",
+            &own
+        ),
+        format!("out={WP} vm={WP}")
+    );
+    assert_eq!(of("", USE, "", &own), format!("cart={WP}"));
+    assert_eq!(of("", "", USE, &own), format!("cart-0={WP}"));
+    // Ours before the other's.
+    let both = "istio.io/use-waypoint: none, culvert.dev/use-waypoint: wp";
+    assert_eq!(of("", both, "", &own), format!("cart={WP}"));
+    // What belongs to a gateway itself is behind none.
+    let gateways = "gateway.networking.k8s.io/gateway-name: wp";
+    assert_eq!(
+        of(USE, gateways, gateways, &own),
+        format!("out={WP} vm={WP}")
+    );
+}
+
+#[test]
+fn what_is_bound_to_a_missing_waypoint_leads_nowhere() {
+    let missing = "wp.shop.missing.invalid";
+    let services = format!("cart={missing} out={missing}");
+    assert_eq!(of(USE, "", "", ""), services);
+    // A Service of its name is none, nor is a Gateway of another class.
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: wp, namespace: shop, labels: \
+                   {culvert.dev/use-waypoint: none}}\nspec: {clusterIP: 10.96.0.2, ports: [{port: 15008}]}\n";
+    assert_eq!(of(USE, "", "", service), services);
+    let other = waypoint("shop", "", "").replace("culvert-waypoint", "istio-waypoint");
+    assert_eq!(of(USE, "", "", &other), services);
+    // A pod that says so itself.
+    assert_eq!(of("", "", USE, ""), format!("cart-0={missing}"));
+}
+
+#[test]
+fn a_waypoint_of_another_namespace_lets_in_whom_it_wants() {
+    let far = "culvert.dev/use-waypoint: wp, culvert.dev/use-waypoint-namespace: infra";
+    let allowing = |routes: &str| of("", far, "", &waypoint("infra", "", routes));
+    let refused = "cart=wp.infra.not-allowed.invalid";
+    let allowed = "cart=wp.infra.svc.cluster.local";
+    assert_eq!(allowing(""), refused);
+    assert_eq!(
+        allowing(", allowedRoutes: {namespaces: {from: Same}}"),
+        refused
+    );
+    assert_eq!(
+        allowing(", allowedRoutes: {namespaces: {from: All}}"),
+        allowed
+    );
+    for (team, expected) in [("a", allowed), ("b", refused)] {
+        let selector = format!(
+            ", allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{team: {team}}}}}}}}}"
+        );
+        assert_eq!(allowing(&selector), expected);
+    }
+}
+
+#[test]
+fn a_waypoint_that_comes_and_goes_moves_what_is_behind_it() {
+    use crate::source::file::read_text;
+    use crate::source::{Event, Kind, ObjectRef};
+
+    let mut collection = from_folder(&format!("{CLASS}{}", shop("", USE, "")));
+    assert_eq!(bound(&collection), "cart=wp.shop.missing.invalid");
+    for event in read_text(&waypoint("shop", "", "")).events {
+        collection.apply(event);
+    }
+    let changed = collection.settle();
+    assert_eq!(bound(&collection), format!("cart={WP}"));
+    assert_eq!(
+        changed.iter().map(|name| &**name).collect::<Vec<_>>(),
+        ["shop"]
+    );
+    collection.apply(Event::Delete(ObjectRef::new(Kind::Gateway, "shop", "wp")));
+    collection.settle();
+    assert_eq!(bound(&collection), "cart=wp.shop.missing.invalid");
+}

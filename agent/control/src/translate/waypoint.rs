@@ -1,0 +1,209 @@
+//! Which waypoint is in front of what, by labels: that of the object before that of its namespace.
+//!
+//! What is bound to a waypoint that does not exist, or that does not let it in, is bound to a name
+//! that leads nowhere: nodes refuse to connect there and name the waypoint, rather than go around
+//! the policy that somebody wants to hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_model::gateway::WaypointFor;
+use agent_model::{GatewayAddress, GatewayTarget, HBONE_PORT, NamespacedHostname};
+
+use super::Scope;
+use super::service::key;
+use crate::source::gateway_api::Namespaces;
+use crate::source::kubernetes::{Labels, Metadata};
+
+/// Names the waypoint, or says `none`.
+const USE: [&str; 2] = ["culvert.dev/use-waypoint", "istio.io/use-waypoint"];
+/// Names its namespace; that of the object by default.
+const USE_NAMESPACE: [&str; 2] = [
+    "culvert.dev/use-waypoint-namespace",
+    "istio.io/use-waypoint-namespace",
+];
+/// What belongs to a gateway is never behind a waypoint.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// A Gateway that is a waypoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waypoint {
+    /// Traffic it is for.
+    pub(crate) reach: WaypointFor,
+    /// Port of its tunnels.
+    pub(crate) port: u16,
+    /// Namespaces that may use it; its own by default.
+    pub(crate) allowed: Namespaces,
+}
+
+/// The waypoints of all namespaces, by namespace and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Waypoints(BTreeMap<(Arc<str>, Arc<str>), Waypoint>);
+
+/// What something is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) address: GatewayAddress,
+    /// Why nobody gets through.
+    pub(crate) lost: Option<String>,
+}
+
+/// What is said of a waypoint.
+struct Said<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    /// On the object itself, and not on its namespace.
+    is_own: bool,
+}
+
+impl Waypoints {
+    pub(crate) const NONE: Self = Self(BTreeMap::new());
+
+    pub(crate) fn new(waypoints: BTreeMap<(Arc<str>, Arc<str>), Waypoint>) -> Self {
+        Self(waypoints)
+    }
+
+    /// What a Service or ServiceEntry is bound to: labels of the object, its namespace, labels of
+    /// that.
+    pub(crate) fn of_service(
+        &self,
+        labels: &Labels,
+        namespace: &str,
+        namespace_labels: &Labels,
+    ) -> Option<Bound> {
+        let said = said(labels, namespace, namespace_labels)?;
+        match self.find(&said, namespace, namespace_labels) {
+            Ok(waypoint) if !matches!(waypoint.reach, WaypointFor::Service | WaypointFor::All) => {
+                None
+            }
+            found => Some(bound(&said, found)),
+        }
+    }
+
+    /// The same for a pod or WorkloadEntry. Unless it says so itself, it is not behind a waypoint
+    /// of which nobody knows that it is for workloads.
+    pub(crate) fn of_workload(
+        &self,
+        labels: &Labels,
+        namespace: &str,
+        namespace_labels: &Labels,
+    ) -> Option<Bound> {
+        let said = said(labels, namespace, namespace_labels)?;
+        match self.find(&said, namespace, namespace_labels) {
+            Ok(waypoint) if !matches!(waypoint.reach, WaypointFor::Workload | WaypointFor::All) => {
+                None
+            }
+            Err(Lost::Missing) if !said.is_own => None,
+            Err(Lost::Refused(waypoint))
+                if !matches!(waypoint.reach, WaypointFor::Workload | WaypointFor::All) =>
+            {
+                None
+            }
+            found => Some(bound(&said, found)),
+        }
+    }
+
+    fn find(
+        &self,
+        said: &Said<'_>,
+        namespace: &str,
+        namespace_labels: &Labels,
+    ) -> Result<&Waypoint, Lost<'_>> {
+        let at = (said.namespace.into(), said.name.into());
+        let waypoint = self.0.get(&at).ok_or(Lost::Missing)?;
+        let allowed = &waypoint.allowed;
+        let lets_in = match allowed.from.as_str() {
+            "" | "Same" => said.namespace == namespace,
+            "All" => true,
+            "Selector" => {
+                let selector = allowed.selector.as_ref();
+                selector.is_some_and(|selector| selector.matches(namespace_labels))
+            }
+            _ => false,
+        };
+        if lets_in {
+            Ok(waypoint)
+        } else {
+            Err(Lost::Refused(waypoint))
+        }
+    }
+}
+
+/// Why a waypoint is of no use.
+enum Lost<'a> {
+    Missing,
+    /// It does not let in what is of this namespace.
+    Refused(&'a Waypoint),
+}
+
+fn said<'a>(
+    labels: &'a Labels,
+    namespace: &'a str,
+    namespace_labels: &'a Labels,
+) -> Option<Said<'a>> {
+    if labels.contains_key(GATEWAY_NAME) {
+        return None;
+    }
+    let value = |labels: &'a Labels, keys: [&str; 2]| {
+        let mut values = keys.into_iter().filter_map(|key| labels.get(key));
+        values.find(|value| !value.is_empty()).map(String::as_str)
+    };
+    let places = [(labels, true), (namespace_labels, false)];
+    let (at, name, is_own) = places
+        .into_iter()
+        .find_map(|(labels, is_own)| Some((labels, value(labels, USE)?, is_own)))?;
+    (name != "none").then(|| Said {
+        namespace: value(at, USE_NAMESPACE).unwrap_or(namespace),
+        name,
+        is_own,
+    })
+}
+
+fn bound(said: &Said<'_>, found: Result<&Waypoint, Lost<'_>>) -> Bound {
+    let Said {
+        namespace, name, ..
+    } = said;
+    let (key, port, lost) = match found {
+        Ok(waypoint) => (key(namespace, name), waypoint.port, None),
+        Err(lost) => {
+            let (word, why) = match lost {
+                Lost::Missing => ("missing", "does not exist"),
+                Lost::Refused(_) => ("not-allowed", "does not let this namespace in"),
+            };
+            // RFC 2606: nothing is ever of this name, whatever Service has the waypoint's.
+            let hostname = format!("{name}.{namespace}.{word}.invalid");
+            let key = NamespacedHostname::new(namespace, &hostname);
+            let why = format!("waypoint {namespace}/{name} {why}");
+            (key, HBONE_PORT, Some(why))
+        }
+    };
+    Bound {
+        address: GatewayAddress {
+            target: GatewayTarget::Hostname(key),
+            hbone_mtls_port: port,
+        },
+        lost,
+    }
+}
+
+/// The waypoint in front of a Service or ServiceEntry.
+pub(super) fn of_service(scope: &Scope<'_>, metadata: &Metadata) -> Option<GatewayAddress> {
+    let labels = scope.namespace_labels();
+    let bound = scope
+        .waypoints
+        .of_service(&metadata.labels, scope.name, labels);
+    bound.map(|bound| bound.address)
+}
+
+/// The waypoint in front of a pod or WorkloadEntry with these labels.
+pub(super) fn of_workload(scope: &Scope<'_>, labels: &Labels) -> Option<GatewayAddress> {
+    let bound = scope
+        .waypoints
+        .of_workload(labels, scope.name, scope.namespace_labels());
+    bound.map(|bound| bound.address)
+}
+
+/// Whether an object has something to say of its own.
+pub(crate) fn names_waypoint(labels: &Labels) -> bool {
+    USE.iter().any(|key| labels.contains_key(*key))
+}
