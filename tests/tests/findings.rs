@@ -34,6 +34,9 @@ const SYSTEM: &str = "culvert-system";
 const POLICIES: &str = "authorizationpolicies.security.istio.io";
 const RULES: &str = include_str!("../../deploy/kubernetes/base/control-rbac.yaml");
 
+const GATEWAY_CLASSES: &str =
+    include_str!("../../deploy/kubernetes/gateway-classes/gateway-classes.yaml");
+const GATEWAY_RULES: &str = include_str!("../../deploy/kubernetes/gateway-classes/rbac.yaml");
 const WEBHOOK: &str = include_str!("../../deploy/kubernetes/base/webhook.yaml");
 
 const CLUSTER: &str = "\
@@ -258,6 +261,92 @@ async fn conditions_and_events_are_on_the_objects_once() {
         .unwrap();
     until("accepted", || reason() == "Accepted").await;
     assert_eq!(of("bad", "Accepted")["status"], "True");
+    replica.stop().await;
+}
+
+const GATEWAYS: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: culvert
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: edge-tls}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{name: edge, sectionName: http}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+status:
+  parents:
+  - parentRef: {name: edge, sectionName: http}
+    controllerName: example.com/other
+    conditions: [{type: Accepted, status: \"False\", reason: Foreign, message: of another controller, lastTransitionTime: \"2026-01-01T00:00:00Z\"}]
+";
+
+#[tokio::test]
+async fn gateways_and_routes_say_what_is_right_and_wrong_with_them() {
+    let server = cluster();
+    server.put(GATEWAY_CLASSES).unwrap();
+    server.put(GATEWAYS).unwrap();
+    let replica = Replica::start(&server).await;
+    let status = |resource: &str, namespace: &str, name: &str| {
+        let resource = format!("{resource}.gateway.networking.k8s.io");
+        let object = server.get(&resource, namespace, name);
+        object.map_or(Value::Null, |object| object["status"].clone())
+    };
+    let reason = |conditions: &Value, kind: &str| {
+        let conditions = conditions.as_array().cloned().unwrap_or_default();
+        let found = conditions
+            .into_iter()
+            .find(|condition| condition["type"] == kind);
+        found.map_or(Value::Null, |condition| condition["reason"].clone())
+    };
+    until("the class is accepted", || {
+        let class = status("gatewayclasses", "", "culvert");
+        reason(&class["conditions"], "Accepted") == "Accepted"
+    })
+    .await;
+    let of_listener = |at: usize, kind: &str| {
+        let gateway = status("gateways", "shop", "edge");
+        reason(&gateway["listeners"][at]["conditions"], kind)
+    };
+    // The role of the classes is not there yet: no Secret may be read.
+    until("the listener says that its certificate is missing", || {
+        of_listener(1, "ResolvedRefs") == "InvalidCertificateRef"
+    })
+    .await;
+    assert_eq!(of_listener(0, "ResolvedRefs"), "ResolvedRefs");
+    assert_eq!(
+        status("gateways", "shop", "edge")["listeners"][0]["attachedRoutes"],
+        1
+    );
+    let parents = || status("httproutes", "shop", "web")["parents"].clone();
+    until("the route is accepted", || {
+        reason(&parents()[1]["conditions"], "Accepted") == "Accepted"
+    })
+    .await;
+    assert_eq!(reason(&parents()[0]["conditions"], "Accepted"), "Foreign");
+    assert_eq!(parents().as_array().unwrap().len(), 2);
+
+    // A certificate, and the right to read it.
+    let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "edge-tls", "namespace": "shop"},
+        "data": {
+            "tls.crt": STANDARD.encode(made.cert.pem()),
+            "tls.key": STANDARD.encode(made.signing_key.serialize_pem()),
+        },
+    });
+    server.put(&secret.to_string()).unwrap();
+    server.put(GATEWAY_RULES).unwrap();
+    until("the certificate is found", || {
+        of_listener(1, "ResolvedRefs") == "ResolvedRefs"
+    })
+    .await;
     replica.stop().await;
 }
 

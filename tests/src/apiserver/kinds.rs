@@ -258,7 +258,7 @@ const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The custom resources that Culvert reads, without a schema.
-const CUSTOM: [Custom; 13] = [
+const CUSTOM: [Custom; 16] = [
     Custom(
         "security.istio.io",
         &["v1", "v1beta1"],
@@ -298,7 +298,16 @@ const CUSTOM: [Custom; 13] = [
     Custom(GATEWAY, &["v1", "v1beta1"], "httproutes", "HTTPRoute", true),
     Custom(GATEWAY, &["v1"], "grpcroutes", "GRPCRoute", true),
     Custom(GATEWAY, &["v1", "v1alpha2"], "tlsroutes", "TLSRoute", true),
-    Custom(GATEWAY, &["v1alpha2"], "tcproutes", "TCPRoute", true),
+    Custom(GATEWAY, &["v1", "v1alpha2"], "tcproutes", "TCPRoute", true),
+    Custom(GATEWAY, &["v1", "v1alpha2"], "udproutes", "UDPRoute", true),
+    Custom(GATEWAY, &["v1"], "listenersets", "ListenerSet", true),
+    Custom(
+        GATEWAY,
+        &["v1"],
+        "backendtlspolicies",
+        "BackendTLSPolicy",
+        true,
+    ),
     Custom(
         GATEWAY,
         &["v1beta1"],

@@ -21,6 +21,7 @@ pub(super) const ALL: Files = embedded![
     "base/webhook.yaml",
     "gateway-classes/kustomization.yaml",
     "gateway-classes/gateway-classes.yaml",
+    "gateway-classes/rbac.yaml",
     "istio-crds/kustomization.yaml",
     "istio-crds/crds.yaml",
     "overlays/beside-istio/kustomization.yaml",

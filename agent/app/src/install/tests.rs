@@ -376,13 +376,25 @@ fn the_control_plane_may_do_what_it_does_and_no_more() {
     const MAY: &str = "
         authorizationpolicies         get list watch
         authorizationpolicies/status  patch
+        backendtlspolicies            get list watch
+        backendtlspolicies/status     patch
         configmaps                    create
         configmaps culvert-ca-root-cert  list patch
         configmaps culvert-trust      get patch
         endpointslices                get list watch
         events                        create
+        gatewayclasses                get list watch
+        gatewayclasses/status         patch
+        gateways                      get list watch
+        gateways/status               patch
+        grpcroutes                    get list watch
+        grpcroutes/status             patch
+        httproutes                    get list watch
+        httproutes/status             patch
         leases                        create
         leases culvert-control        get update
+        listenersets                  get list watch
+        listenersets/status           patch
         meshconfigs                   get list watch
         meshconfigs/status            patch
         namespaces                    get list watch
@@ -391,13 +403,20 @@ fn the_control_plane_may_do_what_it_does_and_no_more() {
         peerauthentications/status    patch
         pods                          get list watch
         pods/status                   patch
+        referencegrants               list watch
         secrets                       create
         secrets culvert-ca            get patch update
         serviceaccounts               get list watch
         serviceentries                get list watch
         serviceentries/status         patch
         services                      get list watch
+        tcproutes                     get list watch
+        tcproutes/status              patch
+        tlsroutes                     get list watch
+        tlsroutes/status              patch
         tokenreviews                  create
+        udproutes                     get list watch
+        udproutes/status              patch
         validatingwebhookconfigurations culvert-validation  get patch
         workloadentries               get list watch
         workloadentries/status        patch
