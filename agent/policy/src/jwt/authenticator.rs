@@ -5,15 +5,15 @@ use std::time::SystemTime;
 
 use agent_model::PolicyKey;
 use agent_model::authentication::{Authentication, ClaimToHeader, JwtRule, KeySource};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::cache::{Cache, Entry, Fingerprint, fingerprint};
-use super::claims::{Claim, Token};
+use super::claims::{Claim, Times, Token};
 use super::key_set::{KeySet, KeySetError};
 use super::places::{Found, Place, Places};
 use super::refusal::Refusal;
 use super::unverified::Unverified;
-use super::verify::{Demands, Times, verify};
+use super::verify::{accepted, verify};
 
 /// The token rules that apply to the requests of one service or listener.
 #[derive(Debug, Clone, Default)]
@@ -43,12 +43,25 @@ enum Keys {
     Unreadable,
 }
 
+/// Headers that say where a message goes and where it ends; no claim has a say in that.
+const OF_THE_CONNECTION: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
 /// What is wrong with a policy. The rest of it is in force; tokens it would have accepted are
 /// refused or not seen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticationFault {
-    /// No header has this name.
-    #[error("{0:?} is no header name")]
+    /// No header has this name, or one that belongs to the connection.
+    #[error("{0:?} is not a header to find a token in or to set from one")]
     HeaderName(String),
     /// The keys of this issuer cannot be read.
     #[error("the keys of issuer {issuer:?}: {source}")]
@@ -164,16 +177,21 @@ impl Authenticator {
                 return entry.recall(rule, found.place, now);
             }
         }
+        let unverified = Unverified::read(found.token)?;
         let mut refused = Refused::from(Refusal::UnknownIssuer);
-        for rule in candidates() {
-            let unverified = Unverified::read(found.token)?;
-            if unverified.members.text("iss") != Ok(Some(&rule.issuer)) {
-                continue;
-            }
-            match rule.verify(unverified, rule.keys.get(&remote), now) {
-                Ok(entry) => {
-                    let token = Arc::clone(&entry.token);
-                    cache.insert(known, entry);
+        let of_issuer = |rule: &&Rule| unverified.members.text("iss") == Ok(Some(&rule.issuer));
+        for rule in candidates().filter(of_issuer) {
+            match rule.verify(&unverified, rule.keys.get(&remote), now) {
+                Ok((times, keys)) => {
+                    let token = Arc::new(accepted(unverified, times, &rule.words));
+                    cache.insert(
+                        known,
+                        Entry {
+                            token: Arc::clone(&token),
+                            keys: Arc::clone(keys),
+                            rule: rule.fingerprint,
+                        },
+                    );
                     let place = found.place;
                     return Ok(Authenticated { token, rule, place });
                 }
@@ -228,9 +246,12 @@ impl Authenticator {
 impl Rule {
     fn compile(rule: &JwtRule, faults: &mut Vec<AuthenticationFault>) -> Self {
         let mut header = |name: &str| {
-            let header = HeaderName::from_bytes(name.as_bytes());
-            let fault = || AuthenticationFault::HeaderName(name.to_owned());
-            header.map_err(|_| faults.push(fault())).ok()
+            let header = HeaderName::from_bytes(name.as_bytes()).ok();
+            let header = header.filter(|name| !OF_THE_CONNECTION.contains(name));
+            if header.is_none() {
+                faults.push(AuthenticationFault::HeaderName(name.to_owned()));
+            }
+            header
         };
         let payload_header = rule
             .output_payload_to_header
@@ -260,22 +281,15 @@ impl Rule {
         }
     }
 
-    fn verify(
+    fn verify<'k>(
         &self,
-        token: Unverified<'_>,
-        keys: Option<&Arc<KeySet>>,
+        token: &Unverified<'_>,
+        keys: Option<&'k Arc<KeySet>>,
         now: SystemTime,
-    ) -> Result<Entry, Refusal> {
+    ) -> Result<(Times, &'k Arc<KeySet>), Refusal> {
         let keys = keys.ok_or(Refusal::KeysUnavailable)?;
-        let demands = Demands {
-            audiences: &self.audiences,
-            words: &self.words,
-        };
-        Ok(Entry {
-            token: Arc::new(verify(token, &self.issuer, demands, keys, now)?),
-            keys: Arc::clone(keys),
-            rule: self.fingerprint,
-        })
+        let times = verify(token, &self.audiences, keys, now)?;
+        Ok((times, keys))
     }
 
     fn refused(&self, why: Refusal) -> Refused<'_> {
@@ -326,11 +340,7 @@ impl Entry {
         place: Place<'a>,
         now: SystemTime,
     ) -> Result<Authenticated<'a>, Refused<'a>> {
-        let times = Times {
-            not_before: self.token.not_before,
-            expires: self.token.expires,
-        };
-        times.check(now)?;
+        self.token.times.check(now)?;
         let token = Arc::clone(&self.token);
         Ok(Authenticated { token, rule, place })
     }

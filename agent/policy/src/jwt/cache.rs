@@ -104,9 +104,9 @@ impl Generation {
 }
 
 impl Entry {
-    /// About what it takes: the payload, and the claims made of it.
+    /// About what it takes.
     fn bytes(&self) -> usize {
-        256 + 4 * self.token.payload().len()
+        256 + self.token.payload().len() + self.token.claims.bytes()
     }
 }
 

@@ -44,6 +44,27 @@ impl Claims {
         }
         Some(found)
     }
+
+    /// About the bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let members = self.0.iter();
+        members
+            .map(|(name, value)| 16 + name.len() + value.bytes())
+            .sum()
+    }
+}
+
+impl Claim {
+    fn bytes(&self) -> usize {
+        let inner = match self {
+            Self::Text(text) => text.len(),
+            Self::List(items) => items.iter().map(Self::bytes).sum(),
+            Self::Object(claims) => claims.bytes(),
+            Self::Opaque => 0,
+        };
+        // An allocation has its overhead.
+        size_of::<Self>() + 16 + inner
+    }
 }
 
 /// What a token that holds says.
@@ -52,6 +73,12 @@ pub struct Token {
     pub(super) claims: Claims,
     pub(super) principal: Option<Box<str>>,
     pub(super) payload: Box<str>,
+    pub(super) times: Times,
+}
+
+/// When a token is valid, in seconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Times {
     pub(super) not_before: Option<u64>,
     pub(super) expires: Option<u64>,
 }
@@ -74,7 +101,7 @@ impl Token {
 
     /// `exp`, in seconds since 1970.
     pub fn expires(&self) -> Option<u64> {
-        self.expires
+        self.times.expires
     }
 }
 
@@ -90,8 +117,7 @@ impl Token {
             claims: members.into_claims(),
             principal,
             payload: "".into(),
-            not_before: None,
-            expires: None,
+            times: Times::default(),
         }
     }
 }

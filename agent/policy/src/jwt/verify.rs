@@ -3,61 +3,49 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::LEEWAY;
-use super::claims::{Json, Members, Token};
+use super::claims::{Json, Members, Times, Token};
 use super::key_set::KeySet;
 use super::refusal::Refusal;
 use super::unverified::Unverified;
 
-/// What is asked of a token beside its issuer, which chose the rule.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Demands<'a> {
-    /// One of these; empty accepts any.
-    pub(super) audiences: &'a [String],
-    /// Claims whose text is a list of words.
-    pub(super) words: &'a [String],
-}
-
-/// Verifies a token whose issuer is the rule's.
+/// Verifies a token whose issuer is the rule's: when it is valid, if it holds now.
 pub(super) fn verify(
-    token: Unverified<'_>,
-    issuer: &str,
-    demands: Demands<'_>,
+    token: &Unverified<'_>,
+    audiences: &[String],
     keys: &KeySet,
     now: SystemTime,
-) -> Result<Token, Refusal> {
-    let signed = token.signed.as_bytes();
+) -> Result<Times, Refusal> {
+    let (signed, members) = (token.signed.as_bytes(), &token.members);
     keys.verify(
         token.algorithm,
         token.kid.as_deref(),
         signed,
         &token.signature,
     )?;
-    let mut members = token.members;
-    check_audience(&members, demands.audiences)?;
-    let subject = members.text("sub");
-    let subject = subject.map_err(|_| Refusal::Malformed("sub"))?;
-    let principal = subject.map(|subject| format!("{issuer}/{subject}").into());
-    let verified_times = Times {
-        not_before: time(&members, "nbf")?,
-        expires: time(&members, "exp")?,
+    check_audience(members, audiences)?;
+    members.text("sub").map_err(|_| Refusal::Malformed("sub"))?;
+    let times = Times {
+        not_before: time(members, "nbf")?,
+        expires: time(members, "exp")?,
     };
-    time(&members, "iat")?;
-    verified_times.check(now)?;
-    members.split_words(demands.words.iter().map(String::as_str));
-    Ok(Token {
+    time(members, "iat")?;
+    times.check(now)?;
+    Ok(times)
+}
+
+/// What a verified token says. The texts of `words` are lists of words.
+pub(super) fn accepted(token: Unverified<'_>, times: Times, words: &[String]) -> Token {
+    let mut members = token.members;
+    let text = |name| members.text(name).ok().flatten();
+    let principal = text("iss").zip(text("sub"));
+    let principal = principal.map(|(issuer, subject)| format!("{issuer}/{subject}").into());
+    members.split_words(words.iter().map(String::as_str));
+    Token {
         claims: members.into_claims(),
         principal,
         payload: token.payload.into(),
-        not_before: verified_times.not_before,
-        expires: verified_times.expires,
-    })
-}
-
-/// When a token is valid, in seconds since 1970.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    pub(super) not_before: Option<u64>,
-    pub(super) expires: Option<u64>,
+        times,
+    }
 }
 
 impl Times {

@@ -486,7 +486,15 @@ fn conditions() -> impl Strategy<Value = Condition> {
         } => values.len() + not_values.len() > 0,
         Condition::DestinationPort { values, not_values } => values.len() + not_values.len() > 0,
     };
-    prop_oneof![6 => text, 1 => address, 1 => port].prop_filter("values", is_said)
+    prop_oneof![6 => text, 1 => address, 1 => port].prop_map(move |condition| {
+        if is_said(&condition) {
+            return condition;
+        }
+        Condition::DestinationPort {
+            values: vec![80],
+            not_values: vec![],
+        }
+    })
 }
 
 fn accesses() -> impl Strategy<Value = Vec<Access>> {

@@ -367,6 +367,7 @@ fn faults_of_a_policy_leave_the_rest_in_force() {
             prefix: String::new(),
         }],
         from_params: vec!["t".into()],
+        output_payload_to_header: Some("Transfer-Encoding".into()),
         ..rule("no key set")
     };
     let policy = Authentication {
@@ -376,7 +377,11 @@ fn faults_of_a_policy_leave_the_rest_in_force() {
         rules: vec![bad, rule(&keys())],
     };
     let (one, faults) = Authenticator::compile([&policy]);
-    assert_eq!(faults.len(), 2);
+    assert_eq!(faults.len(), 3);
+    assert_eq!(
+        faults[1].1,
+        AuthenticationFault::HeaderName("Transfer-Encoding".into())
+    );
     assert_eq!(
         faults[0].1,
         AuthenticationFault::HeaderName("no header".into())
