@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::listener;
+use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
 use crate::worker::{Limits, Worker};
@@ -108,12 +109,14 @@ impl Gateway {
     pub fn start(
         config: &Config,
         state: &Reader,
+        mesh: Option<&Mesh>,
         records: &Arc<dyn Records>,
     ) -> Result<Self, GatewayError> {
         let plan = Arc::new(ArcSwap::default());
         let threads = (0..config.workers.max(1)).map(|index| {
             let (plan, state, records) = (Arc::clone(&plan), state.clone(), Arc::clone(records));
-            start_thread(index, config.clone(), plan, state, records)
+            let mesh = mesh.cloned();
+            start_thread(index, config.clone(), plan, state, mesh, records)
                 .map_err(|source| GatewayError::Start { index, source })
         });
         Ok(Self {
@@ -237,6 +240,7 @@ fn start_thread(
     config: Config,
     plan: Arc<ArcSwap<Plan>>,
     state: Reader,
+    mesh: Option<Mesh>,
     records: Arc<dyn Records>,
 ) -> io::Result<Thread> {
     let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -252,7 +256,7 @@ fn start_thread(
                     connections: config.connections_per_worker,
                     mirrors: config.mirrors_per_worker,
                 };
-                let worker = Worker::new(plan, state, config.network, records, limits);
+                let worker = Worker::new(plan, state, config.network, mesh, records, limits);
                 Ports::new(worker).run(receiver).await;
             });
         })?;

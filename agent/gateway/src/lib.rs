@@ -19,8 +19,10 @@ mod body;
 pub mod circuit;
 pub mod filter;
 mod gateway;
+mod leg;
 mod listener;
 mod local;
+mod mesh;
 pub mod normalize;
 pub mod outlier;
 pub mod plan;
@@ -36,5 +38,6 @@ mod upstream;
 mod worker;
 
 pub use gateway::{Config, Gateway, GatewayError, bind};
+pub use mesh::Mesh;
 pub use record::{Record, Records};
 pub use refusal::Refusal;

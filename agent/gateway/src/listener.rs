@@ -2,8 +2,10 @@
 
 mod accept;
 mod detect;
+mod http;
 mod serve;
 mod splice;
 mod tls;
+mod tunnel;
 
 pub(crate) use accept::run;

@@ -4,31 +4,46 @@
 //! reported; every other rule is as if the bad one were not there.
 
 mod rule;
+mod services;
 mod steps;
 mod tls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use agent_model::gateway::{Gateway, Listener, Parent, Protocol, Route, RouteKey, Rules};
+use agent_model::NamespacedHostname;
+use agent_model::gateway::{Gateway, Hostname, Listener, Parent, Protocol, Route, RouteKey, Rules};
 use rustls::ServerConfig;
 
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
 
 pub use rule::{Backend, Destination, Rule};
+pub use services::ServicePlan;
 pub use steps::{HostChange, MirrorTo, Steps};
 
 /// What a gateway serves, by port.
 #[derive(Debug, Default)]
 pub struct Plan {
     ports: BTreeMap<u16, PortPlan>,
+    services: HashMap<NamespacedHostname, ServicePlan>,
 }
 
-/// The HTTP listeners of one port.
+/// What one port is for.
 #[derive(Debug)]
 pub struct PortPlan {
-    is_secure: bool,
+    spoken: Outer,
     listeners: HostMap<Arc<HttpListener>>,
+}
+
+/// What a port's clients begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outer {
+    /// HTTP.
+    Http,
+    /// TLS, and HTTP inside.
+    Tls,
+    /// The mesh's tunnels, and anything inside.
+    Tunnel,
 }
 
 /// A listener and its routes.
@@ -69,11 +84,16 @@ impl Plan {
         let routes: Vec<_> = routes.into_iter().collect();
         let mut faults = Vec::new();
         let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
+        let mut tunnels = BTreeSet::new();
         for listener in &gateway.listeners {
             let tls = match listener.protocol {
                 Protocol::Http => Ok(None),
                 Protocol::Https => tls::terminate(listener.tls.as_ref()).map(Some),
-                Protocol::Tls | Protocol::Tcp | Protocol::Udp | Protocol::Hbone => continue,
+                Protocol::Hbone => {
+                    tunnels.insert(listener.port);
+                    continue;
+                }
+                Protocol::Tls | Protocol::Tcp | Protocol::Udp => continue,
             };
             match tls {
                 Ok(tls) => {
@@ -87,6 +107,7 @@ impl Plan {
                 }),
             }
         }
+        let services = services::compile(&routes, &mut faults);
         // A rule that attaches to several listeners is wrong once.
         faults.sort_by(|a, b| (&a.subject, &a.what).cmp(&(&b.subject, &b.what)));
         faults.dedup();
@@ -97,13 +118,18 @@ impl Plan {
             // A port speaks one protocol; where two claim it, the one that hides more wins.
             listeners.retain(|(_, listener)| listener.tls.is_some() == is_secure);
             let port_plan = PortPlan {
-                is_secure,
+                spoken: match is_secure {
+                    true => Outer::Tls,
+                    false => Outer::Http,
+                },
                 listeners: listeners.into_iter().collect(),
             };
             (port, port_plan)
         });
+        let tunnels = tunnels.into_iter().map(|port| (port, PortPlan::tunnel()));
         let plan = Self {
-            ports: ports.collect(),
+            ports: ports.chain(tunnels).collect(),
+            services,
         };
         (plan, faults)
     }
@@ -113,6 +139,18 @@ impl Plan {
         self.ports.get(&port)
     }
 
+    /// The rules for a port of a service behind this waypoint, as a client of a namespace is
+    /// served: those of routes in its own namespace, else those of everybody. `None` when there
+    /// are none, and the service is to be reached as if there were no waypoint.
+    pub fn service(
+        &self,
+        service: &NamespacedHostname,
+        port: u16,
+        client_namespace: &str,
+    ) -> Option<&Index<Arc<Rule>>> {
+        self.services.get(service)?.rules(port, client_namespace)
+    }
+
     /// Every port that is served.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         self.ports.keys().copied()
@@ -120,9 +158,16 @@ impl Plan {
 }
 
 impl PortPlan {
-    /// True when clients have to begin with TLS.
-    pub fn is_secure(&self) -> bool {
-        self.is_secure
+    fn tunnel() -> Self {
+        Self {
+            spoken: Outer::Tunnel,
+            listeners: HostMap::from_iter([]),
+        }
+    }
+
+    /// What clients have to begin with.
+    pub fn spoken(&self) -> Outer {
+        self.spoken
     }
 
     /// The listener that takes requests for a host.
@@ -148,38 +193,53 @@ fn compile_listener(
         })
     });
     for route in attached {
-        let Rules::Http(rules) = &route.rules else {
-            continue;
-        };
-        let Some(hostnames) = effective_hostnames(listener.hostname.as_ref(), &route.hostnames)
-        else {
-            continue;
-        };
-        for (number, rule) in rules.iter().enumerate() {
-            let mut fault = |what: String| {
-                faults.push(Fault {
-                    subject: Subject::Rule(route.key.clone(), number),
-                    what,
-                });
-            };
-            entries.push(Entry {
-                hostnames: hostnames.clone(),
-                created: route.created,
-                route: &route.key,
-                rule: number,
-                matches: &rule.matches,
-                value: Arc::new(Rule::compile(&route.key, rule, &mut fault)),
-            });
+        let names = effective_hostnames(listener.hostname.as_ref(), &route.hostnames);
+        if let Some(hostnames) = names {
+            entries.extend(rules_of(route, &hostnames, faults));
         }
     }
-    let (rules, unusable) = Index::build(entries);
-    faults.extend(unusable.into_iter().map(|fault| Fault {
-        subject: Subject::Rule(fault.route, fault.rule),
-        what: fault.why.to_string(),
-    }));
+    let rules = index(entries, faults);
     HttpListener {
         name: Arc::clone(&listener.name),
         rules,
         tls,
     }
+}
+
+/// The compiled HTTP rules of a route.
+fn rules_of<'a>(
+    route: &'a Route,
+    hostnames: &[Hostname],
+    faults: &mut Vec<Fault>,
+) -> Vec<Entry<'a, Arc<Rule>>> {
+    let Rules::Http(rules) = &route.rules else {
+        return Vec::new();
+    };
+    let rules = rules.iter().enumerate();
+    let entries = rules.map(|(number, rule)| {
+        let mut fault = |what: String| {
+            faults.push(Fault {
+                subject: Subject::Rule(route.key.clone(), number),
+                what,
+            });
+        };
+        Entry {
+            hostnames: hostnames.to_vec(),
+            created: route.created,
+            route: &route.key,
+            rule: number,
+            matches: &rule.matches,
+            value: Arc::new(Rule::compile(&route.key, rule, &mut fault)),
+        }
+    });
+    entries.collect()
+}
+
+fn index(entries: Vec<Entry<'_, Arc<Rule>>>, faults: &mut Vec<Fault>) -> Index<Arc<Rule>> {
+    let (rules, unusable) = Index::build(entries);
+    faults.extend(unusable.into_iter().map(|fault| Fault {
+        subject: Subject::Rule(fault.route, fault.rule),
+        what: fault.why.to_string(),
+    }));
+    rules
 }

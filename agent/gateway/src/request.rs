@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::Reason;
 use agent_model::gateway::{BackendProtocol, Scheme};
+use agent_model::{NamespacedHostname, Reason};
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -32,18 +32,36 @@ use mirror::mirror;
 
 /// A client's connection.
 pub(crate) struct Downstream {
-    /// Port it came in on.
+    /// Port it came in on; of the service, behind a waypoint.
     pub(crate) port: u16,
     /// What the client's URLs begin with.
     pub(crate) scheme: Scheme,
-    /// The listener that TLS chose by the client's SNI.
-    pub(crate) listener: Option<Arc<str>>,
+    /// How its requests find their rules.
+    pub(crate) origin: Origin,
     /// The other end.
     pub(crate) client: SocketAddr,
-    /// The client's address, as it is told to backends.
-    pub(crate) forwarded_for: HeaderValue,
+    /// The client's address, as it is told to backends; not told inside the mesh, where who asks
+    /// is proved rather than claimed.
+    pub(crate) forwarded_for: Option<HeaderValue>,
     /// The backend's end, once both agreed to leave HTTP.
     pub(crate) upgraded: RefCell<Option<Upgraded>>,
+}
+
+/// How requests of a connection find their rules.
+pub(crate) enum Origin {
+    /// By their host, among the listeners of the port.
+    Port {
+        /// The listener that TLS chose by the client's SNI.
+        listener: Option<Arc<str>>,
+    },
+    /// By the service that the client dialled; their host does not count.
+    Service {
+        service: NamespacedHostname,
+        /// Namespace of the client.
+        namespace: Arc<str>,
+        /// What happens where the service has no rules.
+        plain: Arc<Rule>,
+    },
 }
 
 /// Serves one request. Never fails: what goes wrong is an answer, too.

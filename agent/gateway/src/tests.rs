@@ -7,3 +7,4 @@ mod hard;
 mod refuse;
 mod serve;
 mod tls;
+mod waypoint;

@@ -21,10 +21,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
+use crate::leg::Leg;
 use crate::refusal::Refusal;
 use cluster::Cluster;
 
 pub(crate) use choose::Endpoint;
+pub(crate) use connect::Dialer;
 pub(crate) use h1::{Leased, Upgraded};
 
 /// How long a TCP connection may take to be made.
@@ -37,6 +39,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The backends that one worker has talked to.
 pub(crate) struct Upstreams {
     network: Arc<str>,
+    dialer: Dialer,
     state: Reader,
     changes: RefCell<watch::Receiver<u64>>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -57,9 +60,10 @@ pub(crate) struct Answer {
 }
 
 impl Upstreams {
-    pub(crate) fn new(state: Reader, network: Arc<str>) -> Self {
+    pub(crate) fn new(state: Reader, network: Arc<str>, dialer: Dialer) -> Self {
         Self {
             network,
+            dialer,
             changes: RefCell::new(state.changed()),
             snapshot: RefCell::new(state.load()),
             state,
@@ -82,8 +86,8 @@ impl Upstreams {
         loop {
             let endpoint = cluster.choose(&tried, rand::random())?;
             let sent = match protocol {
-                BackendProtocol::Http => h1::send(&endpoint, request).await,
-                BackendProtocol::H2c => h2::send(&endpoint, request).await,
+                BackendProtocol::Http => h1::send(&self.dialer, &endpoint, request).await,
+                BackendProtocol::H2c => h2::send(&self.dialer, &endpoint, request).await,
             };
             match sent {
                 Ok((response, lease)) => {
@@ -107,6 +111,35 @@ impl Upstreams {
         }
     }
 
+    /// Connects to an endpoint of a service, for bytes that nobody looks into.
+    pub(crate) async fn connect(
+        &self,
+        service: &NamespacedHostname,
+        port: u16,
+    ) -> Result<Leg, Refusal> {
+        let cluster = self.cluster(service, port);
+        let mut tried = Vec::new();
+        loop {
+            let endpoint = cluster.choose(&tried, rand::random())?;
+            let address = endpoint.address();
+            match self.dialer.dial(&endpoint.workload(), address).await {
+                Ok(leg) => return Ok(leg.into_inner()),
+                Err(refusal) => {
+                    tried.push(address);
+                    if tried.len() >= MAX_ENDPOINTS_TRIED.min(cluster.len()) {
+                        return Err(refusal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The newest snapshot of the mesh.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.refresh();
+        Arc::clone(&self.snapshot.borrow())
+    }
+
     /// Closes connections that have waited for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         for (_, cluster) in self.clusters.borrow().values().flatten() {
@@ -114,11 +147,15 @@ impl Upstreams {
         }
     }
 
-    fn cluster(&self, service: &NamespacedHostname, port: u16) -> Rc<Cluster> {
+    fn refresh(&self) {
         if self.changes.borrow().has_changed().unwrap_or(false) {
             self.changes.borrow_mut().mark_unchanged();
             *self.snapshot.borrow_mut() = self.state.load();
         }
+    }
+
+    fn cluster(&self, service: &NamespacedHostname, port: u16) -> Rc<Cluster> {
+        self.refresh();
         let snapshot = self.snapshot.borrow();
         if let Some(ports) = self.clusters.borrow().get(service)
             && let Some((_, cluster)) = ports.iter().find(|(candidate, _)| *candidate == port)

@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_hbone::Settings;
 use agent_net::tasks::spawn_local;
 use agent_state::Reader;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
+use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
-use crate::upstream::Upstreams;
+use crate::upstream::{Dialer, Upstreams};
 
 /// How often connections that wait are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -22,6 +24,9 @@ pub(crate) struct Worker {
     pub(crate) plan: Arc<ArcSwap<Plan>>,
     pub(crate) upstreams: Upstreams,
     pub(crate) records: Arc<dyn Records>,
+    pub(crate) mesh: Option<Mesh>,
+    pub(crate) network: Arc<str>,
+    pub(crate) tunnels: Rc<Settings>,
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
@@ -47,13 +52,17 @@ impl Worker {
         plan: Arc<ArcSwap<Plan>>,
         state: Reader,
         network: Arc<str>,
+        mesh: Option<Mesh>,
         records: Arc<dyn Records>,
         limits: Limits,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
             plan,
-            upstreams: Upstreams::new(state, network),
+            upstreams: Upstreams::new(state, Arc::clone(&network), Dialer::new(mesh.clone())),
             records,
+            mesh,
+            network,
+            tunnels: Rc::default(),
             limits,
             connections: Cell::new(0),
             mirrors: Cell::new(0),

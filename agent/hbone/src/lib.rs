@@ -11,6 +11,7 @@
 
 mod error;
 pub mod headers;
+mod io;
 mod keepalive;
 mod pool;
 pub mod server;
@@ -21,6 +22,7 @@ mod tests;
 mod transport;
 
 pub use error::{HboneError, Phase};
+pub use io::TunnelIo;
 pub use pool::{Pool, PoolStats, Target};
 pub use settings::Settings;
 pub use stream::{TunnelReader, TunnelStream, TunnelWriter};

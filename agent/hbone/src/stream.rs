@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use agent_net::copy::End;
 use agent_net::flow::{FlowRead, FlowWrite};
@@ -95,20 +96,31 @@ pub struct TunnelReader {
     _lease: Rc<Lease>,
 }
 
-impl FlowRead for TunnelReader {
-    async fn read(&mut self, max: usize) -> io::Result<Option<Bytes>> {
+impl TunnelReader {
+    /// The next chunk, as [`FlowRead::read`].
+    pub(crate) fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<io::Result<Option<Bytes>>> {
         while self.rest.is_empty() {
             if self.ended {
-                return Ok(None);
+                return Poll::Ready(Ok(None));
             }
-            match poll_fn(|cx| self.receive.poll_data(cx)).await {
+            match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(frame)) => self.rest = frame,
                 Some(Err(error)) if is_end(&error) => self.ended = true,
-                Some(Err(error)) => return Err(to_io(&error)),
+                Some(Err(error)) => return Poll::Ready(Err(to_io(&error))),
                 None => self.ended = true,
             }
         }
-        Ok(Some(self.rest.split_to(max.min(self.rest.len()))))
+        Poll::Ready(Ok(Some(self.rest.split_to(max.min(self.rest.len())))))
+    }
+}
+
+impl FlowRead for TunnelReader {
+    async fn read(&mut self, max: usize) -> io::Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_chunk(cx, max)).await
     }
 
     fn release(&mut self, bytes: usize) {
@@ -130,7 +142,7 @@ pub struct TunnelWriter {
 impl FlowWrite for TunnelWriter {
     async fn write(&mut self, mut chunk: Bytes) -> io::Result<()> {
         while !chunk.is_empty() {
-            let allowed = self.capacity(chunk.len()).await?;
+            let allowed = poll_fn(|cx| self.poll_capacity(cx, chunk.len())).await?;
             let piece = chunk.split_to(allowed.min(chunk.len()));
             self.send
                 .send_data(piece, false)
@@ -140,9 +152,7 @@ impl FlowWrite for TunnelWriter {
     }
 
     async fn finish(&mut self) -> io::Result<()> {
-        self.send
-            .send_data(Bytes::new(), true)
-            .map_err(|error| closed_or(&error, io::ErrorKind::NotConnected))
+        self.end()
     }
 
     fn abort(&mut self) {
@@ -159,19 +169,43 @@ impl FlowWrite for TunnelWriter {
 }
 
 impl TunnelWriter {
+    /// Sends a copy of some of the bytes, as much as one chunk and flow control take.
+    pub(crate) fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let wanted = bytes.len().min(self.max_chunk());
+        let allowed = ready!(self.poll_capacity(cx, wanted))?.min(wanted);
+        let chunk = Bytes::copy_from_slice(&bytes[..allowed]);
+        let sent = self.send.send_data(chunk, false);
+        sent.map_err(|error| closed_or(&error, io::ErrorKind::BrokenPipe))?;
+        Poll::Ready(Ok(allowed))
+    }
+
+    /// Ends this direction.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.send
+            .send_data(Bytes::new(), true)
+            .map_err(|error| closed_or(&error, io::ErrorKind::NotConnected))
+    }
+
     /// Waits until some of `wanted` bytes may be sent, in one DATA frame.
-    async fn capacity(&mut self, wanted: usize) -> io::Result<usize> {
+    fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         self.send.reserve_capacity(wanted);
         loop {
             // poll_capacity reports growth only: what is there already must be asked for.
             let allowed = self.send.capacity();
             if allowed > 0 {
-                return Ok(allowed);
+                return Poll::Ready(Ok(allowed));
             }
-            match poll_fn(|cx| self.send.poll_capacity(cx)).await {
+            match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(to_io(&error)),
-                None => return Err(io::ErrorKind::BrokenPipe.into()),
+                Some(Err(error)) => return Poll::Ready(Err(to_io(&error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
     }

@@ -121,7 +121,7 @@ impl Snapshot {
     }
 
     /// True when `source` is the gateway itself: what it sends must not be sent to it again.
-    pub(crate) fn is_gateway(&self, source: &Workload, gateway: &GatewayAddress) -> bool {
+    pub fn is_gateway(&self, source: &Workload, gateway: &GatewayAddress) -> bool {
         match &gateway.target {
             GatewayTarget::Hostname(key) => source.services.contains_key(key),
             GatewayTarget::Address(address) => {

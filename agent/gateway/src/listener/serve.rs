@@ -1,50 +1,22 @@
 //! One client's connection.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::time::Duration;
 
 use agent_model::gateway::Scheme;
 use agent_net::drain::Watcher;
 use http::HeaderValue;
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::detect::{Rewound, Spoken, detect};
-use super::splice::splice;
+use super::detect::{Rewound, detect};
+use super::http::speak;
 use super::tls::{Secured, handshake};
-use crate::local::{LocalExecutor, LocalTimer};
-use crate::plan::PortPlan;
-use crate::request::{self, Downstream};
-use crate::response::ResponseBody;
+use super::tunnel;
+use crate::plan::{Outer, PortPlan};
+use crate::request::{Downstream, Origin};
 use crate::worker::Worker;
-
-/// How long a request's head may take; also how long a connection may wait for its next request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest head of a request, in bytes (431 beyond).
-const MAX_HEAD: usize = 64 * 1024;
-/// Most fields of a head (431 beyond).
-const MAX_FIELDS: usize = 128;
-/// Requests of one HTTP/2 connection at a time.
-const MAX_STREAMS: u32 = 256;
-/// Bytes that may be under way in one HTTP/2 stream, and in all of them.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How often a silent HTTP/2 client is asked whether it is there, and how long it may take.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-type Answered = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>>>>;
 
 /// Serves a connection until it ends, or until its requests have ended after the drain began.
 pub(super) async fn serve(
@@ -61,19 +33,18 @@ pub(super) async fn serve(
     let mut downstream = Downstream {
         port,
         scheme: Scheme::Http,
-        listener: None,
+        origin: Origin::Port { listener: None },
         client,
-        forwarded_for,
+        forwarded_for: Some(forwarded_for),
         upgraded: RefCell::default(),
     };
-    let is_secure = worker
-        .plan
-        .load()
-        .port(port)
-        .is_some_and(PortPlan::is_secure);
+    let spoken = worker.plan.load().port(port).map(PortPlan::spoken);
+    if spoken == Some(Outer::Tunnel) {
+        return tunnel::serve(worker, stream, client, draining).await;
+    }
     let mut drain_began = draining.clone();
     let greet = async {
-        if !is_secure {
+        if spoken != Some(Outer::Tls) {
             let (spoken, stream) = detect(stream).await?;
             return Some((spoken, Stream::Plain(stream)));
         }
@@ -83,7 +54,9 @@ pub(super) async fn serve(
             spoken,
         } = handshake(&worker, stream, port).await?;
         downstream.scheme = Scheme::Https;
-        downstream.listener = Some(listener);
+        downstream.origin = Origin::Port {
+            listener: Some(listener),
+        };
         Some((spoken, Stream::Tls(Rewound::fresh(stream))))
     };
     let greeted = tokio::select! {
@@ -110,115 +83,4 @@ pub(super) async fn serve(
 enum Stream {
     Plain(Rewound<TcpStream>),
     Tls(Rewound<TlsStream<TcpStream>>),
-}
-
-async fn speak<T>(
-    worker: Rc<Worker>,
-    downstream: Rc<Downstream>,
-    spoken: Spoken,
-    stream: Rewound<T>,
-    draining: Watcher,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    match spoken {
-        Spoken::Http1 => serve_http1(worker, downstream, stream, draining).await,
-        Spoken::Http2 => serve_http2(worker, downstream, stream, draining).await,
-    }
-}
-
-async fn serve_http1<T>(
-    worker: Rc<Worker>,
-    downstream: Rc<Downstream>,
-    stream: Rewound<T>,
-    mut draining: Watcher,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let service = service(worker, Rc::clone(&downstream));
-    let mut connection = http1::Builder::new()
-        .timer(LocalTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_header_size(MAX_HEAD)
-        .max_headers(MAX_FIELDS)
-        .half_close(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut told = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
-            () = draining.signalled(), if !told => {
-                told = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::trace!(client = %downstream.client, %error, "connection ended");
-        return;
-    }
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
-    let upgraded = downstream.upgraded.borrow_mut().take();
-    match upgraded {
-        Some(upgraded) => {
-            let (unread, stream) = stream.into_parts();
-            let early = [&parts.read_buf[..], &unread[..]].concat();
-            splice(stream, early.into(), upgraded).await;
-        }
-        None => {
-            let _ = stream.shutdown().await;
-        }
-    }
-}
-
-async fn serve_http2<T>(
-    worker: Rc<Worker>,
-    downstream: Rc<Downstream>,
-    stream: Rewound<T>,
-    mut draining: Watcher,
-) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let service = service(worker, Rc::clone(&downstream));
-    let connection = http2::Builder::new(LocalExecutor)
-        .timer(LocalTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD as u32)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let mut told = false;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => break ended,
-            () = draining.signalled(), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::trace!(client = %downstream.client, %error, "connection ended");
-    }
-}
-
-fn service(
-    worker: Rc<Worker>,
-    downstream: Rc<Downstream>,
-) -> impl Service<
-    Request<Incoming>,
-    Response = Response<ResponseBody>,
-    Error = Infallible,
-    Future = Answered,
-> + Unpin {
-    service_fn(move |request| -> Answered {
-        let (worker, downstream) = (Rc::clone(&worker), Rc::clone(&downstream));
-        Box::pin(async move { Ok(request::serve(&worker, &downstream, request).await) })
-    })
 }

@@ -23,7 +23,16 @@ where
         tracing::trace!(%error, "upgraded connection ended");
         return;
     }
-    if let Err(error) = copy_bidirectional(&mut client, &mut stream).await {
-        tracing::trace!(%error, "upgraded connection ended");
+    copy(client, stream).await;
+}
+
+/// Copies both ways until both ends are done, or one fails.
+pub(super) async fn copy<A, B>(mut client: A, mut backend: B)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Err(error) = copy_bidirectional(&mut client, &mut backend).await {
+        tracing::trace!(%error, "connection ended");
     }
 }

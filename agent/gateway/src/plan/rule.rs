@@ -51,6 +51,26 @@ pub enum Destination {
 }
 
 impl Rule {
+    /// What happens to requests for a service that has no rules: they go there.
+    pub(crate) fn plain(service: &NamespacedHostname, port: u16) -> Self {
+        let backend = Backend {
+            destination: Destination::Service {
+                service: service.clone(),
+                port,
+                protocol: BackendProtocol::Http,
+            },
+            steps: Steps::default(),
+        };
+        Self {
+            route: RouteKey::new(RouteKind::Http, &service.namespace, &service.hostname),
+            name: None,
+            steps: Steps::default(),
+            split: Split::new([(1, backend)]),
+            timeouts: Timeouts::default(),
+            broken: None,
+        }
+    }
+
     pub(super) fn compile(
         route: &RouteKey,
         rule: &HttpRule,

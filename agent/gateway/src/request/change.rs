@@ -31,12 +31,14 @@ pub(super) fn change_request(
     let rule = &decision.rule;
     let headers = &mut parts.headers;
     join_cookies(headers);
-    headers.append(&FORWARDED_FOR, client.forwarded_for.clone());
-    let scheme = match client.scheme {
-        Scheme::Http => HeaderValue::from_static("http"),
-        Scheme::Https => HeaderValue::from_static("https"),
-    };
-    headers.insert(&FORWARDED_PROTO, scheme);
+    if let Some(address) = &client.forwarded_for {
+        headers.append(&FORWARDED_FOR, address.clone());
+        let scheme = match client.scheme {
+            Scheme::Http => HeaderValue::from_static("http"),
+            Scheme::Https => HeaderValue::from_static("https"),
+        };
+        headers.insert(&FORWARDED_PROTO, scheme);
+    }
     let edits = rule.steps.request.iter().chain(&backend.steps.request);
     edits.for_each(|edits| edits.apply(headers));
     let rewritten = backend.steps.host.as_ref().or(rule.steps.host.as_ref());

@@ -8,7 +8,7 @@ use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
-use super::Downstream;
+use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
 use crate::normalize::{self, Malformed, PathRules};
 use crate::plan::{Plan, Rule};
@@ -68,19 +68,10 @@ pub(super) fn decide(
         method: &parts.method,
         headers: &parts.headers,
     };
-    let no_route = || Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name));
-    let port = plan.port(client.port).ok_or_else(no_route)?;
-    let listener = port.listener(&host.name).ok_or_else(no_route)?;
-    // The rules of one listener are not for connections that chose another one: certificate and
-    // checks of clients may differ.
-    if let Some(chosen) = &client.listener
-        && **chosen != *listener.name
-    {
-        let detail = format!("{} is not for listener {chosen}", host.name);
-        return Err(Refusal::new(Reason::Misdirected, detail));
-    }
-    let selected = listener.rules.select(&facts).ok_or_else(no_route)?;
-    let rule = Arc::clone(selected.value);
+    let found = find(plan, client, &facts)?;
+    let (rule, prefix) = found.ok_or_else(|| {
+        Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name))
+    })?;
     let granted = rule
         .steps
         .cors
@@ -103,7 +94,7 @@ pub(super) fn decide(
             port: client.port,
             path: &path,
             query: parts.uri.query(),
-            prefix: selected.prefix,
+            prefix,
         };
         let location = HeaderValue::from_str(&location(redirect, &from))
             .map_err(|_| Refusal::new(Reason::RequestInvalid, "cannot be redirected"))?;
@@ -122,7 +113,7 @@ pub(super) fn decide(
     let host = forwarded_host(raw, &host, parts.headers.contains_key(HOST))?;
     Ok(Outcome::Forward(Box::new(Decision {
         rule,
-        prefix: selected.prefix,
+        prefix,
         path: match path {
             Cow::Borrowed(_) => None,
             Cow::Owned(path) => Some(path),
@@ -131,6 +122,40 @@ pub(super) fn decide(
         upgrade,
         granted,
     })))
+}
+
+/// A rule, and what its match took of the path.
+type Found = (Arc<Rule>, Option<usize>);
+
+/// The rule of a request.
+fn find(plan: &Plan, client: &Downstream, facts: &Facts<'_>) -> Result<Option<Found>, Refusal> {
+    let rules = match &client.origin {
+        Origin::Service {
+            service,
+            namespace,
+            plain,
+        } => match plan.service(service, client.port, namespace) {
+            Some(rules) => rules,
+            None => return Ok(Some((Arc::clone(plain), None))),
+        },
+        Origin::Port { listener: chosen } => {
+            let port = plan.port(client.port);
+            let Some(listener) = port.and_then(|port| port.listener(facts.host)) else {
+                return Ok(None);
+            };
+            // The rules of one listener are not for connections that chose another one:
+            // certificate and checks of clients may differ.
+            if let Some(chosen) = chosen
+                && **chosen != *listener.name
+            {
+                let detail = format!("{} is not for listener {chosen}", facts.host);
+                return Err(Refusal::new(Reason::Misdirected, detail));
+            }
+            &listener.rules
+        }
+    };
+    let selected = rules.select(facts);
+    Ok(selected.map(|selected| (Arc::clone(selected.value), selected.prefix)))
 }
 
 /// The host as the request writes it. An authority in the target and a Host header have to agree;

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 
 use super::backend::Backend;
 use crate::plan::{Fault, Plan};
-use crate::{Config, Gateway, Record, Records, bind};
+use crate::{Config, Gateway, Mesh, Record, Records, bind};
 
 /// What is kept of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,25 +53,30 @@ pub(super) struct Bed {
     pub(super) gateway: Gateway,
     /// Of the listener `http`.
     pub(super) address: SocketAddr,
-    writer: Writer,
+    pub(super) writer: Writer,
     book: Arc<Book>,
 }
 
 impl Bed {
     /// A gateway with one HTTP listener for every host and these routes.
     pub(super) fn start(routes: &[Route]) -> Self {
+        let bed = Self::idle(None);
+        assert_eq!(bed.apply(routes), []);
+        bed
+    }
+
+    /// A gateway that listens nowhere yet.
+    pub(super) fn idle(mesh: Option<&Mesh>) -> Self {
         let (writer, reader) = agent_state::channel();
         let book = Arc::new(Book::default());
         let records: Arc<dyn Records> = Arc::clone(&book) as _;
-        let gateway = Gateway::start(&Config::default(), &reader, &records).unwrap();
-        let bed = Self {
+        let gateway = Gateway::start(&Config::default(), &reader, mesh, &records).unwrap();
+        Self {
             gateway,
             address: free_port(),
             writer,
             book,
-        };
-        assert_eq!(bed.apply(routes), []);
-        bed
+        }
     }
 
     pub(super) fn apply(&self, routes: &[Route]) -> Vec<Fault> {
@@ -94,22 +99,10 @@ impl Bed {
     }
 
     pub(super) fn service_at(&mut self, name: &str, addresses: &[SocketAddr]) {
-        let service = service(name);
-        let mut updates = vec![Update::Service(Box::new(service.clone()))];
+        let mut updates = vec![Update::Service(Box::new(service(name)))];
         for (number, address) in addresses.iter().enumerate() {
-            let port = ServicePort {
-                service_port: 80,
-                target_port: address.port(),
-            };
-            updates.push(Update::Workload(Box::new(Workload {
-                uid: format!("c//Pod/ns/{name}-{number}").into(),
-                name: format!("{name}-{number}").into(),
-                namespace: "ns".into(),
-                addresses: vec![address.ip()],
-                health: Health::Healthy,
-                services: [(service.key(), vec![port])].into(),
-                ..Workload::default()
-            })));
+            let workload = endpoint(&format!("{name}-{number}"), name, *address);
+            updates.push(Update::Workload(Box::new(workload)));
         }
         assert!(self.writer.apply(updates).is_empty());
     }
@@ -239,7 +232,24 @@ pub(super) fn target(name: &str, protocol: BackendProtocol) -> Target {
     }
 }
 
-fn service(name: &str) -> Service {
+/// An endpoint of a service, outside the mesh.
+pub(super) fn endpoint(name: &str, of: &str, address: SocketAddr) -> Workload {
+    let port = ServicePort {
+        service_port: 80,
+        target_port: address.port(),
+    };
+    Workload {
+        uid: format!("c//Pod/ns/{name}").into(),
+        name: name.into(),
+        namespace: "ns".into(),
+        addresses: vec![address.ip()],
+        health: Health::Healthy,
+        services: [(service(of).key(), vec![port])].into(),
+        ..Workload::default()
+    }
+}
+
+pub(super) fn service(name: &str) -> Service {
     let key = NamespacedHostname::new("ns", &format!("{name}.ns.svc.cluster.local"));
     Service {
         name: name.into(),

@@ -38,12 +38,25 @@ impl Endpoint {
         self.address
     }
 
+    /// True when connections to it may be used for this workload.
+    pub(super) fn is_reached_as(&self, workload: &Workload) -> bool {
+        let known = self.workload.borrow();
+        known.uid == workload.uid
+            && known.tunnel_protocol == workload.tunnel_protocol
+            && known.identity() == workload.identity()
+    }
+
     /// The workload behind it changed in a way that does not touch connections.
     pub(super) fn describe(&self, workload: &Arc<Workload>) {
         let mut known = self.workload.borrow_mut();
         if !Arc::ptr_eq(&known, workload) {
             *known = Arc::clone(workload);
         }
+    }
+
+    /// The workload behind it.
+    pub(super) fn workload(&self) -> Arc<Workload> {
+        Arc::clone(&self.workload.borrow())
     }
 
     /// Counts a request until the result is dropped.

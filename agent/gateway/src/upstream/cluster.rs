@@ -69,11 +69,13 @@ impl Cluster {
         let now = now
             .into_iter()
             .map(|(workload, address)| match before.remove(&address) {
-                Some(endpoint) => {
+                // Another workload, or one that came into the mesh or left it, gets connections
+                // of its own.
+                Some(endpoint) if endpoint.is_reached_as(&workload) => {
                     endpoint.describe(&workload);
                     endpoint
                 }
-                None => Endpoint::new(address, workload),
+                _ => Endpoint::new(address, workload),
             });
         *self.endpoints.borrow_mut() = now.collect();
     }

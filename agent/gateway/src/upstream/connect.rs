@@ -1,31 +1,92 @@
-//! TCP connections to endpoints.
+//! How endpoints are reached: by a tunnel when they are in the mesh, by TCP when not. Never by TCP
+//! because a tunnel does not work.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use agent_model::Reason;
+use agent_hbone::headers::{Authority, ConnectRequest};
+use agent_hbone::{HboneError, Pool, Settings, Target, TunnelIo};
+use agent_model::{HBONE_PORT, Reason, TunnelProtocol, Workload};
+use agent_net::NetnsCookie;
 use agent_net::socket::set_leg_options;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::CONNECT_TIMEOUT;
+use crate::leg::Leg;
+use crate::mesh::Mesh;
 use crate::refusal::Refusal;
 
-/// A connection to an endpoint.
-pub(crate) type Leg = TokioIo<TcpStream>;
+/// The gateway is the only source of its tunnels.
+const SELF: NetnsCookie = NetnsCookie(0);
 
-/// Connects within [`CONNECT_TIMEOUT`].
-pub(super) async fn dial(address: SocketAddr) -> Result<Leg, Refusal> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-        .await
-        .map_err(|_| {
+/// Makes connections to endpoints, for one worker.
+pub(crate) struct Dialer {
+    mesh: Option<(Mesh, Pool)>,
+}
+
+impl Dialer {
+    pub(crate) fn new(mesh: Option<Mesh>) -> Self {
+        let with_pool = |mesh: Mesh| {
+            let certificates = mesh.certificates.clone();
+            let pool = Pool::new(Settings::default(), move |chain| certificates.revoke(chain));
+            (mesh, pool)
+        };
+        Self {
+            mesh: mesh.map(with_pool),
+        }
+    }
+
+    /// Connects to an endpoint within [`CONNECT_TIMEOUT`].
+    pub(super) async fn dial(
+        &self,
+        workload: &Arc<Workload>,
+        address: SocketAddr,
+    ) -> Result<TokioIo<Leg>, Refusal> {
+        let dialled = async {
+            match workload.tunnel_protocol {
+                TunnelProtocol::None => connect(address)
+                    .await
+                    .map(Leg::Tcp)
+                    .map_err(|error| refusal(address, &error)),
+                TunnelProtocol::Hbone => self.tunnel(workload, address).await,
+            }
+        };
+        let leg = timeout(CONNECT_TIMEOUT, dialled).await.map_err(|_| {
             let detail = format!("{address} did not answer within {CONNECT_TIMEOUT:?}");
             Refusal::new(Reason::ConnectTimeout, detail)
-        })?
-        .map_err(|error| refusal(address, &error))?;
-    set_leg_options(&stream).map_err(|error| refusal(address, &error))?;
-    Ok(TokioIo::new(stream))
+        })??;
+        Ok(TokioIo::new(leg))
+    }
+
+    async fn tunnel(&self, workload: &Workload, address: SocketAddr) -> Result<Leg, Refusal> {
+        let no_certificate = |detail: String| Refusal::new(Reason::NoCertificate, detail);
+        let Some((mesh, pool)) = &self.mesh else {
+            let detail = "the endpoint is in the mesh, and this gateway is not";
+            return Err(no_certificate(detail.to_owned()));
+        };
+        let certificate = mesh.certificates.get(&mesh.identity).await;
+        let certificate = certificate.map_err(|error| no_certificate(error.to_string()))?;
+        let expected = workload
+            .identity()
+            .map_err(|error| Refusal::new(Reason::PeerIdentityMismatch, error.to_string()))?;
+        let peer = SocketAddr::new(address.ip(), HBONE_PORT);
+        let target = Target::new(SELF, certificate, peer, vec![expected]);
+        let request = ConnectRequest::to(Authority::Ip(address));
+        let stream = pool.open(&target, &request, || connect(peer)).await;
+        let stream = stream.map_err(|error: HboneError| {
+            Refusal::new(error.reason(), format!("{address}: {error}"))
+        })?;
+        Ok(Leg::Tunnel(TunnelIo::new(stream)))
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    set_leg_options(&stream)?;
+    Ok(stream)
 }
 
 fn refusal(address: SocketAddr, error: &io::Error) -> Refusal {

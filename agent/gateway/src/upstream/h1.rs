@@ -14,13 +14,14 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, Parts, SendRequest};
 use hyper::{Request, Response};
-use tokio::net::TcpStream;
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::choose::{Active, Endpoint};
-use super::connect::{Leg, dial};
+use super::connect::Dialer;
 use super::{Failed, IDLE, chain};
 use crate::body::RequestBody;
+use crate::leg::Leg;
 use crate::refusal::Refusal;
 
 /// Connections to one endpoint that may wait for a request, for each worker.
@@ -30,7 +31,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection as it is driven.
 struct Driver {
-    connection: Connection<Leg, RequestBody>,
+    connection: Connection<TokioIo<Leg>, RequestBody>,
     /// It is over: closed, broken, or no longer HTTP.
     ended: bool,
 }
@@ -60,13 +61,14 @@ pub(crate) struct Leased {
 
 /// What is left of a connection that was upgraded.
 pub(crate) struct Upgraded {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Leg,
     /// What came right after the head.
     pub(crate) early: Bytes,
 }
 
 /// Sends a request over a connection that waits, or over a new one.
 pub(super) async fn send(
+    dialer: &Dialer,
     endpoint: &Rc<Endpoint>,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
@@ -81,15 +83,20 @@ pub(super) async fn send(
             done => return done,
         }
     }
-    let (send, driver) = match connect(endpoint).await {
+    let (send, driver) = match connect(dialer, endpoint).await {
         Ok(connection) => connection,
         Err(refusal) => return Err(Failed::unsent(refusal, request)),
     };
     exchange(endpoint, send, driver, request).await
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
-    let leg = dial(endpoint.address()).await?;
+async fn connect(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
+    let leg = dialer
+        .dial(&endpoint.workload(), endpoint.address())
+        .await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .handshake(leg)

@@ -10,7 +10,7 @@ use hyper::{Request, Response};
 use tokio::sync::Mutex;
 
 use super::choose::Endpoint;
-use super::connect::dial;
+use super::connect::Dialer;
 use super::h1::Leased;
 use super::{Failed, chain};
 use crate::body::RequestBody;
@@ -29,10 +29,11 @@ pub(super) struct Shared(Mutex<Option<SendRequest<RequestBody>>>);
 
 /// Sends a request over the endpoint's connection.
 pub(super) async fn send(
+    dialer: &Dialer,
     endpoint: &Rc<Endpoint>,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
-    let mut send = match connection(endpoint).await {
+    let mut send = match connection(dialer, endpoint).await {
         Ok(send) => send,
         Err(refusal) => return Err(Failed::unsent(refusal, request)),
     };
@@ -49,14 +50,19 @@ pub(super) async fn send(
     }
 }
 
-async fn connection(endpoint: &Endpoint) -> Result<SendRequest<RequestBody>, Refusal> {
+async fn connection(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+) -> Result<SendRequest<RequestBody>, Refusal> {
     let mut shared = endpoint.shared.0.lock().await;
     if let Some(send) = &*shared
         && !send.is_closed()
     {
         return Ok(send.clone());
     }
-    let leg = dial(endpoint.address()).await?;
+    let leg = dialer
+        .dial(&endpoint.workload(), endpoint.address())
+        .await?;
     let (send, connection) = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

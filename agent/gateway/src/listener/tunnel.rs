@@ -1,0 +1,232 @@
+//! The waypoint's listener: tunnels of the mesh, and what is spoken in them.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use agent_hbone::TunnelIo;
+use agent_hbone::headers::Authority;
+use agent_hbone::server::{self, IncomingRequest};
+use agent_identity::server_config;
+use agent_model::gateway::Scheme;
+use agent_model::{Identity, NamespacedHostname, Reason};
+use agent_net::drain::Watcher;
+use agent_net::socket::canonical;
+use agent_net::tasks::spawn_local;
+use agent_state::Snapshot;
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::detect::detect;
+use super::http::speak;
+use super::splice::copy;
+use crate::mesh::Mesh;
+use crate::plan::Rule;
+use crate::refusal::Refusal;
+use crate::request::{Downstream, Origin};
+use crate::worker::Worker;
+
+/// Serves a tunnel: who the peer is, then each of its streams in a task.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    mut draining: Watcher,
+) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let Some(mesh) = worker.mesh.clone() else {
+        tracing::warn!(%client, "tunnel refused: this gateway is not in the mesh");
+        return;
+    };
+    let revocations = mesh.certificates.revocations();
+    let mut withdrawals = mesh.certificates.withdrawals();
+    let session = match handshake(&worker, &mesh, stream).await {
+        Ok(session) => session,
+        Err(refusal) => {
+            tracing::debug!(%client, reason = %refusal.reason, detail = refusal.detail,
+                "tunnel refused");
+            return;
+        }
+    };
+    let tunnel = Rc::new(Tunnel {
+        client,
+        own: canonical(local).ip(),
+        peer: session.peer().clone(),
+        draining: draining.clone(),
+    });
+    let of_streams = Rc::clone(&worker);
+    let on_request = move |incoming| {
+        let (worker, tunnel) = (Rc::clone(&of_streams), Rc::clone(&tunnel));
+        spawn_local(async move { serve_stream(worker, &tunnel, incoming).await });
+    };
+    let chain = session.peer_chain().to_vec();
+    let revoked = until_revoked(revocations, || mesh.certificates.revoke(&chain));
+    let no_more = async {
+        tokio::select! {
+            () = draining.signalled() => {}
+            // The root that the peer was verified by may count no longer.
+            Ok(()) = withdrawals.changed() => {}
+        }
+    };
+    tokio::select! {
+        served = session.serve(on_request, no_more) => if let Err(error) = served {
+            tracing::debug!(%client, %error, "tunnel ended");
+        },
+        () = revoked => {
+            tracing::warn!(%client, reason = %Reason::PeerRevoked, "tunnel ended");
+        }
+    }
+}
+
+/// What the streams of one tunnel have in common.
+struct Tunnel {
+    client: SocketAddr,
+    /// Our own address, as the peer dialled it.
+    own: IpAddr,
+    peer: Identity,
+    draining: Watcher,
+}
+
+async fn handshake(
+    worker: &Worker,
+    mesh: &Mesh,
+    stream: TcpStream,
+) -> Result<server::Connection, Refusal> {
+    let no_certificate = |detail: String| Refusal::new(Reason::NoCertificate, detail);
+    let certificate = mesh.certificates.get(&mesh.identity).await;
+    let certificate = certificate.map_err(|error| no_certificate(error.to_string()))?;
+    let config = server_config(&certificate).map_err(|error| no_certificate(error.to_string()))?;
+    server::accept(stream, config, Rc::clone(&worker.tunnels))
+        .await
+        .map_err(|error| Refusal::new(error.reason(), error.to_string()))
+}
+
+/// Completes when the peer is revoked by a list that came after `changes` began.
+async fn until_revoked(mut changes: watch::Receiver<u64>, is_revoked: impl Fn() -> bool) {
+    while changes.changed().await.is_ok() {
+        if is_revoked() {
+            return;
+        }
+    }
+    // Nobody tells of lists any more: the gateway ends.
+    std::future::pending().await
+}
+
+/// One stream: a service of this waypoint, and then HTTP where it has rules, bytes where not.
+async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingRequest) {
+    let Some(_slot) = worker.connection() else {
+        return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+    };
+    let authority = match &incoming.request {
+        Ok(request) => request.authority.clone(),
+        Err(error) => {
+            tracing::debug!(client = %tunnel.client, %error, "stream refused");
+            return incoming.reject(StatusCode::BAD_REQUEST);
+        }
+    };
+    let snapshot = worker.upstreams.snapshot();
+    let found = destination(&snapshot, &worker.network, tunnel, &authority);
+    drop(snapshot);
+    match found {
+        Ok((service, port)) => serve_service(worker, tunnel, incoming, service, port).await,
+        Err(detail) => {
+            tracing::debug!(client = %tunnel.client, peer = %tunnel.peer,
+                reason = %Reason::AuthorityUnknown, detail, "stream refused");
+            incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+}
+
+/// The service that a stream is for. Only services that this gateway is the waypoint of: it must
+/// not lead around the waypoint of another.
+fn destination(
+    snapshot: &Snapshot,
+    network: &str,
+    tunnel: &Tunnel,
+    authority: &Authority,
+) -> Result<(NamespacedHostname, u16), String> {
+    let namespace = tunnel.peer.namespace();
+    let (service, port) = match authority {
+        Authority::Ip(address) => {
+            let service = snapshot.service_by_vip(network, address.ip(), namespace);
+            (service, address.port())
+        }
+        Authority::Host { hostname, port } => {
+            (snapshot.service_by_hostname(hostname, namespace), *port)
+        }
+    };
+    let service = service.ok_or_else(|| format!("no service is known by {authority}"))?;
+    let own = snapshot
+        .workload_by_ip(network, tunnel.own)
+        .ok_or_else(|| format!("this gateway is not known by its address {}", tunnel.own))?;
+    let is_ours = service
+        .waypoint
+        .as_ref()
+        .is_some_and(|waypoint| snapshot.is_gateway(own, waypoint));
+    if !is_ours {
+        return Err(format!("this is not the waypoint of {}", service.key()));
+    }
+    Ok((service.key(), port))
+}
+
+async fn serve_service(
+    worker: Rc<Worker>,
+    tunnel: &Tunnel,
+    incoming: IncomingRequest,
+    service: NamespacedHostname,
+    port: u16,
+) {
+    let namespace: Arc<str> = tunnel.peer.namespace().into();
+    let plan = worker.plan.load_full();
+    if plan.service(&service, port, &namespace).is_none() {
+        return pass_through(&worker, tunnel, incoming, &service, port).await;
+    }
+    drop(plan);
+    let Ok(stream) = incoming.accept(None) else {
+        return;
+    };
+    let Some((spoken, stream)) = detect(TunnelIo::new(stream)).await else {
+        return;
+    };
+    let plain = Arc::new(Rule::plain(&service, port));
+    let downstream = Downstream {
+        port,
+        scheme: Scheme::Http,
+        origin: Origin::Service {
+            service,
+            namespace,
+            plain,
+        },
+        client: tunnel.client,
+        forwarded_for: None,
+        upgraded: RefCell::default(),
+    };
+    let draining = tunnel.draining.clone();
+    speak(worker, Rc::new(downstream), spoken, stream, draining).await;
+}
+
+/// Bytes to an endpoint of the service, whatever they are.
+async fn pass_through(
+    worker: &Worker,
+    tunnel: &Tunnel,
+    incoming: IncomingRequest,
+    service: &NamespacedHostname,
+    port: u16,
+) {
+    match worker.upstreams.connect(service, port).await {
+        Ok(backend) => {
+            if let Ok(stream) = incoming.accept(None) {
+                copy(TunnelIo::new(stream), backend).await;
+            }
+        }
+        Err(refusal) => {
+            tracing::debug!(client = %tunnel.client, peer = %tunnel.peer, reason = %refusal.reason,
+                detail = refusal.detail, "stream refused");
+            incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+}

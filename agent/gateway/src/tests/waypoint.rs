@@ -1,0 +1,341 @@
+//! In and out of the mesh.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use agent_hbone::headers::{Authority as Named, ConnectRequest};
+use agent_hbone::{HboneError, Pool, Settings, Target, TunnelIo, server};
+use agent_identity::{Authority, Certificates, server_config};
+use agent_model::gateway::{Filter, HeaderChange, HeaderValue, HttpRule, Parent, Protocol, Route};
+use agent_model::{
+    GatewayAddress, GatewayTarget, HBONE_PORT, Identity, NetworkAddress, Reason, Service,
+    TunnelProtocol, Workload,
+};
+use agent_net::NetnsCookie;
+use agent_xds::{Apply, Update};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::backend::Backend;
+use super::bed::{Bed, endpoint, get, listener, route, rule, service, whole};
+use crate::Mesh;
+
+const VIP: &str = "10.96.0.1";
+
+fn identity(namespace: &str, account: &str) -> Identity {
+    Identity::new("cluster.local", namespace, account).unwrap()
+}
+
+fn certificates() -> Certificates {
+    let authority = Authority::in_memory("cluster.local", SystemTime::now()).unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    Certificates::new(Arc::new(authority), runtime, Duration::from_secs(3600))
+}
+
+/// A waypoint with the service `one` behind it.
+struct Site {
+    bed: Bed,
+    certificates: Certificates,
+    tunnels: Pool,
+}
+
+fn mesh(certificates: &Certificates) -> Mesh {
+    Mesh {
+        certificates: certificates.clone(),
+        identity: identity("ns", "waypoint"),
+    }
+}
+
+fn behind_waypoint(name: &str) -> Service {
+    Service {
+        vips: vec![NetworkAddress {
+            network: "".into(),
+            address: VIP.parse().unwrap(),
+        }],
+        waypoint: Some(GatewayAddress {
+            target: GatewayTarget::Hostname(service("waypoint").key()),
+            hbone_mtls_port: HBONE_PORT,
+        }),
+        ..service(name)
+    }
+}
+
+impl Site {
+    fn start(endpoint: Workload) -> Self {
+        let certificates = certificates();
+        let mut bed = Bed::idle(Some(&mesh(&certificates)));
+        // Of several that own an address the first by uid is taken.
+        let own = super::bed::endpoint("0-waypoint", "waypoint", bed.address);
+        let updates = vec![
+            Update::Service(Box::new(service("waypoint"))),
+            Update::Workload(Box::new(own)),
+            Update::Service(Box::new(behind_waypoint("one"))),
+            Update::Workload(Box::new(endpoint)),
+        ];
+        assert!(bed.writer.apply(updates).is_empty());
+        let site = Self {
+            bed,
+            certificates,
+            tunnels: Pool::new(Settings::default(), |_| false),
+        };
+        site.apply(&[]);
+        site
+    }
+
+    fn apply(&self, routes: &[Route]) {
+        let mut mesh = listener("mesh", self.bed.address.port());
+        mesh.protocol = Protocol::Hbone;
+        assert_eq!(self.bed.apply_with(vec![mesh], routes), []);
+    }
+
+    /// A stream of a client in a namespace to an authority.
+    async fn open(&self, namespace: &str, authority: &str) -> Result<TunnelIo, HboneError> {
+        let client = identity(namespace, "client");
+        let certificate = self.certificates.get(&client).await.unwrap();
+        let expected = vec![identity("ns", "waypoint")];
+        let address = self.bed.address;
+        let target = Target::new(NetnsCookie(1), certificate, address, expected);
+        let request = ConnectRequest::to(authority.parse::<Named>().unwrap());
+        let opened = self
+            .tunnels
+            .open(&target, &request, move || TcpStream::connect(address));
+        opened.await.map(TunnelIo::new)
+    }
+
+    /// One GET through a stream of its own.
+    async fn get(&self, namespace: &str, target: &str) -> Response<bytes::Bytes> {
+        let stream = self.open(namespace, &format!("{VIP}:80")).await.unwrap();
+        let (mut send, connection) =
+            http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
+                .await
+                .unwrap();
+        spawn_local(connection);
+        whole(send.send_request(get("one", target)).await.unwrap()).await
+    }
+}
+
+/// Runs a test as a worker runs: one thread, one local set.
+async fn worker(test: impl Future<Output = ()>) {
+    let limited = tokio::time::timeout(Duration::from_secs(60), test);
+    LocalSet::new()
+        .run_until(limited)
+        .await
+        .expect("the test hangs");
+}
+
+/// A route on the service `one` whose answers say which rule it was.
+fn attached(
+    name: &str,
+    port: Option<u16>,
+    consumers: Option<&str>,
+    mut rules: Vec<HttpRule>,
+) -> Route {
+    for rule in &mut rules {
+        let said = HeaderValue {
+            name: "x-rule".into(),
+            value: name.into(),
+        };
+        rule.filters.push(Filter::ResponseHeaders(HeaderChange {
+            set: vec![said],
+            ..HeaderChange::default()
+        }));
+    }
+    let mut route = route(rules);
+    route.key.name = name.into();
+    // Hosts do not count: the service was dialled by its address.
+    route.hostnames = vec!["elsewhere.org".parse().unwrap()];
+    route.parents = vec![Parent::Service {
+        service: service("one").key(),
+        port,
+        consumer_namespace: consumers.map(Into::into),
+    }];
+    route
+}
+
+fn said(response: &Response<bytes::Bytes>) -> (u16, &str) {
+    let rule = response.headers().get("x-rule");
+    let rule = rule.map_or("", |rule| rule.to_str().unwrap());
+    (response.status().as_u16(), rule)
+}
+
+#[tokio::test]
+async fn rules_of_a_service_and_of_its_consumers() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let site = Site::start(endpoint("one-0", "one", backend.address));
+        assert_eq!(said(&site.get("shop", "/x").await), (200, ""));
+        site.apply(&[
+            attached("producer", None, None, vec![rule("/a", "one")]),
+            attached("other-port", Some(81), None, vec![rule("/b", "one")]),
+            attached("this-port", Some(80), None, vec![rule("/c", "one")]),
+            attached("consumer", None, Some("shop"), vec![rule("/d", "one")]),
+        ]);
+        for (namespace, target, expected) in [
+            ("other", "/a", (200, "producer")),
+            ("other", "/b", (404, "")),
+            ("other", "/c", (200, "this-port")),
+            ("other", "/d", (404, "")),
+            ("shop", "/a", (404, "")),
+            ("shop", "/d/x/%2e%2e", (200, "consumer")),
+        ] {
+            let response = site.get(namespace, target).await;
+            assert_eq!(said(&response), expected, "{namespace} {target}");
+        }
+        let seen = backend.last();
+        assert_eq!(seen.target, "/d/");
+        assert!(!seen.headers.contains_key("x-forwarded-for"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_pass_where_there_are_no_rules() {
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let site = Site::start(endpoint("one-0", "one", listener.local_addr().unwrap()));
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // It speaks first, as mail servers do.
+            stream.write_all(b"220 ready\r\n").await.unwrap();
+            let mut said = [0; 4];
+            stream.read_exact(&mut said).await.unwrap();
+            stream.write_all(&said).await.unwrap();
+        });
+        let mut stream = site.open("shop", &format!("{VIP}:80")).await.unwrap();
+        let mut said = [0; 11];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"220 ready\r\n");
+        stream.write_all(b"QUIT").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"QUIT");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_waypoint_leads_nowhere_else() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let mut site = Site::start(endpoint("one-0", "one", backend.address));
+        let mut other = behind_waypoint("other");
+        other.waypoint = None;
+        other.vips[0].address = "10.96.0.2".parse().unwrap();
+        let endpoint = endpoint("other-0", "other", backend.address);
+        let updates = vec![
+            Update::Service(Box::new(other)),
+            Update::Workload(Box::new(endpoint)),
+        ];
+        assert!(site.bed.writer.apply(updates).is_empty());
+        for authority in [
+            "10.96.0.2:80".to_owned(),
+            "other.ns.svc.cluster.local:80".to_owned(),
+            "10.96.0.3:80".to_owned(),
+            backend.address.to_string(),
+            "169.254.169.254:80".to_owned(),
+        ] {
+            let refused = site.open("shop", &authority).await;
+            assert!(
+                matches!(refused, Err(HboneError::Rejected(_))),
+                "{authority}: {refused:?}"
+            );
+        }
+        let by_name = "one.ns.svc.cluster.local:80";
+        assert!(site.open("shop", by_name).await.is_ok());
+        assert_eq!(backend.seen().len(), 0);
+    })
+    .await;
+}
+
+/// The node of a pod in the mesh: takes tunnels on the pod's address, as that identity.
+async fn node(ip: &str, certificates: &Certificates, account: &str, backend: SocketAddr) {
+    let listener = TcpListener::bind((ip, HBONE_PORT)).await.unwrap();
+    let certificate = certificates.get(&identity("ns", account)).await.unwrap();
+    spawn_local(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let config = server_config(&certificate).unwrap();
+            spawn_local(async move {
+                let session = server::accept(tcp, config, Rc::new(Settings::default()));
+                let Ok(session) = session.await else {
+                    return;
+                };
+                assert_eq!(*session.peer(), identity("ns", "waypoint"));
+                let on_request = move |incoming: server::IncomingRequest| {
+                    spawn_local(async move {
+                        let mut to = TcpStream::connect(backend).await.unwrap();
+                        let mut from = TunnelIo::new(incoming.accept(None).unwrap());
+                        let _ = copy_bidirectional(&mut from, &mut to).await;
+                    });
+                };
+                let _ = session.serve(on_request, std::future::pending()).await;
+            });
+        }
+    });
+}
+
+fn meshed(ip: &str, backend: SocketAddr) -> Workload {
+    let address = SocketAddr::new(ip.parse().unwrap(), backend.port());
+    Workload {
+        tunnel_protocol: TunnelProtocol::Hbone,
+        service_account: "one".into(),
+        ..endpoint("one-0", "one", address)
+    }
+}
+
+#[tokio::test]
+async fn pods_in_the_mesh_are_reached_by_tunnel_and_as_themselves() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let mut site = Site::start(meshed("127.77.0.1", backend.address));
+        site.apply(&[attached("all", None, None, vec![rule("/", "one")])]);
+        node("127.77.0.1", &site.certificates, "one", backend.address).await;
+        for _ in 0..5 {
+            assert_eq!(said(&site.get("shop", "/x").await), (200, "all"));
+        }
+        assert_eq!(backend.connections(), 1);
+        // Another one answers at the address of a pod.
+        node(
+            "127.77.0.2",
+            &site.certificates,
+            "impostor",
+            backend.address,
+        )
+        .await;
+        let pod = meshed("127.77.0.2", backend.address);
+        let updates = vec![Update::Workload(Box::new(pod))];
+        assert!(site.bed.writer.apply(updates).is_empty());
+        assert_eq!(
+            site.get("shop", "/x").await.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        let record = site.bed.records(6).await.remove(5);
+        assert_eq!(record.reason, Reason::PeerIdentityMismatch);
+        assert_eq!(backend.seen().len(), 5);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_in_the_mesh_is_never_reached_in_the_clear() {
+    let backend = Backend::start("one").await;
+    let mut bed = Bed::start(&[route(vec![rule("/", "one")])]);
+    let updates = vec![
+        Update::Service(Box::new(service("one"))),
+        Update::Workload(Box::new(meshed("127.0.0.1", backend.address))),
+    ];
+    assert!(bed.writer.apply(updates).is_empty());
+    assert_eq!(
+        bed.get("a", "/").await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(bed.records(1).await.remove(0).reason, Reason::NoCertificate);
+    assert_eq!(backend.connections(), 0);
+}
