@@ -13,6 +13,7 @@ pub mod cni;
 pub mod command;
 pub mod control;
 pub mod counters;
+pub mod gateway;
 pub mod http;
 pub mod lab;
 pub mod leak;

@@ -3,6 +3,7 @@
 mod client;
 mod control;
 mod escape;
+mod gateway;
 mod query;
 mod status;
 mod table;
@@ -19,6 +20,7 @@ use http::request::Parts;
 pub(crate) use client::get;
 pub(crate) use control::control_text;
 pub(crate) use escape::printable;
+pub(crate) use gateway::gateway_text;
 pub(crate) use query::why_path;
 pub(crate) use status::{
     CertificateView, Connections, ControlPlaneView, OlderView, PodView, RejectedResource, Status,

@@ -1,6 +1,8 @@
 //! The command line as typed. Every flag is also an environment variable `CULVERT_<FLAG>` and a
 //! key of the configuration file; the flag wins over the variable, the variable over the file.
 
+mod gateway;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,9 +15,11 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config_file::{self, FileError};
 
+pub(crate) use gateway::GatewayFlags;
+
 /// Culvert: a node-level, eBPF-assisted ambient service mesh.
 ///
-/// Every flag of `node` and `control` may also be given as an environment variable (shown in
+/// Every flag of `node`, `control` and `gateway` may also be given as an environment variable (shown in
 /// brackets) or as a key of the YAML file that --config names, such as `node-name: n1`.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, propagate_version = true)]
@@ -32,8 +36,11 @@ pub(crate) enum Verb {
     Node(Box<NodeFlags>),
     /// Runs the control plane and the certificate authority.
     Control(Box<ControlFlags>),
+    /// Runs one Gateway object: routes HTTP requests from its listeners to services.
+    Gateway(Box<GatewayFlags>),
     /// Shows what a node agent is doing: pods, certificates, control-plane sync, refusals. With
-    /// the control plane's socket: manifests that are not in force, nodes, certificates.
+    /// the control plane's socket: manifests that are not in force, nodes, certificates. With a
+    /// gateway's: ports, routes, what cannot be used.
     Status(StatusFlags),
     /// Prints the node agent's view of the mesh as JSON, with the keys istioctl knows.
     ConfigDump(AdminFlags),
@@ -295,7 +302,8 @@ pub(crate) struct ControlFlags {
     /// certificate of --listen). Without it nobody is asked.
     #[arg(long, env = "CULVERT_WEBHOOK_LISTEN", value_name = "ADDR")]
     pub(crate) webhook_listen: Option<SocketAddr>,
-    /// File with one `TOKEN NODE` pair a line. Required, unless --kubernetes is given.
+    /// File with one `TOKEN NODE` pair a line, for a gateway `TOKEN NAMESPACE/NAME`. Required,
+    /// unless --kubernetes is given.
     #[arg(long, env = "CULVERT_NODE_TOKENS", value_name = "FILE")]
     pub(crate) node_tokens: Option<PathBuf>,
     /// Audience of the service account tokens that admit a node agent, with --kubernetes; may be

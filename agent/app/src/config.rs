@@ -1,5 +1,7 @@
 //! Validated settings of the roles. Rooms see these values, never flags, variables or files.
 
+mod gateway;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use agent_model::Identity;
 use agent_telemetry::LogFormat;
 
 use crate::cli::{CommonFlags, ControlFlags, Enrolment, NodeFlags};
+
+pub(crate) use gateway::{GatewayConfig, gateway};
 
 /// Where the eBPF object is looked for when no flag names it and it is not beside the program.
 const INSTALLED_OBJECT: &str = "/usr/lib/culvert/culvert.bpf.o";

@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod config_file;
 mod control;
+mod gateway;
 mod http;
 mod install;
 mod listen;
@@ -56,6 +57,7 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
             config::Node::Run(config) => node::run(*config),
         },
         cli::Verb::Control(flags) => control::run(config::control(*flags)?),
+        cli::Verb::Gateway(flags) => gateway::run(config::gateway(*flags)?),
         cli::Verb::Status(flags) => verbs::status(&flags),
         cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
         cli::Verb::Why(flags) => verbs::why(&flags),

@@ -15,8 +15,10 @@ pub(crate) fn status(flags: &StatusFlags) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let value: serde_json::Value = serde_json::from_str(&answer).context("unexpected answer")?;
-    if value["role"] == "control" {
-        return print(&admin::control_text(&value));
+    match value["role"].as_str() {
+        Some("control") => return print(&admin::control_text(&value)),
+        Some("gateway") => return print(&admin::gateway_text(&value)),
+        _ => {}
     }
     let status: Status = serde_json::from_value(value).context("unexpected answer")?;
     print(&status.to_text())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agent_identity::{Authority, IdentityError, MAX_CSR_BYTES};
 use agent_model::Identity;
-use agent_xds::{Authenticate, Caller};
+use agent_xds::{Authenticate, Caller, Client};
 use proto::ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -23,7 +23,7 @@ const IMPERSONATED: &str = "ImpersonatedIdentity";
 /// Largest request, in bytes: the CSR and a little around it.
 const MAX_REQUEST: usize = MAX_CSR_BYTES + 16 * 1024;
 
-/// Signs for nodes.
+/// Signs for nodes and gateways.
 #[derive(Debug)]
 pub(crate) struct CertificateService<A> {
     pub(crate) authority: Arc<Authority>,
@@ -47,22 +47,31 @@ impl<A: Authenticate> CertificateService<A> {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
-    fn answer(&self, node: &str, request: &IstioCertificateRequest) -> Result<Vec<String>, Status> {
+    fn answer(
+        &self,
+        client: &Client,
+        request: &IstioCertificateRequest,
+    ) -> Result<Vec<String>, Status> {
         let identity = impersonated(request)?;
         let collection = self
             .collection
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        if !collection.is_on_node(node, &identity) {
-            return Err(Status::permission_denied(format!(
-                "no pod of the mesh with {identity} is scheduled on node {node}"
-            )));
-        }
+        let refusal = match client {
+            Client::Node(node) => (!collection.is_on_node(node, &identity))
+                .then(|| format!("no pod of the mesh with {identity} is scheduled on node {node}")),
+            Client::Gateway(key) => (!collection.is_of_gateway(key, &identity))
+                .then(|| format!("{identity} is not that of a gateway {key}")),
+        };
         drop(collection);
+        if let Some(refusal) = refusal {
+            return Err(Status::permission_denied(refusal));
+        }
+        let caller = client.to_string();
         // Only now: refusals must not use up what valid requests need.
-        if !self.limits.admit(node, Instant::now()) {
+        if !self.limits.admit(&caller, Instant::now()) {
             return Err(Status::resource_exhausted(format!(
-                "node {node} asks for certificates too often"
+                "{caller} asks for certificates too often"
             )));
         }
         let ttl = lifetime(request.validity_duration, self.max_ttl);
@@ -70,7 +79,7 @@ impl<A: Authenticate> CertificateService<A> {
             .authority
             .sign(&request.csr, &identity, ttl, SystemTime::now())
             .map_err(signing_status)?;
-        info!(node, %identity, ttl_seconds = ttl.as_secs(), "certificate issued");
+        info!(node = caller, %identity, ttl_seconds = ttl.as_secs(), "certificate issued");
         Ok(chain)
     }
 }
@@ -85,15 +94,15 @@ impl<A: Authenticate> IstioCertificateService for CertificateService<A> {
         let caller = caller.inspect_err(|_| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
         })?;
-        let node = caller.node()?;
-        match self.answer(node, request.get_ref()) {
+        let client = caller.client();
+        match self.answer(client, request.get_ref()) {
             Ok(cert_chain) => {
                 self.counters.issued.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(status) => {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                warn!(%node, code = ?status.code(), reason = status.message(), "certificate refused");
+                warn!(node = %client, code = ?status.code(), reason = status.message(), "certificate refused");
                 Err(status)
             }
         }

@@ -66,11 +66,16 @@ impl World {
         let folder =
             std::env::temp_dir().join(format!("culvert-control-{}-{count}", std::process::id()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
-        fs::write(folder.join("tokens"), "token-1 n1\ntoken-2 n2\n").unwrap();
+        fs::write(
+            folder.join("tokens"),
+            "token-1 n1\ntoken-2 n2\ntoken-4 shop/edge\n",
+        )
+        .unwrap();
         for (name, token) in [
             ("n1", "token-1\n"),
             ("n2", "token-2\n"),
             ("nobody", "token-3\n"),
+            ("edge", "token-4\n"),
         ] {
             fs::write(folder.join(name), token).unwrap();
         }
@@ -549,6 +554,43 @@ async fn t_node_1_certificates_are_for_pods_of_the_node_that_asks() {
         sleep(Duration::from_millis(20)).await;
     }
     world.certificate("n2", web, 600).await.unwrap();
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_is_certified_as_itself_and_only_while_it_exists() {
+    let gateway = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: culvert, listeners: [{name: http, port: 80, protocol: HTTP}]}
+";
+    let world = World::start(&format!("{SHOP}{gateway}")).await;
+    let edge = "spiffe://cluster.local/ns/shop/sa/edge";
+    world.certificate("edge", edge, 600).await.unwrap();
+    for (token, identity) in [
+        ("edge", "spiffe://cluster.local/ns/shop/sa/web"),
+        ("edge", "spiffe://cluster.local/ns/other/sa/edge"),
+        ("edge", "spiffe://other.domain/ns/shop/sa/edge"),
+        ("n1", edge),
+    ] {
+        let error = world.certificate(token, identity, 600).await.unwrap_err();
+        assert!(
+            error.contains("PermissionDenied"),
+            "{token} {identity}: {error}"
+        );
+    }
+    world.write(SHOP);
+    let started = Instant::now();
+    while world.certificate("edge", edge, 600).await.is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        sleep(Duration::from_millis(20)).await;
+    }
     world.stop().await;
 }
 

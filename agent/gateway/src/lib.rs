@@ -34,6 +34,7 @@ pub mod retry;
 pub mod route;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upstream;
 mod worker;
 
@@ -41,3 +42,4 @@ pub use gateway::{Config, Gateway, GatewayError, bind};
 pub use mesh::Mesh;
 pub use record::{Record, Records};
 pub use refusal::Refusal;
+pub use told::{Follower, Told};

@@ -9,6 +9,7 @@ mod steps;
 mod tls;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use agent_model::NamespacedHostname;
@@ -73,6 +74,15 @@ pub enum Subject {
     Listener(Arc<str>),
     /// A rule, by its number in its route.
     Rule(RouteKey, usize),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listener(name) => write!(f, "listener {name}"),
+            Self::Rule(route, number) => write!(f, "{route} rule {number}"),
+        }
+    }
 }
 
 impl Plan {

@@ -401,6 +401,7 @@ async fn t_xds_2_a_node_asks_by_name_and_is_no_other_node() {
     let mut config = credentials.client(server.address);
     config.node = NodeFacts::new("n2", "Kubernetes", "");
     let means = client::Means {
+        of_gateway: false,
         demand: Some(demand.clone()),
         saved: None,
     };
@@ -448,6 +449,7 @@ async fn f_15_f_16_a_node_that_starts_in_an_outage_goes_on_with_what_was_written
     let (status, mut current) = watch::channel(ClientStatus::default());
     let (end, watcher) = drain::channel();
     let means = client::Means {
+        of_gateway: false,
         demand: None,
         saved: Some(file),
     };

@@ -34,7 +34,7 @@ pub enum Update {
 
 impl Update {
     /// Name of the resource that said so.
-    pub(crate) fn resource_name(&self) -> String {
+    pub fn resource_name(&self) -> String {
         match self {
             Self::Workload(workload) => workload.uid.to_string(),
             Self::Service(service) => service.key().to_string(),

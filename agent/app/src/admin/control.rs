@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::escape::printable;
-use super::table::table;
+use super::table::{table, text};
 
 /// Rows shown of each list.
 const SHOWN: usize = 20;
@@ -135,15 +135,6 @@ fn rows(list: &Value, row: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
 fn count(status: &Value, name: &str) -> usize {
     let left_out = status[format!("{name}LeftOut")].as_u64().unwrap_or(0);
     status[name].as_array().map_or(0, Vec::len) + left_out as usize
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn date(seconds: &Value) -> String {

@@ -1,5 +1,7 @@
 //! Columns for people.
 
+use serde_json::Value;
+
 use super::escape::printable;
 
 /// Lines up `rows` under `head`; every cell is made printable, no line ends in blanks.
@@ -13,6 +15,16 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         .map(|column| rows.iter().map(|row| width(row, column)).max().unwrap_or(0))
         .collect();
     rows.iter().map(|row| line(row, &widths)).collect()
+}
+
+/// A value of a status in one cell; `-` for none.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn width(row: &[String], column: usize) -> usize {

@@ -56,6 +56,7 @@ fn every_flag_of_a_role_has_its_variable_and_help() {
     for verb in [
         "node",
         "control",
+        "gateway",
         "status",
         "config-dump",
         "why",
@@ -93,6 +94,10 @@ fn the_stable_flags_exist() {
         "node-name xds-address ca-address root-cert token-file state-dir bpffs cgroup-root \
          host-netns cni-socket admin-socket metrics-listen ready-listen trust-domain cluster-id \
          network workers release",
+    );
+    has(
+        "gateway",
+        "gateway xds-address root-cert token-file listen-address admin-socket metrics-listen ready-listen workers",
     );
     has(
         "control",

@@ -36,6 +36,7 @@ pub(super) fn follow(
     let file = config.kernel.state_dir.join(FILE);
     let mut means = Means {
         demand: None,
+        of_gateway: false,
         saved: Some(file.clone()),
     };
     if config.xds_on_demand {

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
 
+use agent_model::gateway::GatewayKey;
 use agent_model::{Authorization, Identity, PodProgress, PodReport};
 
 use crate::code::Code;
@@ -226,6 +227,13 @@ impl Collection {
         let namespaces = self.node_identities.get(node);
         let identities = namespaces.and_then(|by_namespace| by_namespace.get(identity.namespace()));
         identities.is_some_and(|identities| identities.contains(identity))
+    }
+
+    /// True for the identity of a gateway that exists: the service account it runs as has its name.
+    pub(crate) fn is_of_gateway(&self, gateway: &GatewayKey, identity: &Identity) -> bool {
+        let own = Identity::new(&self.mesh.trust_domain, &gateway.namespace, &gateway.name);
+        let mut gateways = self.gateways().gateways.iter();
+        own.as_ref() == Ok(identity) && gateways.any(|known| known.key == *gateway)
     }
 
     /// Everything authors should know, by object.

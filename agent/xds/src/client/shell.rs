@@ -68,8 +68,11 @@ pub async fn run(
 #[derive(Debug, Clone, Default)]
 pub struct Means {
     /// Addresses are asked for by name. The node is sent the policies, what runs on it, and what
-    /// it asked for, until it has not used that for a while. Without it, everything is sent.
+    /// it asked for, until it has not used that for a while. Without it, and to gateways,
+    /// everything is sent.
     pub demand: Option<Demand>,
+    /// The client is a gateway, and is told of itself besides.
+    pub of_gateway: bool,
     /// A file with what [`save`](super::save) wrote. It counts when the first server that is tried
     /// cannot be reached or is silent for 5 s.
     pub saved: Option<PathBuf>,
@@ -83,8 +86,13 @@ pub async fn run_with(
     status: watch::Sender<ClientStatus>,
     mut drain: Watcher,
 ) {
-    let Means { demand, mut saved } = means;
+    let Means {
+        demand,
+        of_gateway,
+        mut saved,
+    } = means;
     let mut session = match &demand {
+        _ if of_gateway => ClientSession::of_gateway(&config.node),
         Some(demand) => ClientSession::on_demand(&config.node, demand.clone()),
         None => ClientSession::new(&config.node),
     };
@@ -93,7 +101,7 @@ pub async fn run_with(
         let stream = Stream {
             config: &config,
             session: &mut session,
-            demand: demand.as_ref(),
+            demand: demand.as_ref().filter(|_| !of_gateway),
             applier: &mut applier,
             status: &status,
             backoff: &mut backoff,

@@ -6,6 +6,7 @@ mod control_plane;
 mod demo;
 mod enrolment;
 mod failure;
+mod gateway;
 mod handover;
 mod interop;
 mod kubernetes;
@@ -129,6 +130,7 @@ const GROUPS: &[&[Case]] = &[
     lifecycle::CASES,
     observe::CASES,
     protocol::CASES,
+    gateway::CASES,
     control_plane::CASES,
     on_demand::CASES,
     failure::CASES,

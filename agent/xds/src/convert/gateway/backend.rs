@@ -13,7 +13,7 @@ use super::{decode_service, encode_service, gateway_key, needed, parts, pem, sha
 use crate::{Error, ResourceType};
 
 /// Name of the resource that tells `gateway` of a backend.
-pub(crate) fn backend_name(gateway: &GatewayKey, backend: &Backend) -> String {
+pub fn backend_name(gateway: &GatewayKey, backend: &Backend) -> String {
     match backend.port {
         Some(port) => format!("{gateway}|{}:{port}", backend.service),
         None => format!("{gateway}|{}", backend.service),

@@ -9,9 +9,11 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::{backend_name, decode_backend, encode_backend};
+pub use backend::backend_name;
+pub(crate) use backend::{decode_backend, encode_backend};
 pub(crate) use listener::{decode_gateway, encode_gateway};
-pub(crate) use route::{decode_route, encode_route, route_name};
+pub use route::route_name;
+pub(crate) use route::{decode_route, encode_route};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use super::{decode_service, encode_service, gateway_key, needed, parts};
 use crate::{Error, ResourceType};
 
 /// Name of the resource that tells `gateway` of a route.
-pub(crate) fn route_name(gateway: &GatewayKey, route: &RouteKey) -> String {
+pub fn route_name(gateway: &GatewayKey, route: &RouteKey) -> String {
     format!("{gateway}|{route}")
 }
 

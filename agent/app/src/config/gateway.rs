@@ -1,0 +1,91 @@
+//! Settings of the gateway.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_model::Identity;
+use agent_model::gateway::GatewayKey;
+
+use super::{ConfigError, LogConfig, https, log, name, required, trust_domain, workers};
+use crate::cli::GatewayFlags;
+
+/// Settings of `culvert gateway`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GatewayConfig {
+    /// Logging.
+    pub(crate) log: LogConfig,
+    /// The Gateway object this is.
+    pub(crate) gateway: GatewayKey,
+    /// `https://host:port` of the control plane.
+    pub(crate) xds_address: String,
+    /// `https://host:port` of the certificate service.
+    pub(crate) ca_address: String,
+    /// Who the gateway is: the service account of its name.
+    pub(crate) identity: Identity,
+    /// Roots of the control plane's certificate.
+    pub(crate) root_cert: PathBuf,
+    /// This gateway's bearer token.
+    pub(crate) token_file: PathBuf,
+    /// Where the ports of the listeners are opened.
+    pub(crate) listen_address: IpAddr,
+    /// Socket of `culvert status`.
+    pub(crate) admin_socket: PathBuf,
+    /// Metrics listener.
+    pub(crate) metrics_listen: SocketAddr,
+    /// Readiness listener.
+    pub(crate) ready_listen: SocketAddr,
+    /// Cluster name.
+    pub(crate) cluster_id: String,
+    /// Network of the gateway (`""` is the default network).
+    pub(crate) network: String,
+    /// Data-path threads.
+    pub(crate) workers: usize,
+    /// How long requests may go on after SIGTERM.
+    pub(crate) drain_deadline: Duration,
+}
+
+/// Validates the flags of `culvert gateway`.
+pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError> {
+    let gateway = required("gateway", flags.gateway)?;
+    let xds_address = https("xds-address", required("xds-address", flags.xds_address)?)?;
+    let ca_address = match flags.ca_address {
+        Some(address) => https("ca-address", address)?,
+        None => xds_address.clone(),
+    };
+    let log = log(&flags.common);
+    let (gateway, identity) = key(gateway, &trust_domain(flags.common.trust_domain)?)?;
+    Ok(GatewayConfig {
+        log,
+        gateway,
+        identity,
+        xds_address,
+        ca_address,
+        root_cert: required("root-cert", flags.root_cert)?,
+        token_file: required("token-file", flags.token_file)?,
+        listen_address: flags.listen_address,
+        admin_socket: flags.admin_socket,
+        metrics_listen: flags.metrics_listen,
+        ready_listen: flags.ready_listen,
+        cluster_id: name("cluster-id", flags.common.cluster_id)?,
+        network: flags.network,
+        workers: workers(flags.workers)?,
+        drain_deadline: flags.common.drain_deadline,
+    })
+}
+
+/// The object, and the identity of the service account of its name.
+fn key(value: String, trust_domain: &str) -> Result<(GatewayKey, Identity), ConfigError> {
+    let parts = value.split_once('/');
+    let named = parts.and_then(|(namespace, object)| {
+        let namespace = name("gateway", namespace.to_owned()).ok()?;
+        let object = name("gateway", object.to_owned()).ok()?;
+        let identity = Identity::new(trust_domain, &namespace, &object).ok()?;
+        Some((GatewayKey::new(&namespace, &object), identity))
+    });
+    named.ok_or(ConfigError::Invalid {
+        flag: "gateway",
+        value,
+        problem: "expected NAMESPACE/NAME of a Gateway",
+    })
+}

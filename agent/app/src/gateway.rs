@@ -1,0 +1,235 @@
+//! `culvert gateway`: one Gateway object, served. Follows the control plane, compiles what it is
+//! told and gives it to the workers; everything but requests is on the control runtime or the
+//! admin thread.
+
+mod log;
+mod view;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_gateway::{Follower, Gateway, Mesh, Records, Told, bind, plan::Plan};
+use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
+use agent_net::drain::{self, Watcher};
+use agent_net::socket::listen_on;
+use agent_telemetry::{Limits, Metrics};
+use agent_xds::client::{self, Means};
+use agent_xds::{ClientConfig, ClientStatus, NodeFacts};
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::config::GatewayConfig;
+use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
+use crate::readiness::{Pending, Readiness};
+use crate::shutdown::Signals;
+use log::AccessLog;
+use view::{GatewayView, InForce};
+
+/// Time between two tries for a port that cannot be had.
+const RETRY: Duration = Duration::from_secs(1);
+/// Lifetime asked for; the certificate service may give less.
+const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Time the control runtime's tasks have to end after the requests.
+const CONTROL_DRAIN: Duration = Duration::from_millis(100);
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
+    let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
+    crate::secrecy::keep();
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("control runtime")?;
+    let mut signals = control.block_on(async { Signals::catch() })?;
+    let (drain, draining) = drain::channel();
+    let metrics = Metrics::new(crate::VERSION, Limits::default(), Instant::now());
+    crate::sample_log_drops(&metrics, logging.dropped_lines());
+    let readiness = Readiness::default();
+    let pending = readiness.wait_for("configuration");
+
+    let known = follow(&config, &control, &draining);
+    let records: Arc<dyn Records> = Arc::new(AccessLog);
+    let settings = agent_gateway::Config {
+        workers: config.workers,
+        network: config.network.as_str().into(),
+        ..agent_gateway::Config::default()
+    };
+    let mesh = mesh(&config, &control)?;
+    let gateway = Gateway::start(&settings, &known.mesh, Some(&mesh), &records)?;
+    let gateway = Arc::new(gateway);
+    let (in_force, shown) = watch::channel(InForce::default());
+    let view = GatewayView {
+        key: config.gateway.clone(),
+        sync: known.sync.clone(),
+        in_force: shown,
+    };
+    let _listeners = listen(&config, &metrics, &readiness, view)?;
+    control.spawn(serve(
+        Arc::clone(&gateway),
+        config.listen_address,
+        known,
+        in_force,
+        pending,
+    ));
+    drop(draining);
+    tracing::info!(gateway = %config.gateway, workers = config.workers, version = crate::VERSION,
+        "started");
+
+    let signal = control.block_on(signals.next());
+    tracing::info!(signal, deadline = ?config.drain_deadline, "draining");
+    if !gateway.stop(config.drain_deadline) {
+        tracing::warn!("requests outlived the drain deadline and were ended");
+    }
+    if !control.block_on(drain.drain(CONTROL_DRAIN)) {
+        tracing::warn!("control tasks outlived the drain");
+    }
+    control.shutdown_timeout(CONTROL_DRAIN);
+    Ok(())
+}
+
+/// Who the gateway is in the mesh; its certificate is asked for at once.
+fn mesh(config: &GatewayConfig, control: &Runtime) -> anyhow::Result<Mesh> {
+    let client = GrpcCaClient::new(GrpcCaConfig {
+        address: config.ca_address.clone(),
+        root_cert: config.root_cert.clone(),
+        token_file: config.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+    })?;
+    let runtime = control.handle().clone();
+    let certificates = Certificates::new(Arc::new(client), runtime, CERTIFICATE_TTL);
+    certificates.prefetch([config.identity.clone()]);
+    Ok(Mesh {
+        certificates,
+        identity: config.identity.clone(),
+    })
+}
+
+/// What the control plane says.
+struct Known {
+    mesh: agent_state::Reader,
+    told: watch::Receiver<Told>,
+    sync: watch::Receiver<ClientStatus>,
+}
+
+/// Starts following the control plane until the drain begins.
+fn follow(config: &GatewayConfig, control: &Runtime, draining: &Watcher) -> Known {
+    let (writer, mesh) = agent_state::channel();
+    let (follower, told) = Follower::new(writer);
+    let (status, sync) = watch::channel(ClientStatus::default());
+    let GatewayConfig { gateway, .. } = config;
+    let client = ClientConfig {
+        address: config.xds_address.clone(),
+        root_cert: config.root_cert.clone(),
+        token_file: config.token_file.clone(),
+        node: NodeFacts {
+            pod_namespace: gateway.namespace.to_string(),
+            ..NodeFacts::new(&gateway.name, &config.cluster_id, &config.network)
+        },
+    };
+    let means = Means {
+        of_gateway: true,
+        ..Means::default()
+    };
+    control.spawn(client::run_with(
+        client,
+        means,
+        follower,
+        status,
+        draining.clone(),
+    ));
+    Known { mesh, told, sync }
+}
+
+/// Serves what the gateway is told, from the first moment that is the whole of it.
+async fn serve(
+    gateway: Arc<Gateway>,
+    address: IpAddr,
+    mut known: Known,
+    in_force: watch::Sender<InForce>,
+    pending: Pending,
+) {
+    if known.sync.wait_for(|status| status.synced).await.is_err() {
+        return;
+    }
+    loop {
+        let told = known.told.borrow_and_update().clone();
+        let now = apply(&gateway, address, &told);
+        match (&told.gateway, now.ports_missing.first()) {
+            (None, _) => pending.pending("the control plane does not know this gateway"),
+            (_, Some(problem)) => pending.pending(problem.clone()),
+            _ => pending.done(),
+        }
+        let is_missing = !now.ports_missing.is_empty();
+        in_force.send_replace(now);
+        tokio::select! {
+            changed = known.told.changed() => if changed.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(RETRY), if is_missing => {}
+        }
+    }
+}
+
+fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
+    let began = Instant::now();
+    let (plan, faults) = match &told.gateway {
+        Some(object) => Plan::compile(object, &told.routes().collect::<Vec<_>>()),
+        None => (Plan::default(), Vec::new()),
+    };
+    for fault in &faults {
+        tracing::warn!(subject = %fault.subject, problem = fault.what,
+            "cannot be used: a listener is not served, requests of a rule get 500");
+    }
+    let ports: Vec<u16> = plan.ports().collect();
+    let errors = gateway.apply(plan, |port| bind(address, port));
+    for error in &errors {
+        tracing::warn!(error = chain(error), "port not served");
+    }
+    let took = began.elapsed();
+    tracing::info!(
+        routes = told.routes.len(),
+        ?ports,
+        faults = faults.len(),
+        ?took,
+        "configuration in force"
+    );
+    InForce {
+        routes: told.routes.keys().cloned().collect(),
+        ports,
+        faults,
+        ports_missing: errors.iter().map(|error| chain(error)).collect(),
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+fn listen(
+    config: &GatewayConfig,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    view: GatewayView,
+) -> anyhow::Result<Serving> {
+    let bound = |address| listen_on(address).with_context(|| format!("listening on {address}"));
+    let metrics = metrics_route(Arc::clone(metrics));
+    let status = admin::status_route(move || view.json());
+    Listeners::default()
+        .tcp(bound(config.metrics_listen)?, &[Arc::clone(&metrics)])?
+        .tcp(
+            bound(config.ready_listen)?,
+            &[readiness_route(readiness.clone())],
+        )?
+        .unix(&config.admin_socket, &[status, metrics])?
+        .start()
+}

@@ -1,0 +1,30 @@
+//! One access-log line per request.
+
+use agent_gateway::{Record, Records};
+
+/// Writes the lines.
+pub(super) struct AccessLog;
+
+impl Records for AccessLog {
+    fn take(&self, record: &Record) {
+        let status = record.status.map_or(0, |status| status.as_u16());
+        let route = record.rule.as_ref().map(|rule| rule.route.to_string());
+        let endpoint = record.endpoint.map(|endpoint| endpoint.to_string());
+        tracing::event!(
+            target: "access",
+            tracing::Level::INFO,
+            src.addr = %record.client,
+            dst.addr = endpoint,
+            listener.port = record.port,
+            http.method = %record.method,
+            http.version = ?record.version,
+            http.status = status,
+            route = route,
+            bytes_sent = record.sent,
+            duration = ?record.duration,
+            reason = record.reason.as_str(),
+            detail = record.detail,
+            "request complete"
+        );
+    }
+}

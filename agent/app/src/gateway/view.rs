@@ -1,0 +1,62 @@
+//! What `culvert status` shows of a gateway.
+
+use agent_gateway::plan::Fault;
+use agent_model::gateway::GatewayKey;
+use agent_xds::ClientStatus;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::admin::SCHEMA;
+
+/// What is served now.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InForce {
+    /// Names of the routes.
+    pub(super) routes: Vec<String>,
+    /// Ports that are wanted.
+    pub(super) ports: Vec<u16>,
+    /// Those of them that cannot be had, each with the reason.
+    pub(super) ports_missing: Vec<String>,
+    /// Rules that cannot be used.
+    pub(super) faults: Vec<Fault>,
+}
+
+/// The state of the gateway.
+pub(super) struct GatewayView {
+    pub(super) key: GatewayKey,
+    pub(super) sync: watch::Receiver<ClientStatus>,
+    pub(super) in_force: watch::Receiver<InForce>,
+}
+
+impl GatewayView {
+    /// The status, in the form that the roles have in common.
+    pub(super) fn json(&self) -> Value {
+        let sync = self.sync.borrow().clone();
+        let now = self.in_force.borrow().clone();
+        let fault = |fault: &Fault| {
+            json!({
+                "subject": fault.subject.to_string(),
+                "problem": fault.what,
+            })
+        };
+        json!({
+            "schema": SCHEMA,
+            "role": "gateway",
+            "version": crate::VERSION,
+            "gateway": self.key.to_string(),
+            "controlPlane": {
+                "connected": sync.connected,
+                "synced": sync.synced,
+                "lastError": sync.last_error,
+                "rejected": sync.rejected.iter().map(|rejection| json!({
+                    "name": rejection.name,
+                    "reason": rejection.reason,
+                })).collect::<Vec<_>>(),
+            },
+            "ports": now.ports,
+            "portsMissing": now.ports_missing,
+            "routes": now.routes,
+            "faults": now.faults.iter().map(fault).collect::<Vec<_>>(),
+        })
+    }
+}

@@ -1,0 +1,248 @@
+//! What the control plane has told this gateway, kept until it says otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_model::NamespacedHostname;
+use agent_model::gateway::{Backend, Gateway, Route, Rules, Target};
+use agent_state::Writer;
+use agent_xds::{Apply, Rejection, ResourceType, Update};
+use tokio::sync::watch;
+
+/// The gateway's own part of what it is told; clones share it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The gateway, once and as long as the control plane knows it.
+    pub gateway: Option<Arc<Gateway>>,
+    /// Routes by the name of their resource.
+    pub routes: BTreeMap<String, Arc<Route>>,
+    /// Settings of backends by the name of their resource.
+    pub backends: BTreeMap<String, Arc<Backend>>,
+}
+
+/// Takes updates: addresses go to the mesh, everything else is kept here. A batch is told as a
+/// whole, and only when it changed something.
+#[derive(Debug)]
+pub struct Follower {
+    mesh: Writer,
+    told: watch::Sender<Told>,
+}
+
+impl Follower {
+    /// A follower that knows nothing yet, and what it will know.
+    pub fn new(mesh: Writer) -> (Self, watch::Receiver<Told>) {
+        let (told, receiver) = watch::channel(Told::default());
+        (Self { mesh, told }, receiver)
+    }
+}
+
+impl Apply for Follower {
+    fn apply(&mut self, updates: Vec<Update>) -> Vec<Rejection> {
+        let (own, mesh): (Vec<_>, Vec<_>) = updates.into_iter().partition(is_of_gateway);
+        // Endpoints before the routes that lead to them.
+        let rejections = self.mesh.apply(mesh);
+        self.told.send_if_modified(|told| {
+            let mut has_changed = false;
+            for update in own {
+                has_changed |= told.take(update);
+            }
+            has_changed
+        });
+        rejections
+    }
+}
+
+fn is_of_gateway(update: &Update) -> bool {
+    matches!(
+        update,
+        Update::Gateway(_) | Update::Route(..) | Update::Backend(..) | Update::RemoveOfGateway(..)
+    )
+}
+
+impl Told {
+    /// The routes. What sends to a service that is to be reached by TLS is invalid: this gateway
+    /// does not speak it to backends yet, and in the clear nothing may go there.
+    pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
+        self.routes.values().map(|route| {
+            let mut changed = Route::clone(route);
+            let targets: Vec<&mut Target> = match &mut changed.rules {
+                Rules::Http(rules) => {
+                    let backends = rules.iter_mut().flat_map(|rule| &mut rule.backends);
+                    backends.map(|backend| &mut backend.target).collect()
+                }
+                Rules::L4(rules) => {
+                    let backends = rules.iter_mut().flat_map(|rule| &mut rule.backends);
+                    backends.map(|backend| &mut backend.target).collect()
+                }
+            };
+            let mut is_changed = false;
+            for target in targets {
+                if let Target::Service { service, port, .. } = target
+                    && self.wants_tls(service, *port)
+                {
+                    *target = Target::Invalid("BackendTLSPolicy is not served yet".into());
+                    is_changed = true;
+                }
+            }
+            match is_changed {
+                true => Arc::new(changed),
+                false => Arc::clone(route),
+            }
+        })
+    }
+
+    fn wants_tls(&self, service: &NamespacedHostname, port: u16) -> bool {
+        self.backends.values().any(|backend| {
+            backend.service == *service
+                && backend.port.is_none_or(|of| of == port)
+                && backend.tls.is_some()
+        })
+    }
+
+    /// True when it is news.
+    fn take(&mut self, update: Update) -> bool {
+        let name = update.resource_name();
+        match update {
+            Update::Gateway(gateway) => replace(&mut self.gateway, Some(Arc::from(gateway))),
+            Update::Route(_, route) => put(&mut self.routes, name, Arc::from(route)),
+            Update::Backend(_, backend) => put(&mut self.backends, name, Arc::from(backend)),
+            Update::RemoveOfGateway(ResourceType::Gateway, _) => replace(&mut self.gateway, None),
+            Update::RemoveOfGateway(ResourceType::Route, _) => self.routes.remove(&name).is_some(),
+            Update::RemoveOfGateway(ResourceType::Backend, _) => {
+                self.backends.remove(&name).is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
+fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let is_news = *place != value;
+    *place = value;
+    is_news
+}
+
+fn put<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> bool {
+    if map.get(&name) == Some(&value) {
+        return false;
+    }
+    map.insert(name, value);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_model::Workload;
+    use agent_model::gateway::{
+        BackendProtocol, BackendRef, BackendTls, GatewayKey, GatewayKind, HttpRule, RouteKey,
+        RouteKind,
+    };
+
+    use super::*;
+
+    fn key() -> GatewayKey {
+        GatewayKey::new("shop", "edge")
+    }
+
+    fn gateway() -> Update {
+        Update::Gateway(Box::new(Gateway {
+            key: key(),
+            kind: GatewayKind::Edge,
+            listeners: Vec::new(),
+            backend_client_certificate: None,
+        }))
+    }
+
+    fn route(created: u64) -> Update {
+        let route = Route {
+            key: RouteKey::new(RouteKind::Http, "shop", "web"),
+            created,
+            hostnames: Vec::new(),
+            parents: Vec::new(),
+            rules: Rules::Http(Vec::new()),
+        };
+        Update::Route(key(), Box::new(route))
+    }
+
+    fn backend() -> Update {
+        let backend = Backend {
+            service: NamespacedHostname::new("shop", "web"),
+            port: None,
+            tls: None,
+        };
+        Update::Backend(key(), Box::new(backend))
+    }
+
+    #[test]
+    fn what_is_told_is_kept_until_it_is_taken_back() {
+        let (writer, mesh) = agent_state::channel();
+        let (mut follower, mut told) = Follower::new(writer);
+        let workload = Update::Workload(Box::new(Workload {
+            uid: "w".into(),
+            ..Workload::default()
+        }));
+        assert!(follower.apply(vec![workload]).is_empty());
+        assert!(mesh.load().workload("w").is_some());
+        assert!(!told.has_changed().unwrap(), "addresses are the mesh's");
+
+        follower.apply(vec![backend(), gateway(), route(1)]);
+        let known = told.borrow_and_update().clone();
+        assert!(known.gateway.is_some());
+        assert_eq!((known.routes.len(), known.backends.len()), (1, 1));
+
+        follower.apply(vec![backend(), gateway(), route(1)]);
+        assert!(!told.has_changed().unwrap(), "nothing new was told");
+        follower.apply(vec![route(2)]);
+        assert!(told.has_changed().unwrap());
+
+        let gone = |kind, name: &str| Update::RemoveOfGateway(kind, name.to_owned());
+        follower.apply(vec![
+            gone(ResourceType::Route, "shop/edge|HTTPRoute/shop/web"),
+            gone(ResourceType::Gateway, "shop/edge"),
+            gone(ResourceType::Backend, "shop/edge|shop/web"),
+        ]);
+        assert_eq!(*told.borrow(), Told::default());
+    }
+
+    #[test]
+    fn nothing_goes_in_the_clear_where_tls_is_wanted() {
+        let service = NamespacedHostname::new("shop", "web");
+        let target = |port| Target::Service {
+            service: service.clone(),
+            port,
+            protocol: BackendProtocol::Http,
+        };
+        let backend = |port| BackendRef {
+            weight: 1,
+            target: target(port),
+            filters: Vec::new(),
+        };
+        let rule = HttpRule {
+            backends: vec![backend(80), backend(443)],
+            ..HttpRule::default()
+        };
+        let route = Route {
+            key: RouteKey::new(RouteKind::Http, "shop", "web"),
+            created: 0,
+            hostnames: Vec::new(),
+            parents: Vec::new(),
+            rules: Rules::Http(vec![rule]),
+        };
+        let settings = Backend {
+            service: service.clone(),
+            port: Some(443),
+            tls: Some(BackendTls::Invalid("no roots".into())),
+        };
+        let told = Told {
+            gateway: None,
+            routes: [("r".to_owned(), Arc::new(route))].into(),
+            backends: [("b".to_owned(), Arc::new(settings))].into(),
+        };
+        let routes: Vec<_> = told.routes().collect();
+        let Rules::Http(rules) = &routes[0].rules else {
+            panic!("{routes:?}");
+        };
+        assert_eq!(rules[0].backends[0].target, target(80));
+        assert!(matches!(rules[0].backends[1].target, Target::Invalid(_)));
+    }
+}

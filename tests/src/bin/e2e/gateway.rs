@@ -1,0 +1,276 @@
+//! The L7 gateway, with the control plane in front of it and captured pods behind.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tests::apps::Nginx;
+use tests::gateway::Gateway;
+use tests::manifests::{ServiceSpec, peer_authentication};
+use tests::{Cluster, Pod, PodSpec, poll};
+
+use crate::scene::{MESHED, OUTSIDE, PORT, namespaces};
+use crate::{Case, shared};
+
+pub(crate) const CASES: &[Case] = &[
+    shared(
+        "gateway: HTTPRoutes by host, path, header and weight, to captured pods",
+        routes,
+    ),
+    shared(
+        "gateway: a bad route is its own affair, an edit is in force at once",
+        edits,
+    ),
+];
+
+/// Port of the listener.
+const LISTEN: u16 = 8000;
+
+/// A gateway in front of two services whose pods take nothing in the clear.
+struct Edge {
+    cluster_pods: [Pod; 3],
+    client: Pod,
+    gateway: Gateway,
+    _servers: [Nginx; 2],
+}
+
+impl Edge {
+    fn start(cluster: &Cluster, routes: &str) -> Result<Self> {
+        namespaces(cluster)?;
+        let strict = peer_authentication(MESHED, "STRICT");
+        cluster.manifests().write("mode", &strict)?;
+        // A gateway speaks for itself: its pod is not captured.
+        let spec = PodSpec::new(MESHED, "edge").label("culvert.dev/mesh", "disabled");
+        let edge = cluster.pod(&spec.outside())?;
+        let pods = ["a", "b"].map(|name| cluster.pod(&PodSpec::new(MESHED, name).on(2)));
+        let [a, b] = pods;
+        let (a, b) = (a?, b?);
+        let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
+        for name in ["a", "b"] {
+            cluster.service(&ServiceSpec::new(MESHED, name, PORT).port(80, &PORT.to_string()))?;
+        }
+        cluster.manifests().write("gateway", GATEWAY)?;
+        cluster.manifests().write("routes", routes)?;
+        cluster.settle()?;
+        let servers = [
+            Nginx::start(cluster.run(), a.place(), "gateway-a", PORT)?,
+            Nginx::start(cluster.run(), b.place(), "gateway-b", PORT)?,
+        ];
+        let gateway = Gateway::start(cluster, &edge, "app/edge")?;
+        gateway.wait("gateway in force", |status| {
+            status["ports"] == serde_json::json!([LISTEN])
+                && status["portsMissing"].as_array().is_some_and(Vec::is_empty)
+        })?;
+        Ok(Self {
+            cluster_pods: [edge, a, b],
+            client,
+            gateway,
+            _servers: servers,
+        })
+    }
+
+    /// Addresses of the listener.
+    fn sockets(&self) -> [SocketAddr; 2] {
+        self.cluster_pods[0].sockets(LISTEN)
+    }
+
+    /// Status and body of a GET by a client outside the mesh.
+    fn get(&self, to: SocketAddr, host: &str, path: &str, more: &[&str]) -> Result<(u16, String)> {
+        let host = format!("Host: {host}");
+        let url = format!("http://{to}{path}");
+        let mut words = vec![
+            "curl",
+            "--silent",
+            "--max-time",
+            "10",
+            "--write-out",
+            "\n%{http_code}",
+            "--header",
+            &host,
+        ];
+        words.extend(more);
+        words.push(&url);
+        let output = self.client.place().check(&words)?;
+        let (body, status) = output.trim_end().rsplit_once('\n').unwrap_or(("", &output));
+        let status = status.trim().parse();
+        let status = status.with_context(|| format!("curl {url} said {output:?}"))?;
+        Ok((status, body.to_owned()))
+    }
+
+    fn must(&self, to: SocketAddr, host: &str, path: &str, want: (u16, &str)) -> Result<()> {
+        let (status, body) = self.get(to, host, path, &[])?;
+        ensure!(
+            status == want.0 && body.contains(want.1),
+            "{host}{path} at {to}: {status} {body:?} instead of {want:?}"
+        );
+        Ok(())
+    }
+}
+
+fn routes(cluster: &Cluster) -> Result<()> {
+    let edge = Edge::start(cluster, ROUTES)?;
+    for to in edge.sockets() {
+        edge.must(to, "shop.example", "/", (200, "hello from gateway-a"))?;
+        edge.must(
+            to,
+            "shop.example:8000",
+            "/b/",
+            (200, "hello from gateway-b"),
+        )?;
+        edge.must(to, "shop.example", "/bb", (404, ""))?;
+        edge.must(to, "other.example", "/", (404, ""))?;
+        let version = ["--header", "x-version: b"];
+        let (status, body) = edge.get(to, "shop.example", "/", &version)?;
+        ensure!(
+            status == 200 && body.contains("gateway-b"),
+            "by header: {status} {body:?}"
+        );
+        let (status, _) = edge.get(to, "old.example", "/x?y=z", &["--include"])?;
+        ensure!(status == 301, "a redirect is {status}");
+        share(&edge, to)?;
+    }
+    let log = edge.gateway.process().log();
+    let line = log.lines().find(|line| {
+        let parts = [
+            "request complete",
+            "method=\"GET\"",
+            "status=200",
+            "HTTPRoute/app/shop",
+        ];
+        parts.iter().all(|part| line.contains(part))
+    });
+    ensure!(line.is_some(), "no access-log line:\n{log}");
+    // That the pods took nothing in the clear is PeerAuthentication's doing: the direct way fails.
+    let direct = edge.cluster_pods[1].sockets(PORT)[0];
+    let refused = edge.client.place().connect(direct, Duration::from_secs(2));
+    let refused = refused.and_then(|stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        std::io::Read::read(&mut { stream }, &mut [0])
+    });
+    ensure!(
+        !matches!(refused, Ok(1..)),
+        "a pod of the mesh answers plaintext"
+    );
+    Ok(())
+}
+
+/// Three in four requests go to one backend.
+fn share(edge: &Edge, to: SocketAddr) -> Result<()> {
+    const REQUESTS: usize = 200;
+    let url = format!("http://{to}/share/[1-{REQUESTS}]");
+    let words = [
+        "curl",
+        "--silent",
+        "--max-time",
+        "30",
+        "--header",
+        "Host: canary.example",
+        &url,
+    ];
+    let bodies = edge.client.place().check(&words)?;
+    let count = |name: &str| bodies.matches(name).count();
+    let (a, b) = (count("hello from gateway-a"), count("hello from gateway-b"));
+    ensure!(a + b == REQUESTS, "{a} + {b} of {REQUESTS} were answered");
+    // Six standard deviations: one run in half a milliard is outside.
+    ensure!((113..=187).contains(&a), "{a} of {REQUESTS} instead of 150");
+    Ok(())
+}
+
+fn edits(cluster: &Cluster) -> Result<()> {
+    let edge = Edge::start(cluster, ROUTES)?;
+    let [to, _] = edge.sockets();
+    edge.must(to, "shop.example", "/", (200, "gateway-a"))?;
+    let to_nowhere = route("bad", "bad.example", "nobody");
+    cluster.manifests().write("bad", &to_nowhere)?;
+    poll::until("the bad route", Duration::from_secs(10), || {
+        edge.must(to, "bad.example", "/", (500, ""))
+    })?;
+    edge.must(to, "shop.example", "/", (200, "gateway-a"))?;
+    for (backend, answer) in [("a", "gateway-a"), ("b", "gateway-b"), ("a", "gateway-a")] {
+        let edited = Instant::now();
+        cluster
+            .manifests()
+            .write("bad", &route("bad", "bad.example", backend))?;
+        poll::until("the edit", Duration::from_secs(10), || {
+            edge.must(to, "bad.example", "/", (200, answer))
+        })?;
+        println!(
+            "  in force {} ms after the edit",
+            edited.elapsed().as_millis()
+        );
+    }
+    cluster.manifests().remove("bad")?;
+    poll::until("the route gone", Duration::from_secs(10), || {
+        edge.must(to, "bad.example", "/", (404, ""))
+    })?;
+    cluster.manifests().remove("gateway")?;
+    edge.gateway.wait("nothing to serve", |status| {
+        status["ports"] == serde_json::json!([])
+    })?;
+    let closed = edge.client.place().connect(to, Duration::from_secs(2));
+    ensure!(
+        closed.is_err(),
+        "the port of a Gateway that is gone is open"
+    );
+    Ok(())
+}
+
+fn route(name: &str, host: &str, backend: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: app}}
+spec:
+  parentRefs: [{{name: edge}}]
+  hostnames: [{host}]
+  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]
+"
+    )
+}
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: app}
+spec:
+  gatewayClassName: culvert
+  listeners: [{name: http, port: 8000, protocol: HTTP}]
+";
+
+const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [shop.example]
+  rules:
+  - matches: [{path: {type: Exact, value: /}}]
+    backendRefs: [{name: a, port: 80}]
+  - matches: [{path: {value: /b}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+    backendRefs: [{name: b, port: 80}]
+  - matches: [{path: {type: Exact, value: /}, headers: [{name: x-version, value: b}]}]
+    backendRefs: [{name: b, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: old, namespace: app}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [old.example]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: shop.example, statusCode: 301}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [canary.example]
+  rules:
+  - filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /}}}]
+    backendRefs: [{name: a, port: 80, weight: 3}, {name: b, port: 80, weight: 1}]
+";
