@@ -78,7 +78,13 @@ fn a_removed_source_does_not_wait_for_its_dials() {
     lab(|lab| {
         let (client, server) = lab.pair();
         server.workers.remove(server.pod);
-        let silent = TcpListener::bind(lab.at(2, agent_model::HBONE_PORT)).unwrap();
+        // As in `nothing_is_left`, another test may hold the listener that was closed.
+        let mut bound = None;
+        wait("a port to listen on", || {
+            bound = TcpListener::bind(lab.at(2, agent_model::HBONE_PORT)).ok();
+            bound.is_some()
+        });
+        let silent = bound.unwrap();
         let mut stream = client.connect(lab.at(2, APP));
         let _held = silent.accept().unwrap();
         let start = Instant::now();
