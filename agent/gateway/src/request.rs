@@ -1,6 +1,7 @@
 //! The walk of a request: normalise, find the rule, change, split, send; errors become a response
 //! in one place.
 
+mod attempt;
 mod change;
 mod decide;
 mod mirror;
@@ -10,7 +11,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent_model::gateway::{BackendProtocol, Scheme};
 use agent_model::{NamespacedHostname, Reason};
@@ -18,7 +18,7 @@ use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGR
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::plan::{Backend, Destination, Rule};
 use crate::record::Record;
@@ -26,6 +26,7 @@ use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
 use crate::upstream::{Answer, Upgraded};
 use crate::worker::Worker;
+use attempt::Aim;
 use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
 use mirror::mirror;
@@ -150,17 +151,14 @@ async fn forward(
         .filter(|_| protocol == BackendProtocol::Http);
     address(&mut parts, protocol, upgrade.as_ref())?;
     let request = Request::from_parts(parts, body);
-    let deadline = deadline(rule);
-    let sent = worker.upstreams.send(service, port, protocol, request);
-    let answer = match deadline {
-        None => sent.await?,
-        Some((deadline, limit)) => timeout_at(deadline, sent).await.map_err(|_| {
-            let detail = format!("no answer from {service}:{port} within {limit:?}");
-            Refusal::new(Reason::RequestTimeout, detail)
-        })??,
+    let target = Aim {
+        service,
+        port,
+        protocol,
     };
+    let (answer, deadline) = attempt::send(worker, rule, target, request).await?;
     record.endpoint = Some(answer.endpoint.address());
-    let timer = deadline.map(|(deadline, _)| Box::pin(sleep_until(deadline)));
+    let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
     respond(client, rule, backend, answer, timer, upgrade.as_ref()).await
 }
 
@@ -228,14 +226,6 @@ fn address(
             Ok(())
         }
     }
-}
-
-/// When the request has to be over, and the limit that says so.
-fn deadline(rule: &Rule) -> Option<(Instant, Duration)> {
-    let timeouts = rule.timeouts;
-    let limits = timeouts.request.into_iter().chain(timeouts.backend_request);
-    let limit = limits.filter(|limit| !limit.is_zero()).min()?;
-    Some((Instant::now() + limit, limit))
 }
 
 fn same_protocol(asked: &HeaderValue, given: &HeaderValue) -> bool {

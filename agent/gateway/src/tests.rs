@@ -5,6 +5,7 @@ mod bed;
 mod change;
 mod hard;
 mod refuse;
+mod retry;
 mod serve;
 mod tls;
 mod waypoint;

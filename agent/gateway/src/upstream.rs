@@ -140,8 +140,12 @@ impl Upstreams {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Closes connections that have waited for too long.
+    /// Closes connections that have waited for too long, and forgets services that are gone.
     pub(crate) fn sweep(&self, now: Instant) {
+        let snapshot = self.snapshot();
+        self.clusters
+            .borrow_mut()
+            .retain(|service, _| snapshot.service(service).is_some());
         for (_, cluster) in self.clusters.borrow().values().flatten() {
             cluster.sweep(now);
         }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use agent_model::NamespacedHostname;
 use agent_model::gateway::{
-    BackendProtocol, BackendRef, HttpRule, PathMatch, RouteKey, RouteKind, Target, Timeouts,
+    BackendProtocol, BackendRef, HttpRule, PathMatch, Retry, RouteKey, RouteKind, Target, Timeouts,
 };
 
 use super::Steps;
 use crate::filter::Split;
+use crate::retry::Policy;
 
 /// What happens to the requests of a rule.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Rule {
     pub split: Split<Backend>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// When a failed request is sent again.
+    pub retry: Option<Policy>,
     /// Why every request gets 500, when one of its filters cannot be used.
     pub broken: Option<String>,
 }
@@ -67,6 +70,7 @@ impl Rule {
             steps: Steps::default(),
             split: Split::new([(1, backend)]),
             timeouts: Timeouts::default(),
+            retry: None,
             broken: None,
         }
     }
@@ -107,8 +111,17 @@ impl Rule {
             split: Split::new(shares),
             steps,
             timeouts: rule.timeouts,
+            retry: rule.retry.as_ref().map(policy),
             broken,
         }
+    }
+}
+
+fn policy(retry: &Retry) -> Policy {
+    Policy {
+        codes: retry.codes.clone(),
+        attempts: retry.attempts,
+        back_off: retry.backoff.unwrap_or(Policy::default().back_off),
     }
 }
 

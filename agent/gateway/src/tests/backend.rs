@@ -92,7 +92,8 @@ impl Backend {
 
 type Answered = Result<Response<BoxBody<Bytes, hyper::Error>>, Infallible>;
 
-/// `/delay/MS` waits, `/status/CODE` answers that, `/close` closes the connection, `/trailers` has
+/// `/delay/MS` waits, `/status/CODE` answers that, `/fail-first/N` answers 503 so
+/// often, `/close` closes the connection, `/trailers` has
 /// trailers, `/ws` changes to WebSocket and echoes, everything else echoes the body as it comes.
 async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming>) -> Answered {
     let target = request.uri().path_and_query().unwrap().to_string();
@@ -138,6 +139,13 @@ async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming
     let argument = target.rsplit('/').next().unwrap_or_default();
     if target.starts_with("/delay/") {
         tokio::time::sleep(Duration::from_millis(argument.parse().unwrap())).await;
+    }
+    if target.starts_with("/fail-first/") {
+        let seen = log.seen.lock().unwrap();
+        let times = seen.iter().filter(|seen| seen.target == target).count();
+        if times <= argument.parse::<usize>().unwrap() {
+            response = response.status(StatusCode::SERVICE_UNAVAILABLE);
+        }
     }
     if target.starts_with("/status/") {
         response = response.status(argument.parse::<u16>().unwrap());
