@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
+use tests::cluster::service_sockets;
 use tests::gateway::Gateway;
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -21,8 +22,14 @@ pub(crate) const CASES: &[Case] = &[
         "gateway: a bad route is its own affair, an edit is in force at once",
         edits,
     ),
+    shared(
+        "gateway: a service behind a waypoint is reached through it or not at all",
+        waypoint,
+    ),
 ];
 
+/// Port of a waypoint's tunnels.
+const HBONE: u16 = 15008;
 /// Port of the listener.
 const LISTEN: u16 = 8000;
 
@@ -215,6 +222,89 @@ fn edits(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+fn waypoint(cluster: &Cluster) -> Result<()> {
+    namespaces(cluster)?;
+    let strict = peer_authentication(MESHED, "STRICT");
+    cluster.manifests().write("mode", &strict)?;
+    let spec = PodSpec::new(MESHED, "way")
+        .label("culvert.dev/mesh", "disabled")
+        .label("gateway.networking.k8s.io/gateway-name", "way");
+    let way = cluster.pod(&spec.outside())?;
+    let client = cluster.pod(&PodSpec::new(MESHED, "client"))?;
+    let a = cluster.pod(&PodSpec::new(MESHED, "a").on(2))?;
+    let b = cluster.pod(&PodSpec::new(MESHED, "b").on(2))?;
+    let servers = [
+        Nginx::start(cluster.run(), a.place(), "waypoint-a", PORT)?,
+        Nginx::start(cluster.run(), b.place(), "waypoint-b", PORT)?,
+    ];
+    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE))?;
+    cluster.service(&ServiceSpec::new(MESHED, "b", PORT).port(80, &PORT.to_string()))?;
+    let spec = ServiceSpec::new(MESHED, "a", PORT).port(80, &PORT.to_string());
+    let addresses = cluster.service(&spec)?;
+    cluster.manifests().write("gateway", WAYPOINT)?;
+    cluster.settle()?;
+    let get = |to: SocketAddr, header: &str| {
+        let url = format!("http://{to}/");
+        let words = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "10",
+            "--header",
+            header,
+            &url,
+        ];
+        client.place().run(&words, Duration::from_secs(15))
+    };
+    let must = |to: SocketAddr, header: &str, want: &str| -> Result<()> {
+        let output = get(to, header)?;
+        ensure!(
+            output.ok() && output.stdout.contains(want),
+            "{to} {header}: {} {} instead of {want}",
+            output.stdout,
+            output.stderr
+        );
+        Ok(())
+    };
+    let vips = service_sockets(addresses, 80);
+    for to in vips {
+        must(to, "x-version: b", "hello from waypoint-a")?;
+    }
+    // From now on the waypoint is in front of it, and it does not run yet.
+    let bound = spec.yaml(addresses).replace(
+        "metadata:\n",
+        "metadata:\n  labels: {culvert.dev/use-waypoint: way}\n",
+    );
+    cluster.manifests().write("service-app-a", &bound)?;
+    cluster.manifests().write("routes", MESH_ROUTE)?;
+    cluster.settle()?;
+    for to in vips {
+        let output = get(to, "x-version: b")?;
+        ensure!(!output.ok(), "{to} without its waypoint: {}", output.stdout);
+    }
+    let gateway = Gateway::start(cluster, &way, "app/way")?;
+    gateway.wait("waypoint in force", |status| {
+        status["ports"] == serde_json::json!([HBONE]) && status["routes"][0].is_string()
+    })?;
+    for to in vips {
+        poll::until("through the waypoint", Duration::from_secs(10), || {
+            must(to, "x-version: a", "hello from waypoint-a")
+        })?;
+        must(to, "x-version: b", "hello from waypoint-b")?;
+    }
+    // The route is of the service, not of its pods.
+    for to in a.sockets(PORT) {
+        must(to, "x-version: b", "hello from waypoint-a")?;
+    }
+    cluster.manifests().remove("routes")?;
+    poll::until("without routes", Duration::from_secs(10), || {
+        must(vips[0], "x-version: b", "hello from waypoint-a")
+    })?;
+    drop(servers);
+    Ok(())
+}
+
 fn route(name: &str, host: &str, backend: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
@@ -239,6 +329,30 @@ metadata: {name: edge, namespace: app}
 spec:
   gatewayClassName: culvert
   listeners: [{name: http, port: 8000, protocol: HTTP}]
+";
+
+const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert-waypoint}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: way, namespace: app}
+spec:
+  gatewayClassName: culvert-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
+const MESH_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: versions, namespace: app}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules:
+  - matches: [{headers: [{name: x-version, value: b}]}]
+    backendRefs: [{name: b, port: 80}]
+  - backendRefs: [{name: a, port: 80}]
 ";
 
 const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1
