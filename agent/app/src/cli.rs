@@ -1,11 +1,11 @@
 //! The command line as typed. Every flag is also an environment variable `CULVERT_<FLAG>` and a
 //! key of the configuration file; the flag wins over the variable, the variable over the file.
 
+mod data_plane;
 mod gateway;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config_file::{self, FileError};
 
+pub(crate) use data_plane::DataPlaneFlags;
 pub(crate) use gateway::GatewayFlags;
 
 /// Culvert: a node-level, eBPF-assisted ambient service mesh.
@@ -104,19 +105,15 @@ pub(crate) enum Enrolment {
 pub(crate) struct NodeFlags {
     #[command(flatten)]
     pub(crate) common: CommonFlags,
+    #[command(flatten)]
+    pub(crate) data_plane: DataPlaneFlags,
     /// Name of this node, as in the pods' spec.nodeName. Required.
     #[arg(long, env = "CULVERT_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// Control plane, such as https://culvert-control:15012. Required.
-    #[arg(long, env = "CULVERT_XDS_ADDRESS", value_name = "URL")]
-    pub(crate) xds_address: Option<String>,
     /// Ask the control plane for destinations by name when a pod first dials them, instead of
     /// holding the whole mesh: for clusters of many thousand pods. Policies come whole either way.
     #[arg(long, env = "CULVERT_XDS_ON_DEMAND")]
     pub(crate) xds_on_demand: bool,
-    /// Certificate service. [default: the control plane]
-    #[arg(long, env = "CULVERT_CA_ADDRESS", value_name = "URL")]
-    pub(crate) ca_address: Option<String>,
     /// Who says which pods belong into the mesh; another than the control plane where that is
     /// Istio's, and `culvert control --companion` runs beside it. [default: the control plane]
     #[arg(long, env = "CULVERT_ENROLMENT_ADDRESS", value_name = "URL")]
@@ -135,12 +132,6 @@ pub(crate) struct NodeFlags {
         default_value = "culvert-system"
     )]
     pub(crate) pod_namespace: String,
-    /// PEM file with the roots that the control plane's certificate must chain to. Required.
-    #[arg(long, env = "CULVERT_ROOT_CERT", value_name = "FILE")]
-    pub(crate) root_cert: Option<PathBuf>,
-    /// File with this node's bearer token; read again for every use. Required.
-    #[arg(long, env = "CULVERT_TOKEN_FILE", value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
     /// Where the list of enrolled pods is kept.
     #[arg(
         long,
@@ -226,37 +217,6 @@ pub(crate) struct NodeFlags {
     /// [default: a random word]
     #[arg(long, env = "CULVERT_INSTANCE", value_name = "WORD")]
     pub(crate) instance: Option<String>,
-    /// Unix socket of `culvert status`, `why` and `config-dump`.
-    #[arg(long, env = "CULVERT_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
-    pub(crate) admin_socket: PathBuf,
-    /// Where /metrics is served.
-    #[arg(
-        long,
-        env = "CULVERT_METRICS_LISTEN",
-        value_name = "ADDR",
-        default_value = "[::]:15020"
-    )]
-    pub(crate) metrics_listen: SocketAddr,
-    /// Where /healthz/ready is served.
-    #[arg(
-        long,
-        env = "CULVERT_READY_LISTEN",
-        value_name = "ADDR",
-        default_value = "[::]:15021"
-    )]
-    pub(crate) ready_listen: SocketAddr,
-    /// Network this node's pods are in.
-    #[arg(
-        long,
-        env = "CULVERT_NETWORK",
-        value_name = "ID",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) network: String,
-    /// Data-path threads. [default: one per CPU]
-    #[arg(long, env = "CULVERT_WORKERS", value_name = "N")]
-    pub(crate) workers: Option<NonZeroUsize>,
     /// Detaches every hook and removes every pin, then exits: pods stay connected but leave the
     /// mesh. For uninstalling, and to break the glass.
     #[arg(long, env = "CULVERT_RELEASE")]

@@ -12,7 +12,7 @@ use agent_control::{AuthorityFiles, ClusterConfig, SourceChoice, TokenReviews};
 use agent_model::Identity;
 use agent_telemetry::LogFormat;
 
-use crate::cli::{CommonFlags, ControlFlags, Enrolment, NodeFlags};
+use crate::cli::{CommonFlags, ControlFlags, DataPlaneFlags, Enrolment, NodeFlags};
 
 pub(crate) use gateway::{GatewayConfig, gateway};
 
@@ -231,13 +231,12 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         };
         return Ok(Node::Release(Box::new(config)));
     }
-    let xds_address = https("xds-address", required("xds-address", flags.xds_address)?)?;
-    let ca_address = match flags.ca_address {
-        Some(address) => https("ca-address", address)?,
-        None => xds_address.clone(),
-    };
-    let root_cert = required("root-cert", flags.root_cert)?;
-    let token_file = required("token-file", flags.token_file)?;
+    let Upstream {
+        xds_address,
+        ca_address,
+        root_cert,
+        token_file,
+    } = upstream(&flags.data_plane)?;
     let enrolment_address = match flags.enrolment_address {
         Some(address) => https("enrolment-address", address)?,
         None => xds_address.clone(),
@@ -270,16 +269,39 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         enrolment: flags.enrolment,
         instance: instance(flags.instance)?,
         installation,
-        admin_socket: flags.admin_socket,
-        metrics_listen: flags.metrics_listen,
-        ready_listen: flags.ready_listen,
+        admin_socket: flags.data_plane.admin_socket,
+        metrics_listen: flags.data_plane.metrics_listen,
+        ready_listen: flags.data_plane.ready_listen,
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
-        network: flags.network,
-        workers: workers(flags.workers)?,
+        network: flags.data_plane.network,
+        workers: workers(flags.data_plane.workers)?,
         drain_deadline: flags.common.drain_deadline,
     };
     Ok(Node::Run(Box::new(config)))
+}
+
+/// Where the control plane and the certificate service are, and what is shown to them.
+struct Upstream {
+    xds_address: String,
+    ca_address: String,
+    root_cert: PathBuf,
+    token_file: PathBuf,
+}
+
+fn upstream(flags: &DataPlaneFlags) -> Result<Upstream, ConfigError> {
+    let xds_address = required("xds-address", flags.xds_address.clone())?;
+    let xds_address = https("xds-address", xds_address)?;
+    let ca_address = match flags.ca_address.clone() {
+        Some(address) => https("ca-address", address)?,
+        None => xds_address.clone(),
+    };
+    Ok(Upstream {
+        xds_address,
+        ca_address,
+        root_cert: required("root-cert", flags.root_cert.clone())?,
+        token_file: required("token-file", flags.token_file.clone())?,
+    })
 }
 
 /// Both folders or none of them.

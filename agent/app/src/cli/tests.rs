@@ -128,10 +128,10 @@ fn the_file_gives_defaults_and_the_flag_wins() {
     );
     let flags = node(&["--config", file.as_str(), "--node-name", "from-flag"]).unwrap();
     assert_eq!(flags.node_name.as_deref(), Some("from-flag"));
-    assert_eq!(flags.workers.unwrap().get(), 3);
+    assert_eq!(flags.data_plane.workers.unwrap().get(), 3);
     assert!(flags.common.log_json);
-    assert_eq!(flags.metrics_listen.to_string(), "127.0.0.1:1");
-    assert_eq!(flags.ready_listen.to_string(), "[::]:15021");
+    assert_eq!(flags.data_plane.metrics_listen.to_string(), "127.0.0.1:1");
+    assert_eq!(flags.data_plane.ready_listen.to_string(), "[::]:15021");
 }
 
 #[test]

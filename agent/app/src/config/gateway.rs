@@ -7,7 +7,9 @@ use std::time::Duration;
 use agent_model::Identity;
 use agent_model::gateway::GatewayKey;
 
-use super::{ConfigError, LogConfig, https, log, name, required, trust_domain, workers};
+use super::{
+    ConfigError, LogConfig, Upstream, log, name, required, trust_domain, upstream, workers,
+};
 use crate::cli::GatewayFlags;
 
 /// Settings of `culvert gateway`.
@@ -48,11 +50,12 @@ pub(crate) struct GatewayConfig {
 /// Validates the flags of `culvert gateway`.
 pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError> {
     let gateway = required("gateway", flags.gateway)?;
-    let xds_address = https("xds-address", required("xds-address", flags.xds_address)?)?;
-    let ca_address = match flags.ca_address {
-        Some(address) => https("ca-address", address)?,
-        None => xds_address.clone(),
-    };
+    let Upstream {
+        xds_address,
+        ca_address,
+        root_cert,
+        token_file,
+    } = upstream(&flags.data_plane)?;
     let log = log(&flags.common);
     let (gateway, identity) = key(gateway, &trust_domain(flags.common.trust_domain)?)?;
     Ok(GatewayConfig {
@@ -61,15 +64,15 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         identity,
         xds_address,
         ca_address,
-        root_cert: required("root-cert", flags.root_cert)?,
-        token_file: required("token-file", flags.token_file)?,
+        root_cert,
+        token_file,
         listen_address: flags.listen_address,
-        admin_socket: flags.admin_socket,
-        metrics_listen: flags.metrics_listen,
-        ready_listen: flags.ready_listen,
+        admin_socket: flags.data_plane.admin_socket,
+        metrics_listen: flags.data_plane.metrics_listen,
+        ready_listen: flags.data_plane.ready_listen,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
-        network: flags.network,
-        workers: workers(flags.workers)?,
+        network: flags.data_plane.network,
+        workers: workers(flags.data_plane.workers)?,
         drain_deadline: flags.common.drain_deadline,
     })
 }
