@@ -557,9 +557,7 @@ async fn t_node_1_certificates_are_for_pods_of_the_node_that_asks() {
     world.stop().await;
 }
 
-#[tokio::test]
-async fn a_gateway_is_certified_as_itself_and_only_while_it_exists() {
-    let gateway = "---
+const EDGE: &str = "---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: culvert}
@@ -570,7 +568,31 @@ kind: Gateway
 metadata: {name: edge, namespace: shop}
 spec: {gatewayClassName: culvert, listeners: [{name: http, port: 80, protocol: HTTP}]}
 ";
-    let world = World::start(&format!("{SHOP}{gateway}")).await;
+
+#[tokio::test]
+async fn what_a_cluster_would_show_of_a_gateway_is_in_the_status() {
+    let world = World::start(&format!("{SHOP}{EDGE}")).await;
+    let status = world.status.json();
+    let statuses = status["statuses"].as_array().unwrap();
+    let mut of_gateways = statuses
+        .iter()
+        .filter(|of| of["object"]["kind"] == "Gateway");
+    let edge = of_gateways.next().unwrap();
+    assert_eq!(edge["object"]["name"], "edge");
+    let of_listener = &edge["status"]["listeners"][0]["conditions"][0];
+    assert_eq!(of_listener["type"], "Accepted");
+    assert_eq!(of_listener["status"], "True");
+    // Nothing has an address yet.
+    let reasons = edge["status"]["conditions"].as_array().unwrap();
+    let mut reasons = reasons.iter().map(|condition| &condition["reason"]);
+    assert!(reasons.any(|reason| reason == "AddressNotAssigned"));
+    assert_eq!(status["statusesLeftOut"], 0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_is_certified_as_itself_and_only_while_it_exists() {
+    let world = World::start(&format!("{SHOP}{EDGE}")).await;
     let edge = "spiffe://cluster.local/ns/shop/sa/edge";
     world.certificate("edge", edge, 600).await.unwrap();
     for (token, identity) in [
