@@ -10,4 +10,5 @@
 mod ends;
 mod hostile;
 mod skew;
+mod waypoints;
 mod wire;
