@@ -141,7 +141,7 @@ impl Attaching<'_, '_> {
         }
         listener.works().then(|| Parent::Listener {
             gateway: key,
-            name: listener.name().into(),
+            name: listener.name.as_str().into(),
         })
     }
 

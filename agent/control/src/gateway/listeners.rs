@@ -10,7 +10,7 @@ use agent_model::{HBONE_PORT, METRICS_PORT, READINESS_PORT};
 use super::owned::Owned;
 use super::refs::{self, AuthorityReasons, From};
 use super::status::{ListenerStatus, verdict};
-use super::{Fault, World};
+use super::{Fault, World, conflicts};
 use crate::condition::Condition;
 use crate::source::Kind;
 use crate::source::gateway_api::{
@@ -29,8 +29,8 @@ pub(super) struct Listener<'a> {
     /// The namespace whose routes are "the same".
     pub(super) namespace: &'a str,
     /// Name within the Gateway.
-    name: String,
-    protocol: Option<Protocol>,
+    pub(super) name: String,
+    pub(super) protocol: Option<Protocol>,
     pub(super) hostname: Option<Hostname>,
     /// Kinds of routes it takes.
     pub(super) kinds: Vec<Kind>,
@@ -38,9 +38,9 @@ pub(super) struct Listener<'a> {
     unaccepted: Option<Fault>,
     /// Which of its references lead nowhere.
     pub(super) unresolved: Option<Fault>,
-    conflict: Option<Fault>,
+    pub(super) conflict: Option<Fault>,
     /// Another listener of the port takes some of its names, too.
-    overlaps: bool,
+    pub(super) overlaps: bool,
     tls: Option<ListenerTls>,
     /// Routes attached.
     pub(super) attached: usize,
@@ -63,8 +63,8 @@ pub(super) fn settle<'a>(world: &World<'a>, gateway: &mut Owned<'a>) {
         .map(|(set, entry)| Listener::new(world, gateway, Some(set), entry))
         .collect();
     gateway.listeners.extend(of_sets);
-    settle_conflicts(&mut gateway.listeners);
-    note_overlaps(&mut gateway.listeners);
+    conflicts::settle(&mut gateway.listeners);
+    conflicts::note_overlaps(&mut gateway.listeners);
 }
 
 /// The ListenerSets that name the Gateway, the oldest first.
@@ -290,10 +290,6 @@ impl<'a> Listener<'a> {
         self.set.is_some_and(is_same)
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// What the gateway is handed; `None` when it does not work.
     pub(super) fn handed(&self) -> Option<Handed> {
         let protocol = self.protocol.filter(|_| self.works())?;
@@ -435,73 +431,4 @@ fn client_validation(
         },
     });
     (found, fault)
-}
-
-/// Of several listeners for the same place the first one has it.
-fn settle_conflicts(listeners: &mut [Listener<'_>]) {
-    for index in 0..listeners.len() {
-        let (before, rest) = listeners.split_at_mut(index);
-        let Some(listener) = rest.first_mut() else {
-            return;
-        };
-        let mut winners = before.iter().filter(|other| other.is_distinct());
-        listener.conflict = winners.find_map(|other| conflict(other, listener));
-    }
-}
-
-fn conflict(winner: &Listener<'_>, listener: &Listener<'_>) -> Option<Fault> {
-    let (theirs, own) = (winner.protocol?, listener.protocol?);
-    if winner.entry.port != listener.entry.port
-        || (theirs == Protocol::Udp) != (own == Protocol::Udp)
-    {
-        return None;
-    }
-    let place = format!("port {} is {:?}'s", winner.entry.port, winner.name);
-    if shares_port(theirs) != shares_port(own) {
-        let message = format!("{place}, which is {theirs:?} and not {own:?}");
-        return Some(Fault::new("ProtocolConflict", message));
-    }
-    let same = winner.hostname == listener.hostname;
-    same.then(|| {
-        let names = listener.entry.hostname.as_str();
-        let message = format!("{place} already, for the same names ({names:?})");
-        Fault::new("HostnameConflict", message)
-    })
-}
-
-/// What is told apart on one port, as it begins in the same way.
-fn shares_port(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Http => 0,
-        // By SNI.
-        Protocol::Https | Protocol::Tls => 1,
-        Protocol::Tcp => 2,
-        Protocol::Udp => 3,
-        Protocol::Hbone => 4,
-    }
-}
-
-/// A client may use one connection for two names, and one of them may be another listener's.
-fn note_overlaps(listeners: &mut [Listener<'_>]) {
-    let overlap = |one: &Listener<'_>, other: &Listener<'_>| {
-        let both_https = [one, other].map(|of| of.protocol) == [Some(Protocol::Https); 2];
-        both_https
-            && one.entry.port == other.entry.port
-            && match (&one.hostname, &other.hostname) {
-                (Some(one), Some(other)) => one.intersection(other).is_some(),
-                _ => true,
-            }
-    };
-    let found: Vec<bool> = (0..listeners.len())
-        .map(|index| {
-            let mut others = (0..listeners.len()).filter(|other| *other != index);
-            listeners[index].is_distinct()
-                && others.any(|other| {
-                    listeners[other].is_distinct() && overlap(&listeners[index], &listeners[other])
-                })
-        })
-        .collect();
-    for (listener, overlaps) in listeners.iter_mut().zip(found) {
-        listener.overlaps = overlaps;
-    }
 }

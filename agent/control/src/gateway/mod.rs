@@ -10,6 +10,7 @@
 mod addresses;
 mod attach;
 mod class;
+mod conflicts;
 mod duration;
 mod filters;
 mod listeners;
