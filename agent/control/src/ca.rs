@@ -145,7 +145,7 @@ fn signing_status(error: IdentityError) -> Status {
 /// Certificates one node may have at once, and per second after that. A node of 250 pods restarts
 /// with as many requests.
 const BURST: f64 = 500.0;
-const PER_SECOND: f64 = 20.0;
+const PER_SECOND: f64 = 100.0;
 
 /// A token bucket for each node that ever asked. The nodes are those of the token file, and those
 /// whose bucket is full again are forgotten, so this is bounded.

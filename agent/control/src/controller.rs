@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_model::Identity;
 use agent_net::drain;
+use agent_xds::server::ConnectedNodes;
 use agent_xds::{Discovery, Published};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -263,10 +264,11 @@ impl Control {
         );
         let (candidate, leads) = self.candidate.unzip();
         let reviews = conditions::Shown::default();
+        let streams = discovery.nodes();
         let status = Status::new(Parts {
             collection: Arc::clone(&self.collection),
             admission: Arc::clone(&self.admission),
-            nodes: discovery.nodes(),
+            nodes: streams.clone(),
             counters: Arc::clone(&counters),
             progress: self.source.progress(),
             attached: attached.clone(),
@@ -294,6 +296,7 @@ impl Control {
             told,
             placement,
             attached: attached.clone(),
+            streams,
         };
         show(status.clone());
         let client = self.cluster.as_ref().map(|pods| pods.0.clone());
@@ -408,6 +411,8 @@ struct Changes {
     told: watch::Sender<Arc<[Problem]>>,
     placement: watch::Sender<Placement>,
     attached: AttachedNodes,
+    /// Who is told.
+    streams: ConnectedNodes,
 }
 
 impl Changes {
@@ -423,7 +428,8 @@ impl Changes {
                 },
                 Ok(()) = reports.changed() => None,
             };
-            sleep_until(pace.gather_until(Instant::now())).await;
+            let streams = self.streams.count();
+            sleep_until(pace.gather_until(Instant::now(), streams)).await;
             let mut gathered: Vec<Batch> = first.into_iter().collect();
             while let Ok(batch) = batches.try_recv() {
                 gathered.push(batch);

@@ -7,8 +7,10 @@ use tokio::time::Instant;
 
 /// Changes that follow each other this closely are translated together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-/// Shortest time between two batches. Each batch is a message to every node.
-const BETWEEN: Duration = Duration::from_millis(200);
+/// Shortest time between two batches, for each open stream and in all: a batch is a message to
+/// every one of them.
+const BETWEEN_PER_STREAM: Duration = Duration::from_millis(1);
+const BETWEEN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// When the last batch ended.
 #[derive(Debug, Default)]
@@ -17,10 +19,13 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Until when changes are gathered after the first one came at `now`.
-    pub(crate) fn gather_until(&self, now: Instant) -> Instant {
+    /// Until when changes are gathered after the first one came at `now`, for so many streams.
+    pub(crate) fn gather_until(&self, now: Instant, streams: usize) -> Instant {
         let soon = now + DEBOUNCE;
-        self.last.map_or(soon, |last| soon.max(last + BETWEEN))
+        let streams = u32::try_from(streams).unwrap_or(u32::MAX);
+        let between = BETWEEN_PER_STREAM.saturating_mul(streams);
+        let between = between.clamp(BETWEEN.0, BETWEEN.1);
+        self.last.map_or(soon, |last| soon.max(last + between))
     }
 
     /// A batch is out.
@@ -37,10 +42,12 @@ mod tests {
     fn a_lone_change_goes_at_once_and_a_flood_in_batches() {
         let mut pace = Pace::default();
         let start = Instant::now();
-        assert_eq!(pace.gather_until(start), start + DEBOUNCE);
+        assert_eq!(pace.gather_until(start, 1000), start + DEBOUNCE);
         pace.done(start);
-        assert_eq!(pace.gather_until(start), start + BETWEEN);
+        assert_eq!(pace.gather_until(start, 0), start + BETWEEN.0);
+        assert_eq!(pace.gather_until(start, 100), start + BETWEEN.1 / 2);
+        assert_eq!(pace.gather_until(start, 1_000_000), start + BETWEEN.1);
         let later = start + Duration::from_secs(1);
-        assert_eq!(pace.gather_until(later), later + DEBOUNCE);
+        assert_eq!(pace.gather_until(later, 1000), later + DEBOUNCE);
     }
 }

@@ -40,6 +40,11 @@ impl ConnectedNodes {
         self.lock().open.values().cloned().collect()
     }
 
+    /// Number of open streams.
+    pub fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// Notes a new stream; `None` when the node has too many.
     pub(crate) fn open(&self, node: &Arc<str>, now: SystemTime) -> Option<OpenStream> {
         let mut streams = self.lock();
