@@ -6,6 +6,7 @@
 
 mod accept;
 mod connections;
+pub mod dns;
 mod endpoints;
 mod forward;
 pub mod handover;

@@ -5,6 +5,7 @@ mod certificate;
 mod cni;
 mod connect;
 mod csr;
+mod dns;
 mod enrolment;
 mod handover;
 mod headers;
@@ -145,5 +146,11 @@ pub const TARGETS: &[Target] = &[
         run: jwt::key_set,
         mutations: 10_000,
         words: jwt::KEY_WORDS,
+    },
+    Target {
+        name: "dns",
+        run: dns::run,
+        mutations: 20_000,
+        words: dns::WORDS,
     },
 ];
