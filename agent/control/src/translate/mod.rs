@@ -3,6 +3,7 @@
 
 pub(crate) mod authorization;
 pub(crate) mod enrolment;
+mod given;
 pub(crate) mod membership;
 pub(crate) mod peer_authentication;
 pub(crate) mod service;

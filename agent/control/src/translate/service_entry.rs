@@ -8,6 +8,7 @@ use agent_model::{
     Service, ServicePort, Visibility, Workload,
 };
 
+use super::given::Given;
 use super::service::{preference, traffic_distribution};
 use super::workload_entry::{Described, endpoint};
 use super::{Note, Scope, waypoint};
@@ -22,15 +23,16 @@ const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 /// Names that Kubernetes gives.
 const CLUSTER_DOMAIN: &str = ".svc.cluster.local";
 
-/// Which entries of all namespaces name a host, the oldest first.
+/// Which entries of all namespaces name a host, the oldest first, and the addresses that hosts are
+/// given.
 #[derive(Debug, Default)]
-pub(crate) struct EntryHosts(BTreeMap<Arc<str>, BTreeSet<Claim>>);
+pub(crate) struct EntryHosts(BTreeMap<Arc<str>, BTreeSet<Claim>>, Given);
 
 /// Creation time, namespace, name.
 type Claim = (Option<String>, Arc<str>, Arc<str>);
 
 impl EntryHosts {
-    pub(crate) const NONE: Self = Self(BTreeMap::new());
+    pub(crate) const NONE: Self = Self(BTreeMap::new(), Given::NONE);
 
     /// Takes a change of an entry. Returns the namespaces that may become something else by it.
     pub(crate) fn put(
@@ -58,7 +60,24 @@ impl EntryHosts {
             claims.extend(new.map(claim));
             touched.extend(claims.iter().map(|(_, namespace, _)| namespace.clone()));
         }
+        for entry in [old, new].into_iter().flatten() {
+            for host in &entry.spec.hosts {
+                touched.extend(self.give(host));
+            }
+        }
         touched
+    }
+
+    /// Sees to it that a host has addresses for as long as there is an entry with it. Returns the
+    /// namespaces with a host that has others now.
+    fn give(&mut self, host: &str) -> BTreeSet<Arc<str>> {
+        let oldest = self.0.get(host).and_then(BTreeSet::first);
+        let moved = match oldest {
+            Some((created, _, _)) => self.1.put(host, created.clone()),
+            None => self.1.remove(host),
+        };
+        let claims = moved.iter().filter_map(|host| self.0.get(host)).flatten();
+        claims.map(|(_, namespace, _)| namespace.clone()).collect()
     }
 
     /// Whether this entry is the one that stands for the host in namespaces without one. A name
@@ -192,7 +211,8 @@ impl InForce<'_> {
         }
     }
 
-    /// The entry's own addresses, else those that were given to the host.
+    /// The entry's own addresses, else those that Istio's control plane has given to the host, else
+    /// those that this one gives.
     fn addresses(&self, scope: &Scope<'_>) -> Vec<NetworkAddress> {
         let Self { entry, host } = *self;
         let own = entry.spec.addresses.iter().filter_map(single);
@@ -200,6 +220,10 @@ impl InForce<'_> {
         if entry.spec.addresses.is_empty() && may_be_given(entry, host) {
             let given = entry.status.addresses.iter();
             addresses.extend(given.filter_map(|given| given.of(host)));
+            // Istio's control plane has not given it any.
+            if addresses.is_empty() {
+                addresses.extend(scope.entry_hosts.1.of(host).into_iter().flatten());
+            }
         }
         let in_network = addresses.into_iter().map(|address| NetworkAddress {
             network: scope.network.into(),
@@ -219,6 +243,8 @@ fn may_be_given(entry: &ServiceEntry, host: &str) -> bool {
     let is_wildcard = host.starts_with("*.");
     resolution != Resolution::None
         && !is_off
+        && !host.ends_with(CLUSTER_DOMAIN)
+        && tcp_ports(entry).next().is_some()
         && (!is_wildcard || resolution == Resolution::DynamicDns)
 }
 
@@ -341,17 +367,19 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
                        connections to the others go out without the mesh";
         say(Code::AddressBlock, message);
     }
-    let has_address = hosts.iter().any(|found| !found.addresses(scope).is_empty());
-    if !has_address {
+    let has_names = |endpoint: &EntryEndpoint| matches!(endpoint.address, Address::Host(_));
+    let is_resolved = spec.resolution.is_by_name()
+        && (spec.endpoints.is_empty() || spec.endpoints.iter().any(has_names));
+    let has_own = spec.addresses.iter().any(|block| single(block).is_some());
+    let is_given = hosts.iter().any(|found| may_be_given(entry, found.host));
+    let is_by_name_only = is_resolved && spec.workload_selector.is_none();
+    if !has_own && (!is_given || !spec.addresses.is_empty() || is_by_name_only) {
         let message = "no address: nodes do not answer DNS, so clients resolve its hosts \
                        themselves and connect without the mesh";
         say(Code::EntryWithoutAddress, message);
         return;
     }
-    let has_names = |endpoint: &EntryEndpoint| matches!(endpoint.address, Address::Host(_));
-    let is_resolved = spec.resolution.is_by_name()
-        && (spec.endpoints.is_empty() || spec.endpoints.iter().any(has_names));
-    if is_resolved && spec.workload_selector.is_none() {
+    if is_by_name_only {
         let message = "endpoints given by name: nodes of Culvert do not resolve names, so \
                        connections to its addresses do not reach these endpoints";
         say(Code::EndpointByName, message);

@@ -104,10 +104,17 @@ fn of_service(
     if !is_of_cluster && !leads_somewhere(snapshot, service) {
         return None;
     }
+    // Hosts of entries are given addresses of both families: those that the client cannot dial
+    // would only be in its way.
+    let can_dial = |ip: &IpAddr| {
+        let mut own = client.addresses.iter().map(IpAddr::to_canonical);
+        is_of_cluster || own.any(|own| own.is_ipv4() == ip.is_ipv4())
+    };
     let vips = service.vips.iter();
     let addresses: Vec<IpAddr> = vips
         .filter(|vip| vip.network == client.network)
         .map(|vip| vip.address.to_canonical())
+        .filter(can_dial)
         .collect();
     (!addresses.is_empty()).then_some((addresses, SERVICE_TTL))
 }

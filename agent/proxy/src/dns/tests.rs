@@ -376,6 +376,11 @@ fn t_dns_a_foreign_host_is_answered_where_its_address_leads_somewhere() {
     };
     assert_eq!(asked(passed_on, vec![]), answer);
 
+    // Addresses of a family that the client does not have are none.
+    let both = service("bank", host, &["240.240.0.1", "2001:2::1"]);
+    let mesh = snapshot(vec![both], vec![endpoint.clone()]);
+    assert_eq!(ask(&mesh, host, 1), answer);
+    assert_eq!(ask(&mesh, host, 28), known(None, &[], 30));
     // With a search domain, as resolvers ask first for names with few dots.
     let mesh = snapshot(vec![entry()], vec![endpoint]);
     let searched = format!("{host}.shop.svc.cluster.local");
