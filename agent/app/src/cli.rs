@@ -217,6 +217,26 @@ pub(crate) struct NodeFlags {
     /// [default: a random word]
     #[arg(long, env = "CULVERT_INSTANCE", value_name = "WORD")]
     pub(crate) instance: Option<String>,
+    /// Answer the pods' DNS questions for names of the mesh; all others go on to the server that was
+    /// asked.
+    #[arg(long, env = "CULVERT_DNS_CAPTURE")]
+    pub(crate) dns_capture: bool,
+    /// Namespaces, separated by commas, whose pods ask their DNS servers themselves.
+    #[arg(
+        long,
+        env = "CULVERT_DNS_EXCEPT",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub(crate) dns_except: Vec<String>,
+    /// Domain of the cluster's services.
+    #[arg(
+        long,
+        env = "CULVERT_CLUSTER_DOMAIN",
+        value_name = "DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub(crate) cluster_domain: String,
     /// Detaches every hook and removes every pin, then exits: pods stay connected but leave the
     /// mesh. For uninstalling, and to break the glass.
     #[arg(long, env = "CULVERT_RELEASE")]

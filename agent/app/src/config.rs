@@ -144,6 +144,8 @@ pub(crate) struct NodeConfig {
     pub(crate) cluster_id: String,
     /// Network of the pods (`""` is the default network).
     pub(crate) network: String,
+    /// Names that are answered for the pods.
+    pub(crate) names: Option<agent_proxy::dns::Config>,
     /// Data-path threads.
     pub(crate) workers: usize,
     /// How long live connections may go on after SIGTERM.
@@ -275,6 +277,10 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
         network: flags.data_plane.network,
+        names: flags.dns_capture.then(|| agent_proxy::dns::Config {
+            domain: flags.cluster_domain.into(),
+            except: flags.dns_except.into_iter().collect(),
+        }),
         workers: workers(flags.data_plane.workers)?,
         drain_deadline: flags.common.drain_deadline,
     };

@@ -210,11 +210,13 @@ impl BroughtUp {
             certificates: view.certificates.clone(),
             kernel: Arc::<Datapath>::clone(&datapath),
             metrics: Arc::clone(&view.metrics),
+            names: Arc::default(),
             config: agent_proxy::Config {
                 network: config.network.as_str().into(),
                 workers: config.workers,
                 connections_per_pod: CONNECTIONS_PER_POD,
                 handshakes_per_pod: HANDSHAKES_PER_POD,
+                names: config.names.clone(),
             },
         })?);
         for pod in estate.pods {

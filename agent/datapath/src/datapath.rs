@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent_net::{Netns, NetnsCookie, OriginalDst, SocketTags};
-use ebpf_common::{ClientKey, OwnKey, Settings, SocketAddress, SocketState, Table, counter, role};
+use agent_net::{NamePlace, NameSockets, Netns, NetnsCookie, OriginalDst, SocketTags};
+use ebpf_common::{
+    ClientKey, NAME_PORT, OwnKey, Settings, SocketAddress, SocketState, Table, counter, role,
+};
 
 use crate::address;
 use crate::bpffs::{self, Pins};
@@ -296,6 +298,39 @@ impl SocketTags for Datapath {
                 address: address::to_kernel(client),
             },
         )
+    }
+}
+
+impl NameSockets for Datapath {
+    fn serve_names(
+        &self,
+        pod: NetnsCookie,
+        place: NamePlace,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.must_own().map_err(io::Error::other)?;
+        let descriptor = socket.as_raw_fd() as u32;
+        self.tables
+            .name_sockets
+            .put(&to_kernel_place(pod, place), &descriptor)
+    }
+
+    fn name_server(&self, pod: NetnsCookie, place: NamePlace) -> Option<IpAddr> {
+        let key = to_kernel_place(pod, place);
+        let ip = self.tables.servers.get(&key).ok()??;
+        let server = address::from_kernel(SocketAddress {
+            ip,
+            port: u32::from(NAME_PORT),
+        })?;
+        Some(server.ip().to_canonical())
+    }
+}
+
+fn to_kernel_place(pod: NetnsCookie, place: NamePlace) -> ebpf_common::NamePlace {
+    ebpf_common::NamePlace {
+        netns: pod.0,
+        slot: place.slot,
+        is_ipv4: u32::from(place.is_ipv4),
     }
 }
 

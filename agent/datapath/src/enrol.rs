@@ -319,6 +319,8 @@ impl Datapath {
             .and(tables.pods.remove(&netns))
             .and(tables.listeners.remove_where(|key| key.netns == netns))
             .and(tables.own.remove_where(|key| key.netns == netns))
+            .and(tables.name_sockets.remove_where(|key| key.netns == netns))
+            .and(tables.servers.remove_where(|key| key.netns == netns))
             .and(tables.approved.remove_where(|key| key.netns == netns))
     }
 

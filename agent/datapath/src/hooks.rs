@@ -19,10 +19,14 @@ pub(crate) struct Hook {
 
 /// Every hook, in the order in which they are attached: those that show and publish come before
 /// those that capture, so that nothing is captured that is not published.
-pub(crate) const HOOKS: [Hook; 5] = [
+pub(crate) const HOOKS: [Hook; 9] = [
     hook("socket_events", AttachPoint::SockOps),
     hook("getpeername4", AttachPoint::GetPeerName4),
     hook("getpeername6", AttachPoint::GetPeerName6),
+    hook("recvmsg4", AttachPoint::RecvMsg4),
+    hook("recvmsg6", AttachPoint::RecvMsg6),
+    hook("sendmsg4", AttachPoint::SendMsg4),
+    hook("sendmsg6", AttachPoint::SendMsg6),
     hook("connect4", AttachPoint::Connect4),
     hook("connect6", AttachPoint::Connect6),
 ];

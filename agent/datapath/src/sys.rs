@@ -19,6 +19,10 @@ pub(crate) enum AttachPoint {
     SockOps = 3,
     Connect4 = 10,
     Connect6 = 11,
+    SendMsg4 = 14,
+    SendMsg6 = 15,
+    RecvMsg4 = 19,
+    RecvMsg6 = 20,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
     SkLookup = 36,
@@ -180,7 +184,14 @@ pub(crate) fn attach(
         };
         bpf(Command::LinkCreate, &mut attr).map(owned)
     };
-    if matches!(point, AttachPoint::Connect4 | AttachPoint::Connect6) {
+    let rewrites = matches!(
+        point,
+        AttachPoint::Connect4
+            | AttachPoint::Connect6
+            | AttachPoint::SendMsg4
+            | AttachPoint::SendMsg6
+    );
+    if rewrites {
         match create(BEFORE) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(0),
             result => result,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use aya::Pod as Plain;
 use ebpf_common::{
-    Approval, ClientKey, FlowKey, Ip, Listener, OriginalDestination, OwnKey, Peer, Pod, Settings,
-    SocketState, counter,
+    Approval, ClientKey, FlowKey, Ip, Listener, NamePlace, OriginalDestination, OwnKey, Peer, Pod,
+    Settings, SocketState, counter,
 };
 
 use crate::sys;
@@ -89,6 +89,8 @@ pub(crate) struct Tables {
     pub(crate) original: Table<ClientKey, OriginalDestination>,
     pub(crate) peers: Table<FlowKey, Peer>,
     pub(crate) approved: Table<FlowKey, Approval>,
+    pub(crate) name_sockets: Table<NamePlace, u32>,
+    pub(crate) servers: Table<NamePlace, Ip>,
     pub(crate) settings: Table<u32, Settings>,
     counters: OwnedFd,
     /// CPUs the kernel keeps a counter for.
@@ -107,6 +109,8 @@ impl Tables {
             original: Table::open(&path("ORIG")?)?,
             peers: Table::open(&path("PEER")?)?,
             approved: Table::open(&path("APPROVED")?)?,
+            name_sockets: Table::open(&path("NAME_SOCKETS")?)?,
+            servers: Table::open(&path("SERVERS")?)?,
             settings: Table::open(&path("SETTINGS")?)?,
             counters: sys::open(&path("COUNTERS")?)?,
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
@@ -124,6 +128,8 @@ impl Tables {
             ("ORIG", &self.original.map),
             ("PEER", &self.peers.map),
             ("APPROVED", &self.approved.map),
+            ("NAME_SOCKETS", &self.name_sockets.map),
+            ("SERVERS", &self.servers.map),
             ("SETTINGS", &self.settings.map),
             ("COUNTERS", &self.counters),
         ];

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 /// The cookie of a network namespace (`SO_NETNS_COOKIE`). Never reused by the kernel while it
@@ -33,4 +33,34 @@ pub trait SocketTags: Send + Sync {
     /// Exempts `socket` and makes the application that accepts it see `client` as its peer.
     /// Call before `connect`.
     fn show_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()>;
+}
+
+/// Port of name servers.
+pub const NAME_PORT: u16 = 53;
+/// Name servers of one family that a pod has a name socket for.
+pub const NAME_SERVERS: u32 = 4;
+
+/// Which of a pod's name sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamePlace {
+    /// Below [`NAME_SERVERS`].
+    pub slot: u32,
+    /// The family of the socket and of its name server.
+    pub is_ipv4: bool,
+}
+
+/// Brings a pod's name queries over UDP to sockets of the agent. A socket stands for one of the
+/// servers that the pod asks; which one is decided when the pod first asks it.
+pub trait NameSockets: Send + Sync {
+    /// Has the kernel send queries to `socket`, for as long as it is open. All the sockets of a
+    /// family must be given, in order of their slots.
+    fn serve_names(
+        &self,
+        pod: NetnsCookie,
+        place: NamePlace,
+        socket: BorrowedFd<'_>,
+    ) -> io::Result<()>;
+
+    /// The server that the pod means by what it sends to that socket.
+    fn name_server(&self, pod: NetnsCookie, place: NamePlace) -> Option<IpAddr>;
 }

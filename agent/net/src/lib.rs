@@ -19,5 +19,7 @@ pub mod sockdiag;
 pub mod socket;
 pub mod tasks;
 
-pub use kernel::{NetnsCookie, OriginalDst, SocketTags};
+pub use kernel::{
+    NAME_PORT, NAME_SERVERS, NamePlace, NameSockets, NetnsCookie, OriginalDst, SocketTags,
+};
 pub use netns::Netns;

@@ -14,6 +14,7 @@ mod inbound;
 mod left;
 mod local;
 mod mesh;
+mod names;
 mod older;
 mod outbound;
 mod passthrough;

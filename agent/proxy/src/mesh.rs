@@ -8,19 +8,20 @@ use std::sync::Arc;
 use agent_hbone::{Pool, Settings};
 use agent_identity::Certificates;
 use agent_net::drain::{Drain, Watcher};
-use agent_net::{NetnsCookie, OriginalDst, SocketTags};
+use agent_net::{NameSockets, NetnsCookie, OriginalDst, SocketTags};
 use agent_telemetry::Metrics;
 use tokio::sync::watch;
 
 use crate::connections::Connections;
+use crate::dns;
 use crate::endpoints::ActiveEndpoints;
 use crate::left::LeftPods;
 use crate::pod::Pod;
 
 /// What the kernel side gives to the proxy.
-pub trait Kernel: OriginalDst + SocketTags {}
+pub trait Kernel: OriginalDst + SocketTags + NameSockets {}
 
-impl<T: OriginalDst + SocketTags> Kernel for T {}
+impl<T: OriginalDst + SocketTags + NameSockets> Kernel for T {}
 
 /// Settings of the proxy.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub connections_per_pod: u32,
     /// TLS handshakes one worker serves for one pod at a time; more wait, up to 5 s. Default 64.
     pub handshakes_per_pod: usize,
+    /// Names are answered; without it every pod asks its servers itself.
+    pub names: Option<dns::Config>,
 }
 
 /// Everything the workers share.
@@ -48,6 +51,8 @@ pub struct Mesh {
     pub kernel: Arc<dyn Kernel>,
     /// Where records go.
     pub metrics: Arc<Metrics>,
+    /// Questions for names.
+    pub names: Arc<dns::Counters>,
     /// Settings.
     pub config: Config,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use agent_hbone::headers::{Authority, Baggage, ConnectRequest, Forwarded, TraceParent};
 use agent_hbone::{Target, TunnelStream};
 use agent_model::{Reason, Workload};
+use agent_net::NAME_PORT;
 use agent_net::copy::Counters;
 use agent_state::resolve::{self, Chooser, Outbound};
 use agent_telemetry::{Direction, Ends, Record};
@@ -18,6 +19,7 @@ use crate::accept::{Accepted, refuse};
 use crate::endpoints::ActiveEndpoint;
 use crate::forward::{tcp_end, until_cut};
 use crate::local::{LocalPod, identity_of};
+use crate::names;
 use crate::refusal::{Refusal, report};
 
 /// Time all attempts of one connection may take together.
@@ -56,12 +58,26 @@ pub(crate) async fn handle(pod: LocalPod, accepted: Accepted) {
 
 async fn proxy(
     pod: &LocalPod,
-    downstream: TcpStream,
+    mut downstream: TcpStream,
     client: SocketAddr,
     original: SocketAddr,
     counters: &Counters,
     record: &mut Record,
 ) -> Result<(), Refusal> {
+    if original.port() == NAME_PORT {
+        let asked = tokio::select! {
+            asked = names::stream::serve(pod, &mut downstream) => asked,
+            refusal = pod.ended() => {
+                refuse(downstream);
+                return Err(refusal);
+            }
+        };
+        match asked {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(Refusal::new(Reason::ConnectionReset, error.to_string())),
+        }
+    }
     let dialled = async {
         let slot = pod.admit()?;
         let source = pod.workload().await?;

@@ -23,9 +23,11 @@ use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use crate::connections::Grace;
+use crate::dns;
 use crate::endpoints::ActiveEndpoints;
 use crate::local::LocalPod;
 use crate::mesh::{Mesh, Worker};
+use crate::names::serve;
 use crate::pod::Pod;
 use crate::{accept, inbound, outbound, passthrough};
 
@@ -71,6 +73,8 @@ enum Command {
     Add {
         pod: Arc<Pod>,
         listeners: Listeners,
+        /// Of one worker only.
+        names: Vec<serve::Socket>,
     },
     Leave {
         pod: NetnsCookie,
@@ -133,6 +137,11 @@ impl Workers {
             .values()
             .cloned()
             .collect()
+    }
+
+    /// Questions for names.
+    pub fn names(&self) -> &dns::Counters {
+        &self.mesh.names
     }
 
     /// How many pods were taken since start.
@@ -238,7 +247,8 @@ impl PodSink for Workers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(pod.cookie(), Arc::clone(&pod));
-        for (thread, share) in self.threads.iter().zip(shares) {
+        let mut names = self.open_names(&pod);
+        for (index, (thread, share)) in self.threads.iter().zip(shares).enumerate() {
             let listeners = Listeners {
                 outbound: share.outbound,
                 inbound: share.inbound,
@@ -247,6 +257,10 @@ impl PodSink for Workers {
             let command = Command::Add {
                 pod: Arc::clone(&pod),
                 listeners,
+                names: match pod.cookie().0 % self.threads.len() as u64 == index as u64 {
+                    true => std::mem::take(&mut names),
+                    false => Vec::new(),
+                },
             };
             thread
                 .commands
@@ -268,6 +282,21 @@ impl PodSink for Workers {
 }
 
 impl Workers {
+    /// The pod's name sockets. Without them it asks its servers itself, as it does where names are
+    /// not answered.
+    fn open_names(&self, pod: &Pod) -> Vec<serve::Socket> {
+        let mesh = &self.mesh;
+        let namespace = &pod.info().namespace;
+        let is_served = mesh.config.names.as_ref();
+        if is_served.is_none_or(|names| names.except.contains(namespace)) {
+            return Vec::new();
+        }
+        serve::open(pod, &*mesh.kernel).unwrap_or_else(|error| {
+            tracing::warn!(pod = %pod.info().name, %error, "names are not answered");
+            Vec::new()
+        })
+    }
+
     /// Has every worker do something to a pod that is served no longer, and waits for it.
     fn end(&self, pod: NetnsCookie, command: impl Fn(std_mpsc::SyncSender<()>) -> Command) {
         let served = self
@@ -351,7 +380,11 @@ impl Worker {
             Command::Stats { reply } => {
                 let _ = reply.send(self.tunnels.stats());
             }
-            Command::Add { pod, listeners } => self.add(pod, listeners),
+            Command::Add {
+                pod,
+                listeners,
+                names,
+            } => self.add(pod, listeners, names),
             Command::Leave { pod, done } => {
                 let leave = Rc::clone(self).leave(pod);
                 spawn_local(async move {
@@ -371,7 +404,7 @@ impl Worker {
         }
     }
 
-    fn add(self: &Rc<Self>, pod: Arc<Pod>, listeners: Listeners) {
+    fn add(self: &Rc<Self>, pod: Arc<Pod>, listeners: Listeners, names: Vec<serve::Socket>) {
         let (drain, removal) = drain::channel();
         let (accepting, leaving) = drain::channel();
         self.accepting.borrow_mut().insert(pod.cookie(), accepting);
@@ -387,6 +420,12 @@ impl Worker {
         self.accept(&local, outbound, &leaving, "outbound", outbound::handle);
         self.accept(&local, inbound, &leaving, "inbound", passthrough::handle);
         self.accept(&local, hbone, &leaving, "hbone", inbound::handle);
+        let turns = serve::turns();
+        for socket in names {
+            let (local, turns) = (local.clone(), Arc::clone(&turns));
+            let (draining, leaving) = (self.draining.clone(), leaving.clone());
+            spawn_local(serve::serve(local, socket, turns, draining, leaving));
+        }
     }
 
     fn accept<F>(

@@ -173,6 +173,18 @@ layout! {
 }
 
 layout! {
+    /// A name socket of a pod.
+    NamePlace: 16 {
+        /// Cookie of the pod's network namespace.
+        netns: u64,
+        /// Which of them, below [`crate::NAME_SERVERS`].
+        slot: u32,
+        /// 1 for IPv4, 0 for IPv6.
+        is_ipv4: u32,
+    }
+}
+
+layout! {
     /// What the programs need to know of the node.
     Settings: 24 {
         /// Cookie of the host's network namespace; zero approves nothing.

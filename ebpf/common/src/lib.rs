@@ -14,8 +14,8 @@ mod layout;
 mod tables;
 
 pub use layout::{
-    Approval, ClientKey, Flow, FlowKey, Ip, Listener, OriginalDestination, OwnKey, Peer, Pod,
-    Settings, SocketAddress, SocketState, ipv4_mapped, is_ipv4, is_loopback,
+    Approval, ClientKey, Flow, FlowKey, Ip, Listener, NamePlace, OriginalDestination, OwnKey, Peer,
+    Pod, Settings, SocketAddress, SocketState, ipv4_mapped, is_ipv4, is_loopback,
 };
 pub use tables::{Kind, NO_PREALLOC, TABLES, Table, sizes};
 
@@ -24,6 +24,11 @@ pub use tables::{Kind, NO_PREALLOC, TABLES, Table, sizes};
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Port of the tunnel listener.
 pub const HBONE_PORT: u16 = 15008;
+/// Port of name servers.
+pub const NAME_PORT: u16 = 53;
+/// Name servers of one family that a pod's queries are captured to: one more than a stub resolver
+/// has. Those to others are left alone.
+pub const NAME_SERVERS: u32 = 4;
 
 /// What a socket is to us ([`SocketState::role`]).
 pub mod role {
@@ -38,6 +43,8 @@ pub mod role {
     pub const ACCEPTED: u32 = 4;
     /// A socket of the host namespace on its way to a pod of this node.
     pub const HOST: u32 = 5;
+    /// An application's socket that is connected to a name server, which `address` is.
+    pub const NAMES: u32 = 6;
 }
 
 /// Which of a pod's listeners ([`Listener::purpose`]).

@@ -2,8 +2,8 @@
 //! compares what it finds pinned with it.
 
 use crate::{
-    Approval, ClientKey, FlowKey, Ip, Listener, OriginalDestination, OwnKey, Peer, Pod, Settings,
-    SocketState, counter,
+    Approval, ClientKey, FlowKey, Ip, Listener, NamePlace, OriginalDestination, OwnKey, Peer, Pod,
+    Settings, SocketState, counter,
 };
 
 /// Largest number of entries of each map.
@@ -22,6 +22,8 @@ pub mod sizes {
     pub const PEER: usize = 65_536;
     /// Connections of the host to pods, between SYN and accept.
     pub const APPROVED: usize = 65_536;
+    /// Name sockets of all enrolled pods.
+    pub const NAME_SOCKETS: usize = 8192;
 }
 
 /// Kind of a map, with the kernel's number for it (`enum bpf_map_type`).
@@ -74,7 +76,7 @@ impl Table {
 pub const NO_PREALLOC: usize = 1;
 
 /// Every map that is pinned.
-pub const TABLES: [Table; 11] = [
+pub const TABLES: [Table; 13] = [
     table::<i32, SocketState>("SOCKET", Kind::SkStorage, 0),
     table::<u64, Pod>("PODS", Kind::Hash, sizes::PODS),
     table::<OwnKey, u32>("OWN", Kind::Hash, sizes::OWN),
@@ -83,6 +85,8 @@ pub const TABLES: [Table; 11] = [
     table::<ClientKey, OriginalDestination>("ORIG", Kind::Hash, sizes::ORIG),
     table::<FlowKey, Peer>("PEER", Kind::Hash, sizes::PEER),
     table::<FlowKey, Approval>("APPROVED", Kind::Hash, sizes::APPROVED),
+    table::<NamePlace, u32>("NAME_SOCKETS", Kind::SockHash, sizes::NAME_SOCKETS),
+    table::<NamePlace, Ip>("SERVERS", Kind::Hash, sizes::NAME_SOCKETS),
     table::<u32, Settings>("SETTINGS", Kind::Array, 1),
     table::<u32, u64>("COUNTERS", Kind::PerCpuArray, counter::SLOTS as usize),
     table::<(), ()>("AYA_LOGS", Kind::RingBuf, 1 << 17),

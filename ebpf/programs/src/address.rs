@@ -9,6 +9,8 @@ use ebpf_common::{Ip, SocketAddress, ipv4_mapped};
 pub(crate) const AF_INET6: u32 = 10;
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u32 = 6;
+/// `IPPROTO_UDP`.
+pub(crate) const UDP: u32 = 17;
 
 /// Reads a context field. Volatile, so that the compiler cannot merge two loads into one with a
 /// computed offset, which the verifier refuses.

@@ -7,12 +7,13 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use ebpf_common::{
-    OUTBOUND_PORT, OwnKey, Pod, Settings, SocketAddress, SocketState, counter, is_ipv4,
-    is_loopback, role,
+    OUTBOUND_PORT, Pod, Settings, SocketAddress, SocketState, counter, is_ipv4, is_loopback, role,
 };
 
-use crate::address::{TCP, field, set_user_address, shown, user_address};
-use crate::maps::{LOCAL, OWN, PODS, SETTINGS, SOCKET, count};
+use crate::address::{TCP, UDP, field, set_user_address, shown, user_address};
+use crate::maps::{LOCAL, PODS, SETTINGS, SOCKET, count};
+use crate::names;
+use crate::own::{is_agents_own, is_own};
 use crate::verdict::{Verdict, verdict};
 
 const ALLOW: i32 = 1;
@@ -36,10 +37,14 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
-    if field!(ctx.sock_addr, protocol) != TCP {
+    let protocol = field!(ctx.sock_addr, protocol);
+    let destination = user_address::<V6>(ctx.sock_addr);
+    if protocol == UDP {
+        return connect_datagrams::<V6>(ctx, &destination);
+    }
+    if protocol != TCP {
         return ALLOW;
     }
-    let destination = user_address::<V6>(ctx.sock_addr);
     // SAFETY: the helper takes this program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: entries are only replaced whole, by user space.
@@ -47,6 +52,18 @@ fn connect<const V6: bool>(ctx: &SockAddrContext) -> i32 {
         Some(pod) => from_pod::<V6>(ctx, netns, pod, &destination),
         None => from_elsewhere(ctx, netns, &destination),
     }
+}
+
+/// A name query of a connected socket; everything else over UDP is left alone.
+#[inline(always)]
+fn connect_datagrams<const V6: bool>(ctx: &SockAddrContext, server: &SocketAddress) -> i32 {
+    if names::capture::<V6>(ctx, server) {
+        // Without memory for it getpeername shows the agent, and nothing else is lost.
+        set_role(ctx, role::NAMES, server, true);
+    } else if !is_agents_own(ctx) {
+        set_role(ctx, 0, &SocketAddress::default(), false);
+    }
+    ALLOW
 }
 
 #[inline(always)]
@@ -127,22 +144,6 @@ fn is_pod_process(settings: &Settings) -> bool {
         level += 1;
     }
     false
-}
-
-#[inline(always)]
-fn is_agents_own(ctx: &SockAddrContext) -> bool {
-    // SAFETY: null or a pointer to this socket's state.
-    let state = unsafe { SOCKET.get_ptr_mut(ctx).as_ref() };
-    state.is_some_and(|state| state.role == role::EXEMPT || state.role == role::DIAL)
-}
-
-#[inline(always)]
-fn is_own(netns: u64, destination: &SocketAddress) -> bool {
-    let key = OwnKey {
-        netns,
-        ip: destination.ip,
-    };
-    OWN.get_ptr(&key).is_some()
 }
 
 /// Writes the socket's state; without `create` only over what an earlier connect of the same

@@ -32,7 +32,9 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
 fn getpeername<const V6: bool>(ctx: &SockAddrContext) -> i32 {
     let shown = state_of(ctx)
         .and_then(|state| {
-            let has_peer = state.role == role::CAPTURED || state.role == role::ACCEPTED;
+            let has_peer = state.role == role::CAPTURED
+                || state.role == role::ACCEPTED
+                || state.role == role::NAMES;
             has_peer.then_some(state.address)
         })
         .or_else(|| destination_of_parent::<V6>(ctx));

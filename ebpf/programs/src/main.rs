@@ -13,6 +13,8 @@ mod address;
 mod connect;
 mod getpeername;
 mod maps;
+mod names;
+mod own;
 mod sk_lookup;
 mod sockops;
 mod verdict;

@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage, SockHash};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use ebpf_common::{
-    Approval, ClientKey, FlowKey, Ip, Listener, NO_PREALLOC, OriginalDestination, OwnKey, Peer,
-    Pod, Settings, SocketState, counter, sizes,
+    Approval, ClientKey, FlowKey, Ip, Listener, NO_PREALLOC, NamePlace, OriginalDestination,
+    OwnKey, Peer, Pod, Settings, SocketState, counter, sizes,
 };
 
 /// What each socket is to us.
@@ -45,6 +45,15 @@ pub(crate) static PEER: HashMap<FlowKey, Peer, { sizes::PEER }, NO_PREALLOC> = H
 /// Connections of the host to pods that have not been accepted yet.
 #[btf_map]
 pub(crate) static APPROVED: HashMap<FlowKey, Approval, { sizes::APPROVED }, NO_PREALLOC> =
+    HashMap::new();
+
+/// The sockets that take pods' name queries. An entry goes away with its socket.
+#[btf_map]
+pub(crate) static NAME_SOCKETS: SockHash<NamePlace, { sizes::NAME_SOCKETS }> = SockHash::new();
+
+/// The name server that a name socket stands for.
+#[btf_map]
+pub(crate) static SERVERS: HashMap<NamePlace, Ip, { sizes::NAME_SOCKETS }, NO_PREALLOC> =
     HashMap::new();
 
 /// The one entry with what the programs need to know of the node.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use agent_datapath::Datapath;
 use agent_identity::Certificates;
 use agent_proxy::Workers;
+use agent_proxy::dns::Outcome;
 use agent_telemetry::{Metrics, Samples};
 use agent_xds::ClientStatus;
 use tokio::runtime::RuntimeMetrics;
@@ -119,6 +120,12 @@ fn proxy(samples: &mut Samples, workers: &Weak<Workers>) {
         samples.counter("istio_proxies_started", help, &[], started);
         let help = "Pods taken out of service since start";
         samples.counter("istio_proxies_stopped", help, &[], stopped);
+        for outcome in Outcome::ALL {
+            let help = "Questions of pods for names over DNS, by what became of them";
+            let labels = [("outcome", outcome.as_str())];
+            let count = workers.names().get(outcome);
+            samples.counter("culvert_dns_questions", help, &labels, count);
+        }
         let stats = workers.tunnels();
         let (tunnels, streams) = (stats.tunnels as f64, stats.streams as f64);
         samples.gauge(

@@ -51,7 +51,7 @@ impl Given {
     /// Takes a host, or another age of it. Returns the hosts that have other addresses now.
     pub(crate) fn put(&mut self, host: &str, since: Option<String>) -> BTreeSet<Arc<str>> {
         match self.hosts.get(host) {
-            Some(seat) if seat.since == since => return BTreeSet::new(),
+            Some(seat) if seat.since == since => BTreeSet::new(),
             Some(_) => {
                 let before = self.seats();
                 self.take_away(host);

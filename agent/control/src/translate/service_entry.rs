@@ -374,10 +374,15 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
     let is_given = hosts.iter().any(|found| may_be_given(entry, found.host));
     let is_by_name_only = is_resolved && spec.workload_selector.is_none();
     if !has_own && (!is_given || !spec.addresses.is_empty() || is_by_name_only) {
-        let message = "no address: nodes do not answer DNS, so clients resolve its hosts \
-                       themselves and connect without the mesh";
+        let message = "no address: clients resolve its hosts themselves and connect without the \
+                       mesh";
         say(Code::EntryWithoutAddress, message);
         return;
+    }
+    if !has_own {
+        let message = "no address of its own: where nodes do not answer DNS (--dns-capture), \
+                       clients resolve its hosts themselves and connect without the mesh";
+        say(Code::EntryWithoutAddress, message);
     }
     if is_by_name_only {
         let message = "endpoints given by name: nodes of Culvert do not resolve names, so \

@@ -15,7 +15,7 @@ use agent_model::{
     Action, Authorization, NamespacedHostname, NetworkAddress, PodInfo, PolicyKey, Reason, Rule,
     Scope, Service, ServicePort, TunnelProtocol, Workload,
 };
-use agent_net::{Netns, NetnsCookie, OriginalDst, SocketTags};
+use agent_net::{NamePlace, NameSockets, Netns, NetnsCookie, OriginalDst, SocketTags};
 use agent_proxy::{Config, Mesh, Workers};
 use agent_state::Writer;
 use agent_telemetry::{Limits, Metrics};
@@ -215,6 +215,16 @@ impl SocketTags for Kernel {
     }
 }
 
+impl NameSockets for Kernel {
+    fn serve_names(&self, _: NetnsCookie, _: NamePlace, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn name_server(&self, _: NetnsCookie, _: NamePlace) -> Option<IpAddr> {
+        None
+    }
+}
+
 /// A node with one pod.
 pub(crate) struct Node {
     pub(crate) workers: Workers,
@@ -248,6 +258,7 @@ impl Node {
             workers: 2,
             connections_per_pod: 64,
             handshakes_per_pod: 8,
+            names: None,
         };
         change(&mut config);
         let workers = Workers::start(Mesh {
@@ -260,6 +271,7 @@ impl Node {
             ),
             kernel: Arc::<Kernel>::clone(&kernel),
             metrics: Arc::clone(&metrics),
+            names: Arc::default(),
             config,
         })
         .unwrap();

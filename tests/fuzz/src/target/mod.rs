@@ -150,7 +150,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "dns",
         run: dns::run,
-        mutations: 20_000,
+        mutations: 100_000,
         words: dns::WORDS,
     },
 ];

@@ -12,6 +12,7 @@ mod interop;
 mod kubernetes;
 mod labels;
 mod lifecycle;
+mod names;
 mod observe;
 mod on_demand;
 mod policy;
@@ -132,6 +133,7 @@ const GROUPS: &[&[Case]] = &[
     protocol::CASES,
     gateway::CASES,
     control_plane::CASES,
+    names::CASES,
     on_demand::CASES,
     failure::CASES,
     handover::CASES,

@@ -110,6 +110,24 @@ fn addresses_that_were_given_out() {
 }
 
 #[test]
+fn hosts_without_an_address_are_given_some() {
+    let vips = |metadata: &str, spec: &str| {
+        let service = service(metadata, spec, "");
+        let vips = service.vips.iter().map(|vip| vip.address.to_string());
+        vips.collect::<Vec<_>>().join(" ")
+    };
+    let given = "240.240.146.7 2001:2::9207";
+    let endpoints = "resolution: STATIC, endpoints: [{address: 192.0.2.1}]";
+    assert_eq!(vips("", endpoints), given);
+    assert_eq!(vips("", "resolution: DNS"), given);
+    assert_eq!(vips("", "resolution: NONE"), "");
+    let off = "labels: {networking.istio.io/enable-autoallocate-ip: \"false\"}";
+    assert_eq!(vips(off, endpoints), "");
+    let own = format!("{endpoints}, addresses: [203.0.113.1]");
+    assert_eq!(vips("", &own), "203.0.113.1");
+}
+
+#[test]
 fn names_to_resolve_become_workloads_by_name() {
     let manifest = "\
 apiVersion: networking.istio.io/v1
