@@ -231,6 +231,9 @@ impl Apply for Applier {
                 Update::Gateway(_)
                 | Update::Route(..)
                 | Update::Backend(..)
+                | Update::Access(..)
+                | Update::Authentication(..)
+                | Update::RejectedOfGateway(..)
                 | Update::RemoveOfGateway(..) => panic!("a node is told of a gateway"),
             }
         }

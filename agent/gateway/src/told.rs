@@ -1,10 +1,12 @@
 //! What the control plane has told this gateway, kept until it says otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use agent_model::NamespacedHostname;
-use agent_model::gateway::{Backend, Gateway, Route, Rules, Target};
+use agent_model::access::Access;
+use agent_model::authentication::Authentication;
+use agent_model::gateway::{Backend, Filter, Gateway, Route, Rules, Target};
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, ResourceType, Update};
 use tokio::sync::watch;
@@ -18,6 +20,12 @@ pub struct Told {
     pub routes: BTreeMap<String, Arc<Route>>,
     /// Settings of backends by the name of their resource.
     pub backends: BTreeMap<String, Arc<Backend>>,
+    /// Request policies by the name of their resource.
+    pub access: BTreeMap<String, Arc<Access>>,
+    /// What says which tokens count, by the name of its resource.
+    pub authentications: BTreeMap<String, Arc<Authentication>>,
+    /// Policies that were sent and cannot be read.
+    pub unreadable: BTreeSet<(ResourceType, String)>,
 }
 
 /// Takes updates: addresses go to the mesh, everything else is kept here. A batch is told as a
@@ -55,16 +63,30 @@ impl Apply for Follower {
 fn is_of_gateway(update: &Update) -> bool {
     matches!(
         update,
-        Update::Gateway(_) | Update::Route(..) | Update::Backend(..) | Update::RemoveOfGateway(..)
+        Update::Gateway(_)
+            | Update::Route(..)
+            | Update::Backend(..)
+            | Update::Access(..)
+            | Update::Authentication(..)
+            | Update::RejectedOfGateway(..)
+            | Update::RemoveOfGateway(..)
     )
 }
 
 impl Told {
     /// The routes. What sends to a service that is to be reached by TLS is invalid: this gateway
-    /// does not speak it to backends yet, and in the clear nothing may go there.
+    /// does not speak it to backends yet, and in the clear nothing may go there. Where policies for
+    /// requests are told, every rule is: they are not enforced yet, and nothing may pass them by.
     pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
         self.routes.values().map(|route| {
             let mut changed = Route::clone(route);
+            let is_guarded = self.is_guarded();
+            if is_guarded && let Rules::Http(rules) = &mut changed.rules {
+                for rule in rules {
+                    let why = "policies for requests are not enforced yet";
+                    rule.filters.insert(0, Filter::Invalid(why.into()));
+                }
+            }
             let targets: Vec<&mut Target> = match &mut changed.rules {
                 Rules::Http(rules) => {
                     let backends = rules.iter_mut().flat_map(|rule| &mut rule.backends);
@@ -75,7 +97,7 @@ impl Told {
                     backends.map(|backend| &mut backend.target).collect()
                 }
             };
-            let mut is_changed = false;
+            let mut is_changed = is_guarded;
             for target in targets {
                 if let Target::Service { service, port, .. } = target
                     && self.wants_tls(service, *port)
@@ -89,6 +111,11 @@ impl Told {
                 false => Arc::clone(route),
             }
         })
+    }
+
+    /// True when somebody wants to say who may send requests.
+    fn is_guarded(&self) -> bool {
+        !(self.access.is_empty() && self.authentications.is_empty() && self.unreadable.is_empty())
     }
 
     fn wants_tls(&self, service: &NamespacedHostname, port: u16) -> bool {
@@ -106,6 +133,25 @@ impl Told {
             Update::Gateway(gateway) => replace(&mut self.gateway, Some(Arc::from(gateway))),
             Update::Route(_, route) => put(&mut self.routes, name, Arc::from(route)),
             Update::Backend(_, backend) => put(&mut self.backends, name, Arc::from(backend)),
+            Update::Access(_, policy) => {
+                self.unreadable
+                    .remove(&(ResourceType::Access, name.clone()));
+                put(&mut self.access, name, Arc::from(policy))
+            }
+            Update::Authentication(_, policy) => {
+                let key = (ResourceType::Authentication, name.clone());
+                self.unreadable.remove(&key);
+                put(&mut self.authentications, name, Arc::from(policy))
+            }
+            Update::RejectedOfGateway(kind, name) => self.unreadable.insert((kind, name)),
+            Update::RemoveOfGateway(kind @ ResourceType::Access, name) => {
+                let was_unreadable = self.unreadable.remove(&(kind, name.clone()));
+                self.access.remove(&name).is_some() || was_unreadable
+            }
+            Update::RemoveOfGateway(kind @ ResourceType::Authentication, name) => {
+                let was_unreadable = self.unreadable.remove(&(kind, name.clone()));
+                self.authentications.remove(&name).is_some() || was_unreadable
+            }
             Update::RemoveOfGateway(ResourceType::Gateway, _) => replace(&mut self.gateway, None),
             Update::RemoveOfGateway(ResourceType::Route, _) => self.routes.remove(&name).is_some(),
             Update::RemoveOfGateway(ResourceType::Backend, _) => {
@@ -234,9 +280,9 @@ mod tests {
             tls: Some(BackendTls::Invalid("no roots".into())),
         };
         let told = Told {
-            gateway: None,
             routes: [("r".to_owned(), Arc::new(route))].into(),
             backends: [("b".to_owned(), Arc::new(settings))].into(),
+            ..Told::default()
         };
         let routes: Vec<_> = told.routes().collect();
         let Rules::Http(rules) = &routes[0].rules else {
@@ -244,5 +290,44 @@ mod tests {
         };
         assert_eq!(rules[0].backends[0].target, target(80));
         assert!(matches!(rules[0].backends[1].target, Target::Invalid(_)));
+    }
+
+    #[test]
+    fn nothing_passes_a_policy_by_that_is_not_enforced() {
+        let (writer, _mesh) = agent_state::channel();
+        let (mut follower, told) = Follower::new(writer);
+        let with_rule = |created| match route(created) {
+            Update::Route(key, mut route) => {
+                route.rules = Rules::Http(vec![HttpRule::default()]);
+                Update::Route(key, route)
+            }
+            other => other,
+        };
+        follower.apply(vec![with_rule(1)]);
+        let is_open = || {
+            let routes: Vec<_> = told.borrow().routes().collect();
+            let Rules::Http(rules) = &routes[0].rules else {
+                panic!("{routes:?}");
+            };
+            rules[0].filters.is_empty()
+        };
+        assert!(is_open());
+        for kind in [ResourceType::Access, ResourceType::Authentication] {
+            let name = "shop/edge|shop/p".to_owned();
+            follower.apply(vec![Update::RejectedOfGateway(kind, name.clone())]);
+            assert!(!is_open());
+            follower.apply(vec![Update::RemoveOfGateway(kind, name)]);
+            assert!(is_open());
+        }
+        let policy = Access {
+            name: "p".into(),
+            namespace: "shop".into(),
+            targets: Vec::new(),
+            action: agent_model::Action::Deny,
+            rules: Vec::new(),
+            dry_run: false,
+        };
+        follower.apply(vec![Update::Access(key(), Box::new(policy))]);
+        assert!(!is_open());
     }
 }

@@ -143,6 +143,9 @@ impl Writer {
             Update::Gateway(_)
             | Update::Route(..)
             | Update::Backend(..)
+            | Update::Access(..)
+            | Update::Authentication(..)
+            | Update::RejectedOfGateway(..)
             | Update::RemoveOfGateway(..) => {}
         }
     }

@@ -19,7 +19,7 @@ mod update;
 pub use client::{
     ClientConfig, ClientSession, ClientStatus, Demand, NodeFacts, NotTold, Received, UNKNOWN_TYPE,
 };
-pub use convert::{backend_name, route_name};
+pub use convert::{backend_name, policy_name, route_name};
 pub use error::Error;
 pub use links::address_name;
 pub use resource_type::ResourceType;

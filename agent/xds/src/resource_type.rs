@@ -13,22 +13,36 @@ pub enum ResourceType {
     Route,
     /// Settings for a service behind one gateway, named `<gateway>|<namespace>/<hostname>[:<port>]`.
     Backend,
+    /// An authorization policy of requests through one gateway, named
+    /// `<gateway>|<namespace>/<name>`.
+    Access,
+    /// Which tokens count at one gateway, named `<gateway>|<namespace>/<name>`.
+    Authentication,
 }
 
 impl ResourceType {
     /// Every type.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Address,
         Self::Authorization,
         Self::Gateway,
         Self::Route,
         Self::Backend,
+        Self::Access,
+        Self::Authentication,
     ];
     /// What a node subscribes to, in this order.
     pub const OF_NODES: &'static [Self] = &[Self::Address, Self::Authorization];
-    /// What a gateway subscribes to, in this order: what routes name comes before them.
-    pub const OF_GATEWAYS: &'static [Self] =
-        &[Self::Address, Self::Backend, Self::Gateway, Self::Route];
+    /// What a gateway subscribes to, in this order: what routes name, and who may use them, comes
+    /// before them.
+    pub const OF_GATEWAYS: &'static [Self] = &[
+        Self::Address,
+        Self::Authentication,
+        Self::Access,
+        Self::Backend,
+        Self::Gateway,
+        Self::Route,
+    ];
 
     /// The type URL on the wire.
     pub fn url(self) -> &'static str {
@@ -38,6 +52,8 @@ impl ResourceType {
             Self::Gateway => "type.googleapis.com/culvert.gateway.v1.Gateway",
             Self::Route => "type.googleapis.com/culvert.gateway.v1.Route",
             Self::Backend => "type.googleapis.com/culvert.gateway.v1.Backend",
+            Self::Access => "type.googleapis.com/culvert.gateway.v1.Access",
+            Self::Authentication => "type.googleapis.com/culvert.gateway.v1.Authentication",
         }
     }
 
@@ -51,7 +67,9 @@ impl ResourceType {
     pub(crate) fn is_of_one_gateway(self) -> bool {
         match self {
             Self::Address | Self::Authorization => false,
-            Self::Gateway | Self::Route | Self::Backend => true,
+            Self::Gateway | Self::Route | Self::Backend | Self::Access | Self::Authentication => {
+                true
+            }
         }
     }
 }

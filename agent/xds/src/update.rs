@@ -1,10 +1,12 @@
 //! What a client session hands to whoever keeps the state.
 
+use agent_model::access::Access;
+use agent_model::authentication::Authentication;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
 
 use crate::ResourceType;
-use crate::convert::{backend_name, route_name};
+use crate::convert::{backend_name, policy_name, route_name};
 
 /// One change. A batch holds all changes of one response, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,15 @@ pub enum Update {
     Route(GatewayKey, Box<Route>),
     /// Settings for a service behind that gateway are new or changed.
     Backend(GatewayKey, Box<Backend>),
-    /// A gateway, route or backend is gone, by the name of its resource.
+    /// A request policy of that gateway is new or changed.
+    Access(GatewayKey, Box<Access>),
+    /// Which tokens count at that gateway is new or changed.
+    Authentication(GatewayKey, Box<Authentication>),
+    /// A request policy, or what says which tokens count, was sent and cannot be read, by the name
+    /// of its resource. The last good version stays in force; where there is none, what it is for is
+    /// not known, and every request has to be refused.
+    RejectedOfGateway(ResourceType, String),
+    /// Something of a gateway is gone, by the name of its resource.
     RemoveOfGateway(ResourceType, String),
 }
 
@@ -43,7 +53,11 @@ impl Update {
             Self::Gateway(gateway) => gateway.key.to_string(),
             Self::Route(gateway, route) => route_name(gateway, &route.key),
             Self::Backend(gateway, backend) => backend_name(gateway, backend),
-            Self::RemoveAddress(name) | Self::RemoveOfGateway(_, name) => name.clone(),
+            Self::Access(gateway, policy) => policy_name(gateway, &policy.key()),
+            Self::Authentication(gateway, policy) => policy_name(gateway, &policy.key()),
+            Self::RemoveAddress(name)
+            | Self::RemoveOfGateway(_, name)
+            | Self::RejectedOfGateway(_, name) => name.clone(),
         }
     }
 }

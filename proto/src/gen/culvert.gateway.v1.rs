@@ -495,6 +495,291 @@ pub mod subject_alt_name {
         Uri(::prost::alloc::string::String),
     }
 }
+/// An authorization policy of requests. What cannot be read of it must never widen it: a gateway
+/// that meets an unknown value refuses the resource, and with it every request it is for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Access {
+    /// The gateway it is for, as in the name of the resource.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub targets: ::prost::alloc::vec::Vec<PolicyTarget>,
+    #[prost(enumeration = "Action", tag = "5")]
+    pub action: i32,
+    /// OR; none matches nothing.
+    #[prost(message, repeated, tag = "6")]
+    pub rules: ::prost::alloc::vec::Vec<AccessRule>,
+    /// Log and count the outcome, enforce nothing.
+    #[prost(bool, tag = "7")]
+    pub dry_run: bool,
+}
+/// What a policy is attached to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyTarget {
+    #[prost(oneof = "policy_target::Target", tags = "1, 2")]
+    pub target: ::core::option::Option<policy_target::Target>,
+}
+/// Nested message and enum types in `PolicyTarget`.
+pub mod policy_target {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        /// Every request through this gateway, `namespace/name`.
+        #[prost(string, tag = "1")]
+        Gateway(::prost::alloc::string::String),
+        /// Requests to one service.
+        #[prost(message, tag = "2")]
+        Service(super::Service),
+    }
+}
+/// AND of the three; an empty list always holds.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AccessRule {
+    /// OR.
+    #[prost(message, repeated, tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<Source>,
+    /// OR.
+    #[prost(message, repeated, tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<Operation>,
+    /// AND.
+    #[prost(message, repeated, tag = "3")]
+    pub when: ::prost::alloc::vec::Vec<Condition>,
+}
+/// Who sends a request: AND of fields. CIDR where blocks are meant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Source {
+    #[prost(message, repeated, tag = "1")]
+    pub principals: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "2")]
+    pub not_principals: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "3")]
+    pub request_principals: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "4")]
+    pub not_request_principals: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "5")]
+    pub namespaces: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "6")]
+    pub not_namespaces: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "7")]
+    pub service_accounts: ::prost::alloc::vec::Vec<ServiceAccount>,
+    #[prost(message, repeated, tag = "8")]
+    pub not_service_accounts: ::prost::alloc::vec::Vec<ServiceAccount>,
+    #[prost(string, repeated, tag = "9")]
+    pub ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "10")]
+    pub not_ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "11")]
+    pub remote_ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "12")]
+    pub not_remote_ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// A service account in any trust domain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceAccount {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service_account: ::prost::alloc::string::String,
+}
+/// What a request asks for: AND of fields.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Operation {
+    #[prost(message, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "2")]
+    pub not_hosts: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub ports: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub not_ports: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, repeated, tag = "5")]
+    pub methods: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "6")]
+    pub not_methods: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "7")]
+    pub paths: ::prost::alloc::vec::Vec<PathTest>,
+    #[prost(message, repeated, tag = "8")]
+    pub not_paths: ::prost::alloc::vec::Vec<PathTest>,
+}
+/// How a string is compared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StringMatch {
+    #[prost(oneof = "string_match::Match", tags = "1, 2, 3, 4")]
+    pub r#match: ::core::option::Option<string_match::Match>,
+}
+/// Nested message and enum types in `StringMatch`.
+pub mod string_match {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Match {
+        #[prost(string, tag = "1")]
+        Exact(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Prefix(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Suffix(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Presence(super::Presence),
+    }
+}
+/// Not empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Presence {}
+/// How a path is compared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathTest {
+    #[prost(oneof = "path_test::Test", tags = "1, 2")]
+    pub test: ::core::option::Option<path_test::Test>,
+}
+/// Nested message and enum types in `PathTest`.
+pub mod path_test {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Test {
+        /// As a whole.
+        #[prost(message, tag = "1")]
+        Text(super::StringMatch),
+        /// By segments, with `{*}` and `{**}`.
+        #[prost(string, tag = "2")]
+        Template(::prost::alloc::string::String),
+    }
+}
+/// One entry of `when`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Condition {
+    #[prost(oneof = "condition::Condition", tags = "1, 2, 3")]
+    pub condition: ::core::option::Option<condition::Condition>,
+}
+/// Nested message and enum types in `Condition`.
+pub mod condition {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Condition {
+        #[prost(message, tag = "1")]
+        Text(super::TextCondition),
+        #[prost(message, tag = "2")]
+        Address(super::AddressCondition),
+        #[prost(message, tag = "3")]
+        DestinationPort(super::PortCondition),
+    }
+}
+/// On a text.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TextCondition {
+    #[prost(message, repeated, tag = "4")]
+    pub values: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(message, repeated, tag = "5")]
+    pub not_values: ::prost::alloc::vec::Vec<StringMatch>,
+    #[prost(oneof = "text_condition::Attribute", tags = "1, 2, 3")]
+    pub attribute: ::core::option::Option<text_condition::Attribute>,
+}
+/// Nested message and enum types in `TextCondition`.
+pub mod text_condition {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Attribute {
+        /// `request.headers\[NAME\]`.
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        /// A path into the claims of the token.
+        #[prost(message, tag = "2")]
+        Claim(super::ClaimPath),
+        #[prost(enumeration = "super::KnownText", tag = "3")]
+        Known(i32),
+    }
+}
+/// Outermost first.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimPath {
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// On an address; CIDR.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddressCondition {
+    #[prost(enumeration = "KnownAddress", tag = "1")]
+    pub attribute: i32,
+    #[prost(string, repeated, tag = "2")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub not_values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// On the destination port.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortCondition {
+    #[prost(uint32, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "2")]
+    pub not_values: ::prost::alloc::vec::Vec<u32>,
+}
+/// Which tokens count, and that others are refused.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Authentication {
+    /// The gateway it is for, as in the name of the resource.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub targets: ::prost::alloc::vec::Vec<PolicyTarget>,
+    #[prost(message, repeated, tag = "5")]
+    pub rules: ::prost::alloc::vec::Vec<JwtRule>,
+}
+/// The tokens of one issuer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRule {
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// Empty accepts any.
+    #[prost(string, repeated, tag = "2")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "5")]
+    pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
+    #[prost(string, repeated, tag = "6")]
+    pub from_params: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "7")]
+    pub from_cookies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "8")]
+    pub output_payload_to_header: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "9")]
+    pub output_claim_to_headers: ::prost::alloc::vec::Vec<ClaimToHeader>,
+    #[prost(bool, tag = "10")]
+    pub forward_original_token: bool,
+    #[prost(string, repeated, tag = "11")]
+    pub space_delimited_claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(oneof = "jwt_rule::Keys", tags = "3, 4")]
+    pub keys: ::core::option::Option<jwt_rule::Keys>,
+}
+/// Nested message and enum types in `JwtRule`.
+pub mod jwt_rule {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Keys {
+        /// A JSON Web Key Set.
+        #[prost(string, tag = "3")]
+        Inline(::prost::alloc::string::String),
+        /// Where one is fetched.
+        #[prost(string, tag = "4")]
+        Remote(::prost::alloc::string::String),
+    }
+}
+/// A header that holds a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What stands before the token.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+/// A claim that a header gets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimToHeader {
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub claim: ::core::option::Option<ClaimPath>,
+}
 /// Border of the mesh, or inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -701,6 +986,111 @@ impl Scheme {
             "SCHEME_UNSPECIFIED" => Some(Self::Unspecified),
             "SCHEME_HTTP" => Some(Self::Http),
             "SCHEME_HTTPS" => Some(Self::Https),
+            _ => None,
+        }
+    }
+}
+/// What a match does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Action {
+    Unspecified = 0,
+    Allow = 1,
+    Deny = 2,
+}
+impl Action {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ACTION_UNSPECIFIED",
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "ALLOW" => Some(Self::Allow),
+            "DENY" => Some(Self::Deny),
+            _ => None,
+        }
+    }
+}
+/// Texts by the names Istio gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KnownText {
+    Unspecified = 0,
+    SourceNamespace = 1,
+    SourcePrincipal = 2,
+    RequestPrincipal = 3,
+    RequestAudiences = 4,
+    RequestPresenter = 5,
+    Sni = 6,
+}
+impl KnownText {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KNOWN_TEXT_UNSPECIFIED",
+            Self::SourceNamespace => "SOURCE_NAMESPACE",
+            Self::SourcePrincipal => "SOURCE_PRINCIPAL",
+            Self::RequestPrincipal => "REQUEST_PRINCIPAL",
+            Self::RequestAudiences => "REQUEST_AUDIENCES",
+            Self::RequestPresenter => "REQUEST_PRESENTER",
+            Self::Sni => "SNI",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KNOWN_TEXT_UNSPECIFIED" => Some(Self::Unspecified),
+            "SOURCE_NAMESPACE" => Some(Self::SourceNamespace),
+            "SOURCE_PRINCIPAL" => Some(Self::SourcePrincipal),
+            "REQUEST_PRINCIPAL" => Some(Self::RequestPrincipal),
+            "REQUEST_AUDIENCES" => Some(Self::RequestAudiences),
+            "REQUEST_PRESENTER" => Some(Self::RequestPresenter),
+            "SNI" => Some(Self::Sni),
+            _ => None,
+        }
+    }
+}
+/// Addresses by the names Istio gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KnownAddress {
+    Unspecified = 0,
+    SourceIp = 1,
+    RemoteIp = 2,
+    DestinationIp = 3,
+}
+impl KnownAddress {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KNOWN_ADDRESS_UNSPECIFIED",
+            Self::SourceIp => "SOURCE_IP",
+            Self::RemoteIp => "REMOTE_IP",
+            Self::DestinationIp => "DESTINATION_IP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KNOWN_ADDRESS_UNSPECIFIED" => Some(Self::Unspecified),
+            "SOURCE_IP" => Some(Self::SourceIp),
+            "REMOTE_IP" => Some(Self::RemoteIp),
+            "DESTINATION_IP" => Some(Self::DestinationIp),
             _ => None,
         }
     }

@@ -12,7 +12,8 @@ use super::demand::Demand;
 use super::saved;
 use super::status::MAX_REJECTIONS;
 use crate::convert::{
-    Address, decode_address, decode_authorization, decode_backend, decode_gateway, decode_route,
+    Address, decode_access, decode_address, decode_authentication, decode_authorization,
+    decode_backend, decode_gateway, decode_route,
 };
 use crate::links::{self, Links};
 use crate::resource_type::PerType;
@@ -275,9 +276,11 @@ impl ClientSession {
                 ResourceType::Authorization => {
                     Update::RemovePolicy(PolicyKey(name.as_str().into()))
                 }
-                ResourceType::Gateway | ResourceType::Route | ResourceType::Backend => {
-                    Update::RemoveOfGateway(kind, name.clone())
-                }
+                ResourceType::Gateway
+                | ResourceType::Route
+                | ResourceType::Backend
+                | ResourceType::Access
+                | ResourceType::Authentication => Update::RemoveOfGateway(kind, name.clone()),
             });
         }
         for rejection in applier.apply(updates) {
@@ -361,13 +364,13 @@ impl TypeState {
     /// Records a refusal. Something may still be held under the name - the last good version, or
     /// the fact that a policy is unreadable - and then the name stays known without a version.
     fn refuse(&mut self, kind: ResourceType, name: &str) -> Option<Update> {
-        let unreadable_policy = kind == ResourceType::Authorization && is_acceptable_name(name);
+        let unreadable = unreadable(kind, name).filter(|_| is_acceptable_name(name));
         if let Some(version) = self.known.get_mut(name) {
             version.clear();
-        } else if unreadable_policy && self.known.len() < MAX_RESOURCES {
+        } else if unreadable.is_some() && self.known.len() < MAX_RESOURCES {
             self.known.insert(name.to_owned(), String::new());
         }
-        unreadable_policy.then(|| Update::RejectedPolicy(PolicyKey(name.into())))
+        unreadable
     }
 
     fn remember(&mut self, rejections: &[Rejection]) {
@@ -405,6 +408,14 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
             let (gateway, backend) = decode_backend(&body.value)?;
             Update::Backend(gateway, Box::new(backend))
         }
+        ResourceType::Access => {
+            let (gateway, policy) = decode_access(&body.value)?;
+            Update::Access(gateway, Box::new(policy))
+        }
+        ResourceType::Authentication => {
+            let (gateway, policy) = decode_authentication(&body.value)?;
+            Update::Authentication(gateway, Box::new(policy))
+        }
     };
     let named = update.resource_name();
     if named != resource.name {
@@ -417,9 +428,20 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
     Ok(update)
 }
 
+/// What has to be known of a policy that cannot be read; nothing of what is no policy.
+fn unreadable(kind: ResourceType, name: &str) -> Option<Update> {
+    match kind {
+        ResourceType::Authorization => Some(Update::RejectedPolicy(PolicyKey(name.into()))),
+        ResourceType::Access | ResourceType::Authentication => {
+            Some(Update::RejectedOfGateway(kind, name.to_owned()))
+        }
+        _ => None,
+    }
+}
+
 /// Names go into the tables of refused policies, so they are bounded like any other.
 fn is_acceptable_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 2 * 253 + 1
+    !name.is_empty() && name.len() <= 4 * 253 + 3
 }
 
 fn refusal(rejections: &[Rejection]) -> Option<Status> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use agent_model::access::Access;
+use agent_model::authentication::Authentication;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
 use prost::Message;
@@ -12,8 +14,8 @@ use xxhash_rust::xxh64::xxh64;
 use super::table::Table;
 use crate::ResourceType;
 use crate::convert::{
-    backend_name, encode_authorization, encode_backend, encode_gateway, encode_route,
-    encode_service, encode_workload, route_name,
+    backend_name, encode_access, encode_authentication, encode_authorization, encode_backend,
+    encode_gateway, encode_route, encode_service, encode_workload, policy_name, route_name,
 };
 use crate::links::Links;
 use crate::resource_type::PerType;
@@ -75,6 +77,20 @@ impl Catalog {
         let offer = Offer::new(encode_backend(gateway, backend), Links::default());
         let name = backend_name(gateway, backend).into();
         self.put(ResourceType::Backend, name, offer)
+    }
+
+    /// Adds or replaces a request policy of `gateway`. False when nothing changed.
+    pub fn put_access(&mut self, gateway: &GatewayKey, policy: &Access) -> bool {
+        let offer = Offer::new(encode_access(gateway, policy), Links::default());
+        let name = policy_name(gateway, &policy.key()).into();
+        self.put(ResourceType::Access, name, offer)
+    }
+
+    /// Adds or replaces what says which tokens count at `gateway`. False when nothing changed.
+    pub fn put_authentication(&mut self, gateway: &GatewayKey, policy: &Authentication) -> bool {
+        let offer = Offer::new(encode_authentication(gateway, policy), Links::default());
+        let name = policy_name(gateway, &policy.key()).into();
+        self.put(ResourceType::Authentication, name, offer)
     }
 
     /// Removes a resource. False when there was none of that name.

@@ -162,6 +162,11 @@ impl ServerSession {
             (ResourceType::Authorization, policies),
             (ResourceType::Address, addresses),
             (ResourceType::Authorization, leaving),
+            (
+                ResourceType::Authentication,
+                since(ResourceType::Authentication)?,
+            ),
+            (ResourceType::Access, since(ResourceType::Access)?),
             (ResourceType::Backend, since(ResourceType::Backend)?),
             (ResourceType::Gateway, since(ResourceType::Gateway)?),
             (ResourceType::Route, since(ResourceType::Route)?),

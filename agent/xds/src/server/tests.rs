@@ -464,9 +464,12 @@ impl Apply for Held {
                 Update::RemoveAddress(name) | Update::RemoveOfGateway(_, name) => {
                     self.0.remove(name)
                 }
-                Update::Gateway(_) | Update::Route(..) | Update::Backend(..) => {
-                    self.0.insert(update.resource_name(), update)
-                }
+                Update::RejectedOfGateway(..) => None,
+                Update::Gateway(_)
+                | Update::Route(..)
+                | Update::Backend(..)
+                | Update::Access(..)
+                | Update::Authentication(..) => self.0.insert(update.resource_name(), update),
                 Update::RemovePolicy(PolicyKey(name)) => self.0.remove(&**name),
             };
         }
@@ -740,13 +743,17 @@ mod gateways {
     //! What is of one gateway goes to nobody else.
 
     use agent_model::NamespacedHostname;
+    use agent_model::access::Access;
+    use agent_model::authentication::Authentication;
     use agent_model::gateway::{
         Backend, Gateway, GatewayKey, GatewayKind, Route, RouteKey, RouteKind, Rules,
     };
 
     use super::*;
 
-    const OF_GATEWAYS: [ResourceType; 3] = [
+    const OF_GATEWAYS: [ResourceType; 5] = [
+        ResourceType::Authentication,
+        ResourceType::Access,
         ResourceType::Backend,
         ResourceType::Gateway,
         ResourceType::Route,
@@ -778,6 +785,22 @@ mod gateways {
             tls: None,
         };
         catalog.put_backend(&gateway, &backend);
+        let access = Access {
+            name: "p".into(),
+            namespace: "shop".into(),
+            targets: Vec::new(),
+            action: Action::Deny,
+            rules: Vec::new(),
+            dry_run: false,
+        };
+        catalog.put_access(&gateway, &access);
+        let authentication = Authentication {
+            name: "p".into(),
+            namespace: "shop".into(),
+            targets: Vec::new(),
+            rules: Vec::new(),
+        };
+        catalog.put_authentication(&gateway, &authentication);
     }
 
     fn heard(
@@ -798,6 +821,8 @@ mod gateways {
         assert_eq!(
             told,
             [
+                "shop/edge|shop/p",
+                "shop/edge|shop/p",
                 "shop/edge|shop/web",
                 "shop/edge",
                 "shop/edge|HTTPRoute/shop/web"

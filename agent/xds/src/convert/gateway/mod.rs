@@ -1,6 +1,8 @@
 //! What a gateway is told: listeners, routes and backends. Our own messages, so unknown enums and
 //! missing parts mean another release: the resource is refused and the last good one stays.
 
+mod access;
+mod authentication;
 mod backend;
 mod filter;
 mod listener;
@@ -9,6 +11,9 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use access::policy_name;
+pub(crate) use access::{decode_access, encode_access};
+pub(crate) use authentication::{decode_authentication, encode_authentication};
 pub use backend::backend_name;
 pub(crate) use backend::{decode_backend, encode_backend};
 pub(crate) use listener::{decode_gateway, encode_gateway};
