@@ -1,5 +1,6 @@
 //! The L7 gateway: waypoints, ingress and egress.
 //!
+//! [`framing`] refuses requests whose end two servers could see differently.
 //! What is judged is what is sent: [`normalize`] gives paths, hosts and headers one form before
 //! anything looks at them, and that form goes on to the backend. [`route`] finds the rule of a
 //! request, [`filter`] holds what a rule does, [`plan`] is a whole configuration compiled. All of
@@ -18,6 +19,7 @@ pub mod balance;
 mod body;
 pub mod circuit;
 pub mod filter;
+pub mod framing;
 mod gateway;
 mod leg;
 mod listener;

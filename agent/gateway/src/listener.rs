@@ -5,6 +5,7 @@ mod detect;
 mod http;
 mod serve;
 mod splice;
+mod strict;
 mod tls;
 mod tunnel;
 

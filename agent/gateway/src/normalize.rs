@@ -2,7 +2,7 @@
 //!
 //! Whoever matches, judges and forwards sees the same bytes; what could mean two things to two
 //! servers is refused (400) rather than guessed at. What is refused of framing (lengths, chunks,
-//! folded lines) is refused by the HTTP parser before.
+//! folded lines) is refused before, by [`framing`](crate::framing).
 
 mod fields;
 mod host;

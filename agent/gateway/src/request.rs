@@ -20,6 +20,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::framing::leaves_http;
 use crate::plan::{Backend, Destination, Rule};
 use crate::record::Record;
 use crate::refusal::Refusal;
@@ -73,6 +74,7 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
+    let leaves = leaves_http(parts.version, &parts.headers);
     let mut record = Box::new(Record::begin(
         client.client,
         client.port,
@@ -107,6 +109,10 @@ pub(crate) async fn serve(
         && let Some(rules) = &rule.steps.cors
     {
         rules.finish(granted, response.headers_mut());
+    }
+    if leaves && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
     }
     record.status = Some(response.status());
     response.body_mut().ends(Ending {

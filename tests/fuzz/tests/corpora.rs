@@ -54,5 +54,5 @@ macro_rules! targets {
 
 targets! {
     connect baggage forwarded identity certificate pem csr xds sync manifest policy enrolment handover cni
-    tokens admission http2 jwt jwks dns
+    tokens admission http2 jwt jwks dns framing target
 }

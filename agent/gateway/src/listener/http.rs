@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::detect::{Rewound, Spoken};
 use super::splice::splice;
+use super::strict::Strict;
 use crate::local::{LocalExecutor, LocalTimer};
 use crate::request::{self, Downstream};
 use crate::response::ResponseBody;
@@ -69,7 +70,7 @@ async fn serve_http1<T>(
         .max_header_size(MAX_HEAD)
         .max_headers(MAX_FIELDS)
         .half_close(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Strict::new(stream)), service);
     let mut told = false;
     let ended = loop {
         tokio::select! {
@@ -81,12 +82,18 @@ async fn serve_http1<T>(
             }
         }
     };
+    let parts = connection.into_parts();
+    let strict = parts.io.into_inner();
+    if let Some(why) = strict.refused() {
+        tracing::debug!(client = %downstream.client, %why, "request refused");
+    }
+    let mut stream = strict.into_inner();
     if let Err(error) = ended {
         tracing::trace!(client = %downstream.client, %error, "connection ended");
+        // What cannot be read was answered; the answer has to arrive before the end.
+        let _ = stream.shutdown().await;
         return;
     }
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
     let upgraded = downstream.upgraded.borrow_mut().take();
     match upgraded {
         Some(upgraded) => {

@@ -9,6 +9,7 @@ mod dns;
 mod enrolment;
 mod handover;
 mod headers;
+mod http1;
 mod http2;
 mod identity;
 mod jwt;
@@ -152,5 +153,17 @@ pub const TARGETS: &[Target] = &[
         run: dns::run,
         mutations: 100_000,
         words: dns::WORDS,
+    },
+    Target {
+        name: "framing",
+        run: http1::framing,
+        mutations: 50_000,
+        words: http1::WORDS,
+    },
+    Target {
+        name: "target",
+        run: http1::target,
+        mutations: 100_000,
+        words: http1::WORDS,
     },
 ];
