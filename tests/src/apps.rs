@@ -1,5 +1,7 @@
 //! Real applications in pods: nginx and redis, each with a configuration of its own.
 
+mod witness;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +14,8 @@ use crate::place::Place;
 use crate::poll;
 use crate::process::Process;
 use crate::run::Run;
+
+pub use witness::{Kind, SECRET, SEEN, Witness};
 
 /// A running nginx.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
 /// Programs the harness, the demo and the bench start.
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 18] = [
+    "apache2-bin",
     "bpftool",
     "containernetworking-plugins",
     "curl",

@@ -74,7 +74,7 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
-    let leaves = leaves_http(parts.version, &parts.headers);
+    let is_last = leaves_http(parts.version, &parts.headers);
     let mut record = Box::new(Record::begin(
         client.client,
         client.port,
@@ -110,7 +110,10 @@ pub(crate) async fn serve(
     {
         rules.finish(granted, response.headers_mut());
     }
-    if leaves && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    // Nor is what follows a request that could mean two things a request (RFC 9112, 11.2).
+    let is_unclear = record.reason == Reason::RequestInvalid && record.version < Version::HTTP_2;
+    let is_last = is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    if is_last || is_unclear {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }

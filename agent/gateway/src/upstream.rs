@@ -5,6 +5,7 @@ mod cluster;
 mod connect;
 mod h1;
 mod h2;
+mod patient;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

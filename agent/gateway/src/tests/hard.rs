@@ -83,6 +83,22 @@ async fn a_body_that_ends_with_its_connection() {
     assert_eq!(bed.get("a", "/").await.body(), "until the end");
 }
 
+/// F-91: the answer counts, whether or not the backend wanted the rest of the request.
+#[tokio::test]
+async fn a_backend_may_answer_before_it_has_read_everything() {
+    let bed = bed(
+        b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmuch",
+    )
+    .await;
+    for _ in 0..20 {
+        let body = bytes::Bytes::from(vec![b'x'; 2_000_000]);
+        let request = http::Request::post("/").header("host", "a");
+        let response = bed.ask(request.body(body.into()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(response.body(), "much");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_frees_the_backend() {
     let backend = Backend::start("one").await;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::choose::{Active, Endpoint};
 use super::connect::Dialer;
+use super::patient::Patient;
 use super::{Failed, IDLE, chain};
 use crate::body::RequestBody;
 use crate::leg::Leg;
@@ -31,7 +32,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection as it is driven.
 struct Driver {
-    connection: Connection<TokioIo<Leg>, RequestBody>,
+    connection: Connection<TokioIo<Patient<Leg>>, RequestBody>,
     /// It is over: closed, broken, or no longer HTTP.
     ended: bool,
 }
@@ -99,7 +100,7 @@ async fn connect(
         .await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
-        .handshake(leg)
+        .handshake(TokioIo::new(Patient::new(leg.into_inner())))
         .await
         .map_err(|error| Refusal::new(Reason::ConnectFailed, chain(&error)))?;
     let driver = Driver {
@@ -212,7 +213,7 @@ impl Leased {
         let (_, driver) = self.connection.take()?;
         let Parts { io, read_buf, .. } = driver.connection.into_parts();
         Some(Upgraded {
-            stream: io.into_inner(),
+            stream: io.into_inner().into_inner(),
             early: read_buf,
         })
     }

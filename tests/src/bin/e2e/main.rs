@@ -8,6 +8,7 @@ mod enrolment;
 mod failure;
 mod gateway;
 mod handover;
+mod hostile;
 mod interop;
 mod kubernetes;
 mod labels;
@@ -132,6 +133,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     gateway::CASES,
+    hostile::CASES,
     control_plane::CASES,
     names::CASES,
     on_demand::CASES,
