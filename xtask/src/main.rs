@@ -10,6 +10,7 @@ mod chroot;
 mod clean;
 mod image;
 mod program;
+mod room;
 mod setup;
 mod steps;
 mod suite;

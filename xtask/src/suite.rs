@@ -10,7 +10,7 @@ use crate::program::{cargo, is_root, output, program};
 use crate::steps::Steps;
 use crate::toolchain::on_path;
 use crate::workspace::Workspace;
-use crate::{build, chroot, clean, image, setup};
+use crate::{build, chroot, clean, image, room, setup};
 
 /// Says that tests which need root or eBPF may be left out, and counted as skipped.
 const SKIP: &str = "CULVERT_SKIP_KERNEL_TESTS";
@@ -87,6 +87,7 @@ pub(crate) fn test(
              {SKIP}=1: they are then counted as skipped"
         );
     }
+    room::check(workspace)?;
     setup::install(workspace, steps, request.long)?;
     clean::run(steps, false)?;
     build::everything(workspace, steps)?;
