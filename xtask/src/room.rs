@@ -42,12 +42,12 @@ fn judge(free: u64, held: u64) -> Result<()> {
 /// The last line that begins with a number.
 fn number(command: &mut std::process::Command, name: &str) -> Result<u64> {
     let text = output(command)?;
-    let words = text
+    let mut words = text
         .lines()
         .filter_map(|line| line.split_whitespace().next());
-    let mut numbers = words.filter_map(|word| word.parse().ok());
-    numbers
-        .last()
+    words
+        .rfind(|word| word.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|word| word.parse().ok())
         .with_context(|| format!("{name} says {text:?}"))
 }
 
