@@ -15,7 +15,7 @@ use crate::poll;
 use crate::process::Process;
 use crate::run::Run;
 
-pub use witness::{Kind, SECRET, SEEN, Witness};
+pub use witness::{BIG, Kind, SECRET, SEEN, Witness};
 
 /// A running nginx.
 #[derive(Debug)]

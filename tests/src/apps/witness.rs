@@ -19,6 +19,9 @@ pub const SECRET: &str = "TOP SECRET";
 /// Header of an answer that says which path the server saw.
 pub const SEEN: &str = "X-Seen";
 
+/// Bytes that nginx returns for `/public/big`.
+pub const BIG: usize = 4 << 20;
+
 /// A kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -77,6 +80,7 @@ impl Witness {
             fs::create_dir_all(folder.join(child)).context("creating a server's folder")?;
         }
         fs::write(folder.join("www/public/index.html"), "public\n")?;
+        fs::write(folder.join("www/public/big"), vec![b'x'; BIG])?;
         fs::write(folder.join("www/secret/key"), format!("{SECRET}\n"))?;
         let command = kind.command(&folder, port)?;
         let process = Process::spawn(run, place, &format!("witness-{}", kind.name()), command)?;
@@ -119,6 +123,7 @@ fn nginx(port: u16) -> String {
          client_body_temp_path tmp-body; proxy_temp_path tmp-proxy; fastcgi_temp_path tmp-f;\n\
          uwsgi_temp_path tmp-u; scgi_temp_path tmp-s;\n\
          server {{ listen {port}; listen [::]:{port}; root www;\n\
+         location = /public/big {{ }}\n\
          location /public {{ add_header {SEEN} $request_uri always; return 200 'public\\n'; }} }}\n}}\n"
     )
 }

@@ -3,6 +3,7 @@
 //! gateway did not.
 
 mod corpus;
+mod flood;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -28,6 +29,10 @@ pub(crate) const CASES: &[Case] = &[
         "hostile: F-80 F-90 what could be one request or two is none; F-91 answers keep their order",
         framing,
     ),
+    shared(
+        "hostile: F-86 floods of HTTP/2 end or cost little, others are served meanwhile",
+        flood::floods,
+    ),
 ];
 
 /// Port of the listener.
@@ -42,7 +47,7 @@ struct Scene {
     edge: Pod,
     client: Pod,
     backends: Vec<(Pod, Witness)>,
-    _gateway: Gateway,
+    gateway: Gateway,
 }
 
 impl Scene {
@@ -76,7 +81,7 @@ impl Scene {
             edge,
             client,
             backends,
-            _gateway: gateway,
+            gateway,
         };
         poll::until("every backend", Duration::from_secs(10), || {
             scene.backends.iter().try_for_each(|(_, witness)| {
