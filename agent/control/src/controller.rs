@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use agent_model::Identity;
+use agent_model::gateway::GatewayKey;
 use agent_net::drain;
 use agent_xds::server::ConnectedNodes;
 use agent_xds::{Discovery, Published};
@@ -178,7 +179,18 @@ impl Control {
                 (Some(client), Source::Cluster(source), None)
             }
         };
-        let admission = open_admission(&config, client.as_ref())?;
+        let collection = Collection::new(Mesh {
+            trust_domain: config.trust_domain.as_str().into(),
+            cluster_id: config.cluster_id.as_str().into(),
+            root_namespace: config.root_namespace.as_str().into(),
+            endpoints: match config.source {
+                SourceChoice::Folder(_) => Endpoints::Derived,
+                SourceChoice::Kubernetes(_) => Endpoints::Given,
+            },
+            waits_for_capture: matches!(config.source, SourceChoice::Kubernetes(_)),
+        });
+        let collection = Arc::new(RwLock::new(collection));
+        let admission = open_admission(&config, client.as_ref(), &collection)?;
         let candidate = client
             .clone()
             .map(|client| Candidate::new(client, &config.root_namespace));
@@ -189,16 +201,6 @@ impl Control {
         let tls = trust
             .authority()
             .serving_config(names, ttl, SystemTime::now)?;
-        let collection = Collection::new(Mesh {
-            trust_domain: config.trust_domain.into(),
-            cluster_id: config.cluster_id.into(),
-            root_namespace: config.root_namespace.as_str().into(),
-            endpoints: match config.source {
-                SourceChoice::Folder(_) => Endpoints::Derived,
-                SourceChoice::Kubernetes(_) => Endpoints::Given,
-            },
-            waits_for_capture: matches!(config.source, SourceChoice::Kubernetes(_)),
-        });
         let (snapshot, published) = Snapshot::new();
         let listener = listen(config.listen)?;
         Ok(Self {
@@ -208,7 +210,7 @@ impl Control {
             trust,
             admission: Arc::new(admission),
             source,
-            collection: Arc::new(RwLock::new(collection)),
+            collection,
             snapshot,
             published,
             candidate,
@@ -514,13 +516,21 @@ fn check(config: &Config) -> Result<(), ControlError> {
 fn open_admission(
     config: &Config,
     client: Option<&kube::Client>,
+    collection: &Arc<RwLock<Collection>>,
 ) -> Result<Admission, ControlError> {
     let tokens = match &config.node_tokens {
         Some(file) => Some(NodeTokens::open(file).map_err(at(file))?),
         None => None,
     };
     let reviews = match (&config.token_reviews, client) {
-        (Some(settings), Some(client)) => Some(Reviews::new(client.clone(), settings.clone())),
+        (Some(settings), Some(client)) => {
+            let collection = Arc::clone(collection);
+            let is_gateway = move |key: &GatewayKey| {
+                let collection = collection.read().unwrap_or_else(PoisonError::into_inner);
+                collection.has_gateway(key)
+            };
+            Some(Reviews::new(client.clone(), settings.clone(), is_gateway))
+        }
         (Some(_), None) => {
             let message = "service account tokens can be reviewed by a cluster only";
             return Err(ControlError::Config(message.to_owned()));

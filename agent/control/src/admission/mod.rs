@@ -1,5 +1,5 @@
-//! Who calls: by a line of the token file, or by the token that the cluster gave the node agent's
-//! pod.
+//! Who calls: by a line of the token file, or by the token that the cluster gave the pod of the node
+//! agent or of the gateway.
 
 mod review;
 mod review_cache;

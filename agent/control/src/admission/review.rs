@@ -1,14 +1,15 @@
 //! Tokens of service accounts: the cluster's API server says whose they are (TokenReview of
 //! `authentication.k8s.io/v1`). A node agent runs as one service account on every node; the node
-//! is the one its token is bound to through the pod, and never what the agent says.
+//! is the one its token is bound to through the pod, and never what the agent says. A gateway runs
+//! as the account that has the Gateway's name, in its namespace.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent_model::gateway::GatewayKey;
 use agent_xds::{Authenticate, Client, NotAdmitted};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
@@ -79,9 +80,11 @@ impl NodeAccount {
         &self.name
     }
 
-    fn is_user(&self, name: &str) -> bool {
-        let rest = name.strip_prefix("system:serviceaccount:");
-        rest.and_then(|rest| rest.split_once(':')) == Some((&self.namespace, &self.name))
+    /// The service account that a user is, if it is one.
+    fn of_user(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("system:serviceaccount:")?;
+        let (namespace, name) = rest.split_once(':')?;
+        format!("{namespace}/{name}").parse().ok()
     }
 }
 
@@ -114,24 +117,34 @@ impl Reviewer for Cluster {
     }
 }
 
-/// Admits node agents by their service account tokens.
+/// Whether there is a Gateway of this key for us to serve.
+type IsGateway = Box<dyn Fn(&GatewayKey) -> bool + Send + Sync>;
+
+/// Admits node agents and gateways by their service account tokens.
 pub(crate) struct Reviews {
     reviewer: Box<dyn Reviewer>,
     settings: TokenReviews,
+    is_gateway: IsGateway,
     cache: ReviewCache,
     questions: Semaphore,
     clock: fn() -> SystemTime,
 }
 
 impl Reviews {
-    pub(crate) fn new(client: kube::Client, settings: TokenReviews) -> Self {
-        Self::with(Box::new(Cluster(Api::all(client))), settings)
+    pub(crate) fn new(
+        client: kube::Client,
+        settings: TokenReviews,
+        is_gateway: impl Fn(&GatewayKey) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let reviewer = Box::new(Cluster(Api::all(client)));
+        Self::with(reviewer, settings, Box::new(is_gateway))
     }
 
-    fn with(reviewer: Box<dyn Reviewer>, settings: TokenReviews) -> Self {
+    fn with(reviewer: Box<dyn Reviewer>, settings: TokenReviews, is_gateway: IsGateway) -> Self {
         Self {
             reviewer,
             settings,
+            is_gateway,
             cache: ReviewCache::default(),
             questions: Semaphore::new(MAX_QUESTIONS),
             clock: SystemTime::now,
@@ -146,7 +159,7 @@ impl Reviews {
         let status = match timeout(TIMEOUT, question).await {
             Ok(Ok(status)) => status,
             Ok(Err(reason)) => {
-                error!(reason, "node tokens cannot be reviewed");
+                error!(reason, "tokens cannot be reviewed");
                 return Err(NotAdmitted::Unavailable);
             }
             Err(_) => {
@@ -154,14 +167,27 @@ impl Reviews {
                 return Err(NotAdmitted::Unavailable);
             }
         };
-        let node = verdict(&status, &self.settings).inspect_err(|reason| {
-            let user = status
-                .user
-                .as_ref()
-                .and_then(|user| user.username.as_deref());
+        let client = verdict(&status, &self.settings);
+        let refusal = match &client {
+            Ok(client) if !self.is_welcome(client) => Some("there is no Gateway of its name"),
+            Ok(_) => None,
+            Err(reason) => Some(*reason),
+        };
+        if let Some(reason) = refusal {
+            let user = status.user.as_ref();
+            let user = user.and_then(|user| user.username.as_deref());
             warn!(reason, user, "token refused");
-        });
-        Ok(Known::new(node.ok(), token, (self.clock)()))
+        }
+        Ok(Known::new(client.ok(), token, (self.clock)()))
+    }
+
+    /// Gateways come and go, so this is asked every time: nobody else's pod is told what is in the
+    /// mesh.
+    fn is_welcome(&self, client: &Client) -> bool {
+        match client {
+            Client::Node(_) => true,
+            Client::Gateway(key) => (self.is_gateway)(key),
+        }
     }
 }
 
@@ -171,7 +197,8 @@ impl Authenticate for Reviews {
             return Err(NotAdmitted::Invalid);
         }
         let known = self.cache.get_or(token, || self.ask(token)).await?;
-        known.map(Client::Node).ok_or(NotAdmitted::Invalid)
+        let welcome = known.filter(|client| self.is_welcome(client));
+        welcome.ok_or(NotAdmitted::Invalid)
     }
 }
 
@@ -183,8 +210,9 @@ impl fmt::Debug for Reviews {
     }
 }
 
-/// The node of a reviewed token, or why it is none. Pure.
-fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Arc<str>, &'static str> {
+/// Whose a reviewed token is, or why it is nobody's. An account that is not of node agents may be a
+/// gateway's: the one of its name. Pure.
+fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Client, &'static str> {
     if status.authenticated != Some(true) {
         return Err("the API server does not know the token");
     }
@@ -198,13 +226,7 @@ fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Arc<st
     }
     let user = status.user.as_ref().ok_or("the token is nobody's")?;
     let name = user.username.as_deref().unwrap_or_default();
-    if !settings
-        .accounts
-        .iter()
-        .any(|account| account.is_user(name))
-    {
-        return Err("the token is not of a node agent's account");
-    }
+    let account = NodeAccount::of_user(name).ok_or("the token is not of a service account")?;
     let extra = |key| {
         let values = user.extra.as_ref()?.get(key)?;
         match values.as_slice() {
@@ -215,8 +237,12 @@ fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Arc<st
     if extra(POD_NAME).is_none() || extra(POD_UID).is_none() {
         return Err("the token is not bound to a pod");
     }
+    if !settings.accounts.contains(&account) {
+        let key = GatewayKey::new(account.namespace(), account.name());
+        return Ok(Client::Gateway(key));
+    }
     let node = extra(NODE_NAME).ok_or("the token names no node")?;
-    Ok(node.into())
+    Ok(Client::Node(node.into()))
 }
 
 #[cfg(test)]

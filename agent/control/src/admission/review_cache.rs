@@ -5,13 +5,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use agent_xds::Client;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// A node stays admitted this long without another question: what a revocation takes at most.
+/// A client stays admitted this long without another question: what a revocation takes at most.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 /// A refusal counts this long.
 const BAD_FOR: Duration = Duration::from_secs(5);
@@ -23,20 +24,20 @@ type Hash = [u8; 32];
 /// The verdict on one token.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    node: Option<Arc<str>>,
+    client: Option<Client>,
     until: Instant,
 }
 
 impl Known {
-    /// `node` as of `now`: good for a while, but not beyond the token's own end.
-    pub(super) fn new(node: Option<Arc<str>>, token: &str, now: SystemTime) -> Self {
-        let lasts = match (&node, expiry(token)) {
+    /// `client` as of `now`: good for a while, but not beyond the token's own end.
+    pub(super) fn new(client: Option<Client>, token: &str, now: SystemTime) -> Self {
+        let lasts = match (&client, expiry(token)) {
             (None, _) => BAD_FOR,
             (Some(_), None) => GOOD_FOR,
             (Some(_), Some(end)) => end.duration_since(now).unwrap_or_default().min(GOOD_FOR),
         };
         Self {
-            node,
+            client,
             until: Instant::now() + lasts,
         }
     }
@@ -60,7 +61,7 @@ impl ReviewCache {
         &self,
         token: &str,
         ask: impl FnOnce() -> F,
-    ) -> Result<Option<Arc<str>>, E>
+    ) -> Result<Option<Client>, E>
     where
         F: Future<Output = Result<Known, E>>,
     {
@@ -69,13 +70,13 @@ impl ReviewCache {
         if let Some(known) = &*known
             && Instant::now() < known.until
         {
-            return Ok(known.node.clone());
+            return Ok(known.client.clone());
         }
         *known = None;
         let fresh = ask().await?;
-        let node = fresh.node.clone();
+        let client = fresh.client.clone();
         *known = Some(fresh);
-        Ok(node)
+        Ok(client)
     }
 
     fn slot(&self, token: &str) -> Arc<Slot> {
@@ -133,7 +134,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000);
         let lasts = |node: Option<&str>, token: &str| {
             let start = Instant::now();
-            let known = Known::new(node.map(Arc::from), token, now);
+            let known = Known::new(node.map(|node| Client::Node(node.into())), token, now);
             known.until.duration_since(start).as_secs_f64().round()
         };
         assert_eq!(lasts(Some("n1"), &jwt(1_010)), 10.0);
@@ -155,7 +156,7 @@ mod tests {
         let cache = ReviewCache::default();
         for number in 0..MAX_KNOWN * 2 {
             let token = number.to_string();
-            let known = Known::new(Some("n1".into()), &token, UNIX_EPOCH);
+            let known = Known::new(Some(Client::Node("n1".into())), &token, UNIX_EPOCH);
             let ask = || async { Ok::<_, ()>(known) };
             assert!(cache.get_or(&token, ask).await.unwrap().is_some());
         }

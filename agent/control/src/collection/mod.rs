@@ -232,8 +232,13 @@ impl Collection {
     /// True for the identity of a gateway that exists: the service account it runs as has its name.
     pub(crate) fn is_of_gateway(&self, gateway: &GatewayKey, identity: &Identity) -> bool {
         let own = Identity::new(&self.mesh.trust_domain, &gateway.namespace, &gateway.name);
+        own.as_ref() == Ok(identity) && self.has_gateway(gateway)
+    }
+
+    /// True for a Gateway of one of our classes.
+    pub(crate) fn has_gateway(&self, key: &GatewayKey) -> bool {
         let mut gateways = self.gateways().gateways.iter();
-        own.as_ref() == Ok(identity) && gateways.any(|known| known.key == *gateway)
+        gateways.any(|known| known.key == *key)
     }
 
     /// Everything authors should know, by object.

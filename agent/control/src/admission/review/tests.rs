@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::authentication::v1::UserInfo;
 
@@ -35,9 +35,10 @@ fn good(node: &str) -> TokenReviewStatus {
 
 #[test]
 fn t_node_2_only_a_bound_token_of_the_agents_account_and_audience_names_a_node() {
-    assert_eq!(verdict(&good("n1"), &settings()).as_deref(), Ok("n1"));
+    let node = |name: &str| Client::Node(name.into());
+    assert_eq!(verdict(&good("n1"), &settings()), Ok(node("n1")));
     type Spoil = fn(&mut TokenReviewStatus, &mut UserInfo);
-    let cases: [(&str, Spoil); 12] = [
+    let cases: [(&str, Spoil); 11] = [
         ("does not know", |status, _| {
             status.authenticated = Some(false)
         }),
@@ -49,9 +50,6 @@ fn t_node_2_only_a_bound_token_of_the_agents_account_and_audience_names_a_node()
         ("account", |_, user| user.username = None),
         ("account", |_, user| {
             user.username = Some("culvert-node".to_owned())
-        }),
-        ("account", |_, user| {
-            user.username = Some("system:serviceaccount:shop:culvert-node".to_owned());
         }),
         ("account", |_, user| {
             user.username = Some("system:serviceaccount:culvert-system:culvert-node:x".to_owned());
@@ -79,6 +77,49 @@ fn t_node_2_only_a_bound_token_of_the_agents_account_and_audience_names_a_node()
         let reason = verdict(&status, &settings()).unwrap_err();
         assert!(reason.contains(expected), "{expected}: {reason}");
     }
+}
+
+#[test]
+fn an_account_of_another_name_is_that_of_a_gateway_and_needs_a_pod_too() {
+    let mut status = good("n1");
+    let user = status.user.as_mut().unwrap();
+    user.username = Some("system:serviceaccount:shop:culvert-node".to_owned());
+    user.extra.as_mut().unwrap().remove(NODE_NAME);
+    let gateway = Client::Gateway(GatewayKey::new("shop", "culvert-node"));
+    assert_eq!(verdict(&status, &settings()), Ok(gateway));
+    let user = status.user.as_mut().unwrap();
+    user.extra.as_mut().unwrap().remove(POD_UID);
+    assert!(verdict(&status, &settings()).unwrap_err().contains("pod"));
+}
+
+#[tokio::test]
+async fn a_gateway_is_admitted_while_there_is_a_gateway_of_its_name() {
+    let mut status = good("n1");
+    let user = status.user.as_mut().unwrap();
+    user.username = Some("system:serviceaccount:shop:edge".to_owned());
+    let told = Arc::new(Told {
+        answer: Mutex::new(Some(status)),
+        ..Told::default()
+    });
+    let exists = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&exists);
+    let is_gateway =
+        move |key: &GatewayKey| key.to_string() == "shop/edge" && asked.load(Ordering::Relaxed);
+    let reviews = Reviews::with(
+        Box::new(Arc::clone(&told)),
+        settings(),
+        Box::new(is_gateway),
+    );
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Invalid));
+    exists.store(true, Ordering::Relaxed);
+    assert_eq!(
+        reviews.client("t").await.unwrap().to_string(),
+        "gateway shop/edge"
+    );
+    exists.store(false, Ordering::Relaxed);
+    assert_eq!(reviews.client("t").await, Err(NotAdmitted::Invalid));
+    // Whose it is was asked once.
+    assert_eq!(told.asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -111,7 +152,10 @@ impl Reviewer for Arc<Told> {
 
 fn reviews(told: Told) -> (Arc<Told>, Reviews) {
     let told = Arc::new(told);
-    (Arc::clone(&told), Reviews::with(Box::new(told), settings()))
+    (
+        Arc::clone(&told),
+        Reviews::with(Box::new(told), settings(), Box::new(|_| false)),
+    )
 }
 
 fn answering(node: &str, delay: Duration) -> Told {

@@ -24,6 +24,14 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// Nobody waits for it where we may not read it: without one of its kinds the Gateway API grants
+    /// less, reaches less and refuses more, while a policy that is not seen would be a hole.
+    pub(super) fn is_dispensable(&self) -> bool {
+        self.group == GROUP
+    }
+}
+
+impl Watched {
     /// The resource in one of its versions.
     pub(super) fn resource(&self, version: &str) -> ApiResource {
         let api_version = match self.group {

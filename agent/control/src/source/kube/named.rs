@@ -88,7 +88,7 @@ impl Named {
             Change::Failed(error) if !state.is_answered && error.contains("orbidden") => {
                 self.lose(name, Some(FieldError::new("", "it may not be read")));
             }
-            Change::Failed(_) | Change::Recovered => {}
+            Change::Failed(_) | Change::Forbidden(_) | Change::Recovered => {}
         }
     }
 

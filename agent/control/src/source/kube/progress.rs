@@ -50,7 +50,8 @@ impl Progress {
             return;
         };
         match change {
-            Change::Failed(error) => {
+            Change::Failed(error) | Change::Forbidden(error) => {
+                kind.is_synced |= matches!(change, Change::Forbidden(_));
                 let error: String = error.chars().take(MAX_ERROR).collect();
                 let since = kind.failing.take().map_or(now, |(since, _)| since);
                 kind.failing = Some((since, error));

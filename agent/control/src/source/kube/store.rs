@@ -34,6 +34,8 @@ pub(super) enum Change {
     Gone(ObjectRef),
     /// The API server does not know the kind.
     Absent,
+    /// We may not read the kind, and others need not wait for it.
+    Forbidden(String),
     /// The API server cannot be asked; it will be tried again.
     Failed(String),
     /// It is silent again after a failure, as a watch is.
@@ -166,6 +168,11 @@ impl Store {
             Change::Changed(found) => self.put(found),
             Change::Gone(reference) => self.remove(&reference),
             Change::Absent => self.absent(),
+            // What is known of it stays.
+            Change::Forbidden(_) => {
+                self.is_synced = true;
+                false
+            }
             Change::Failed(_) | Change::Recovered => false,
         }
     }

@@ -168,6 +168,14 @@ impl Following {
                 return Verdict::StartOver;
             }
             Judged::Absent => (Change::Absent, LOOK_AGAIN, Verdict::StartOver),
+            Judged::Forbidden => {
+                warn!(target: "source", ?kind, %error, "the kind may not be read");
+                (
+                    Change::Forbidden(error.to_string()),
+                    LOOK_AGAIN,
+                    Verdict::GoOn,
+                )
+            }
             Judged::Retry(verdict) => {
                 let pause = self.backoff.next(rand::random());
                 warn!(target: "source", ?kind, %error, ?pause, "the API server cannot be watched");
@@ -239,6 +247,8 @@ enum Judged {
     OtherForm,
     /// Patience: the kind is not defined.
     Absent,
+    /// Patience: the kind is not for us to read.
+    Forbidden,
     /// A pause.
     Retry(Verdict),
 }
@@ -329,6 +339,7 @@ impl Plan {
                     Judged::Retry(Verdict::StartOver)
                 }
             }
+            Failure::Refused(403) if self.watched.is_dispensable() => Judged::Forbidden,
             // A server that knows no streamed lists refuses their parameters.
             Failure::Refused(400 | 422) if self.is_streamed && !self.has_list => {
                 self.is_streamed = false;

@@ -14,6 +14,7 @@ use api::FakeApi;
 
 const PODS: &str = "/api/v1/pods";
 const POLICIES: &str = "/apis/security.istio.io/v1/authorizationpolicies";
+const GATEWAYS: &str = "/apis/gateway.networking.k8s.io/v1/gateways";
 const OLD_POLICIES: &str = "/apis/security.istio.io/v1beta1/authorizationpolicies";
 
 /// A source that runs.
@@ -118,6 +119,22 @@ async fn nothing_comes_while_a_kind_cannot_be_listed() {
     assert!(policies["failingSince"].is_u64(), "{policies}");
     assert!(policies["error"].as_str().unwrap().contains("refused"));
     assert!(!running.batch().await.events.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_of_the_gateway_api_that_may_not_be_read_holds_nothing_up() {
+    let api = FakeApi::new();
+    api.put(pod("web", "10.0.0.1"));
+    api.put(gateway("edge"));
+    api.refuse(GATEWAYS, &[403; 3]);
+    let mut running = Running::start(&api);
+    assert_eq!(shown(&running.batch().await), set(&["+web"]));
+    let gateways = running.of_kind("Gateway");
+    assert_eq!(gateways["synced"], true);
+    assert!(gateways["error"].as_str().unwrap().contains("refused"));
+    // The right is given later.
+    assert_eq!(shown(&running.batch().await), set(&["+g"]));
+    assert_eq!(running.of_kind("Gateway")["error"], Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
