@@ -234,6 +234,7 @@ impl Apply for Applier {
                 | Update::Backend(..)
                 | Update::Access(..)
                 | Update::Authentication(..)
+                | Update::TrafficPolicy(..)
                 | Update::RejectedOfGateway(..)
                 | Update::RemoveOfGateway(..) => panic!("a node is told of a gateway"),
             }

@@ -37,6 +37,7 @@ pub mod route;
 #[cfg(test)]
 mod tests;
 mod told;
+pub mod traffic;
 mod upstream;
 mod worker;
 

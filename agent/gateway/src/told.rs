@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agent_model::NamespacedHostname;
 use agent_model::access::Access;
 use agent_model::authentication::Authentication;
+use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Filter, Gateway, Route, Rules, Target};
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, ResourceType, Update};
@@ -24,6 +25,8 @@ pub struct Told {
     pub access: BTreeMap<String, Arc<Access>>,
     /// What says which tokens count, by the name of its resource.
     pub authentications: BTreeMap<String, Arc<Authentication>>,
+    /// Traffic policies by the name of their resource.
+    pub traffic: BTreeMap<String, Arc<TrafficPolicy>>,
     /// Policies that were sent and cannot be read.
     pub unreadable: BTreeSet<(ResourceType, String)>,
 }
@@ -68,6 +71,7 @@ fn is_of_gateway(update: &Update) -> bool {
             | Update::Backend(..)
             | Update::Access(..)
             | Update::Authentication(..)
+            | Update::TrafficPolicy(..)
             | Update::RejectedOfGateway(..)
             | Update::RemoveOfGateway(..)
     )
@@ -143,6 +147,7 @@ impl Told {
                 self.unreadable.remove(&key);
                 put(&mut self.authentications, name, Arc::from(policy))
             }
+            Update::TrafficPolicy(_, policy) => put(&mut self.traffic, name, Arc::from(policy)),
             Update::RejectedOfGateway(kind, name) => self.unreadable.insert((kind, name)),
             Update::RemoveOfGateway(kind @ ResourceType::Access, name) => {
                 let was_unreadable = self.unreadable.remove(&(kind, name.clone()));
@@ -154,6 +159,9 @@ impl Told {
             }
             Update::RemoveOfGateway(ResourceType::Gateway, _) => replace(&mut self.gateway, None),
             Update::RemoveOfGateway(ResourceType::Route, _) => self.routes.remove(&name).is_some(),
+            Update::RemoveOfGateway(ResourceType::TrafficPolicy, _) => {
+                self.traffic.remove(&name).is_some()
+            }
             Update::RemoveOfGateway(ResourceType::Backend, _) => {
                 self.backends.remove(&name).is_some()
             }
@@ -219,6 +227,15 @@ mod tests {
         Update::Backend(key(), Box::new(backend))
     }
 
+    fn traffic() -> Update {
+        let policy = TrafficPolicy {
+            namespace: "shop".into(),
+            name: "p".into(),
+            ..TrafficPolicy::default()
+        };
+        Update::TrafficPolicy(key(), Box::new(policy))
+    }
+
     #[test]
     fn what_is_told_is_kept_until_it_is_taken_back() {
         let (writer, mesh) = agent_state::channel();
@@ -231,10 +248,11 @@ mod tests {
         assert!(mesh.load().workload("w").is_some());
         assert!(!told.has_changed().unwrap(), "addresses are the mesh's");
 
-        follower.apply(vec![backend(), gateway(), route(1)]);
+        follower.apply(vec![backend(), traffic(), gateway(), route(1)]);
         let known = told.borrow_and_update().clone();
         assert!(known.gateway.is_some());
         assert_eq!((known.routes.len(), known.backends.len()), (1, 1));
+        assert_eq!(known.traffic.len(), 1);
 
         follower.apply(vec![backend(), gateway(), route(1)]);
         assert!(!told.has_changed().unwrap(), "nothing new was told");
@@ -246,6 +264,7 @@ mod tests {
             gone(ResourceType::Route, "shop/edge|HTTPRoute/shop/web"),
             gone(ResourceType::Gateway, "shop/edge"),
             gone(ResourceType::Backend, "shop/edge|shop/web"),
+            gone(ResourceType::TrafficPolicy, "shop/edge|shop/p"),
         ]);
         assert_eq!(*told.borrow(), Told::default());
     }

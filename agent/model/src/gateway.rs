@@ -13,6 +13,7 @@ mod route;
 mod rule;
 mod secret;
 mod target;
+pub mod traffic;
 
 use std::fmt;
 use std::sync::Arc;

@@ -145,6 +145,7 @@ impl Writer {
             | Update::Backend(..)
             | Update::Access(..)
             | Update::Authentication(..)
+            | Update::TrafficPolicy(..)
             | Update::RejectedOfGateway(..)
             | Update::RemoveOfGateway(..) => {}
         }

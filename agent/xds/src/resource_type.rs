@@ -18,11 +18,13 @@ pub enum ResourceType {
     Access,
     /// Which tokens count at one gateway, named `<gateway>|<namespace>/<name>`.
     Authentication,
+    /// What a TrafficPolicy says at one gateway, named `<gateway>|<namespace>/<name>`.
+    TrafficPolicy,
 }
 
 impl ResourceType {
     /// Every type.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Address,
         Self::Authorization,
         Self::Gateway,
@@ -30,6 +32,7 @@ impl ResourceType {
         Self::Backend,
         Self::Access,
         Self::Authentication,
+        Self::TrafficPolicy,
     ];
     /// What a node subscribes to, in this order.
     pub const OF_NODES: &'static [Self] = &[Self::Address, Self::Authorization];
@@ -40,6 +43,7 @@ impl ResourceType {
         Self::Authentication,
         Self::Access,
         Self::Backend,
+        Self::TrafficPolicy,
         Self::Gateway,
         Self::Route,
     ];
@@ -54,6 +58,7 @@ impl ResourceType {
             Self::Backend => "type.googleapis.com/culvert.gateway.v1.Backend",
             Self::Access => "type.googleapis.com/culvert.gateway.v1.Access",
             Self::Authentication => "type.googleapis.com/culvert.gateway.v1.Authentication",
+            Self::TrafficPolicy => "type.googleapis.com/culvert.gateway.v1.TrafficPolicy",
         }
     }
 
@@ -67,9 +72,12 @@ impl ResourceType {
     pub(crate) fn is_of_one_gateway(self) -> bool {
         match self {
             Self::Address | Self::Authorization => false,
-            Self::Gateway | Self::Route | Self::Backend | Self::Access | Self::Authentication => {
-                true
-            }
+            Self::Gateway
+            | Self::Route
+            | Self::Backend
+            | Self::Access
+            | Self::Authentication
+            | Self::TrafficPolicy => true,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use agent_model::access::Access;
 use agent_model::authentication::Authentication;
+use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
 
@@ -34,6 +35,8 @@ pub enum Update {
     Access(GatewayKey, Box<Access>),
     /// Which tokens count at that gateway is new or changed.
     Authentication(GatewayKey, Box<Authentication>),
+    /// A traffic policy of that gateway is new or changed.
+    TrafficPolicy(GatewayKey, Box<TrafficPolicy>),
     /// A request policy, or what says which tokens count, was sent and cannot be read, by the name
     /// of its resource. The last good version stays in force; where there is none, what it is for is
     /// not known, and every request has to be refused.
@@ -55,6 +58,7 @@ impl Update {
             Self::Backend(gateway, backend) => backend_name(gateway, backend),
             Self::Access(gateway, policy) => policy_name(gateway, &policy.key()),
             Self::Authentication(gateway, policy) => policy_name(gateway, &policy.key()),
+            Self::TrafficPolicy(gateway, policy) => policy_name(gateway, &policy.key()),
             Self::RemoveAddress(name)
             | Self::RemoveOfGateway(_, name)
             | Self::RejectedOfGateway(_, name) => name.clone(),

@@ -780,6 +780,474 @@ pub struct ClaimToHeader {
     #[prost(message, optional, tag = "2")]
     pub claim: ::core::option::Option<ClaimPath>,
 }
+/// A TrafficPolicy; a part that is not set says nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrafficPolicy {
+    /// The gateway it is for, as in the name of the resource.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Seconds since 1970: among equals the oldest wins.
+    #[prost(uint64, tag = "4")]
+    pub created: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub targets: ::prost::alloc::vec::Vec<TrafficTarget>,
+    #[prost(message, optional, tag = "6")]
+    pub load_balancing: ::core::option::Option<Balancing>,
+    #[prost(enumeration = "LocalityPreference", tag = "7")]
+    pub locality: i32,
+    #[prost(message, optional, tag = "8")]
+    pub retry: ::core::option::Option<RetryPolicy>,
+    #[prost(message, optional, tag = "9")]
+    pub timeouts: ::core::option::Option<TimeLimits>,
+    #[prost(message, optional, tag = "10")]
+    pub circuit_breaker: ::core::option::Option<CircuitBreaker>,
+    #[prost(message, optional, tag = "11")]
+    pub outlier_detection: ::core::option::Option<OutlierDetection>,
+    #[prost(message, optional, tag = "12")]
+    pub health_check: ::core::option::Option<HealthCheck>,
+    #[prost(message, optional, tag = "13")]
+    pub rate_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "14")]
+    pub fault: ::core::option::Option<Fault>,
+    #[prost(message, optional, tag = "15")]
+    pub session_persistence: ::core::option::Option<SessionPersistence>,
+    #[prost(message, optional, tag = "16")]
+    pub compression: ::core::option::Option<Compression>,
+    #[prost(message, optional, tag = "17")]
+    pub headers: ::core::option::Option<HeaderEdits>,
+    #[prost(message, optional, tag = "18")]
+    pub body_limits: ::core::option::Option<BodyLimits>,
+}
+/// What a traffic policy is attached to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrafficTarget {
+    #[prost(oneof = "traffic_target::Target", tags = "1, 2, 3")]
+    pub target: ::core::option::Option<traffic_target::Target>,
+}
+/// Nested message and enum types in `TrafficTarget`.
+pub mod traffic_target {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        #[prost(message, tag = "1")]
+        Service(super::ServiceScope),
+        #[prost(message, tag = "2")]
+        Gateway(super::GatewayScope),
+        #[prost(message, tag = "3")]
+        Route(super::RouteScope),
+    }
+}
+/// Requests to a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceScope {
+    #[prost(message, optional, tag = "1")]
+    pub service: ::core::option::Option<Service>,
+    /// 0 for every port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+/// Requests through a gateway.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayScope {
+    /// `namespace/name`.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    /// Empty for every listener.
+    #[prost(string, tag = "2")]
+    pub listener: ::prost::alloc::string::String,
+}
+/// Requests of a route.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RouteScope {
+    #[prost(enumeration = "RouteKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Empty for every rule.
+    #[prost(string, tag = "4")]
+    pub rule: ::prost::alloc::string::String,
+}
+/// How an endpoint is chosen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Balancing {
+    #[prost(oneof = "balancing::Algorithm", tags = "1, 2")]
+    pub algorithm: ::core::option::Option<balancing::Algorithm>,
+}
+/// Nested message and enum types in `Balancing`.
+pub mod balancing {
+    /// Those that need nothing of the request.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Plain {
+        Unspecified = 0,
+        RoundRobin = 1,
+        LeastRequest = 2,
+        PeakEwma = 3,
+        Random = 4,
+    }
+    impl Plain {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "PLAIN_UNSPECIFIED",
+                Self::RoundRobin => "ROUND_ROBIN",
+                Self::LeastRequest => "LEAST_REQUEST",
+                Self::PeakEwma => "PEAK_EWMA",
+                Self::Random => "RANDOM",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PLAIN_UNSPECIFIED" => Some(Self::Unspecified),
+                "ROUND_ROBIN" => Some(Self::RoundRobin),
+                "LEAST_REQUEST" => Some(Self::LeastRequest),
+                "PEAK_EWMA" => Some(Self::PeakEwma),
+                "RANDOM" => Some(Self::Random),
+                _ => None,
+            }
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Algorithm {
+        #[prost(enumeration = "Plain", tag = "1")]
+        Plain(i32),
+        #[prost(message, tag = "2")]
+        ConsistentHash(super::HashBy),
+    }
+}
+/// What a consistent hash goes by.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HashBy {
+    #[prost(oneof = "hash_by::By", tags = "1, 2, 3")]
+    pub by: ::core::option::Option<hash_by::By>,
+}
+/// Nested message and enum types in `HashBy`.
+pub mod hash_by {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Cookie {
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        /// The gateway gives one to clients that have none.
+        #[prost(bool, tag = "2")]
+        pub is_given: bool,
+        /// For so many milliseconds; 0 until the browser closes.
+        #[prost(uint64, tag = "3")]
+        pub ttl_ms: u64,
+    }
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Address {}
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum By {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Cookie(Cookie),
+        #[prost(message, tag = "3")]
+        SourceIp(Address),
+    }
+}
+/// When a failed request is sent again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryPolicy {
+    #[prost(uint32, repeated, tag = "1")]
+    pub codes: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, tag = "2")]
+    pub attempts: u32,
+    /// Milliseconds; 0 for the default of the gateway.
+    #[prost(uint64, tag = "3")]
+    pub backoff_ms: u64,
+    #[prost(message, optional, tag = "4")]
+    pub budget: ::core::option::Option<RetryBudget>,
+}
+/// How much of the traffic may be retries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryBudget {
+    #[prost(uint32, tag = "1")]
+    pub percent: u32,
+    #[prost(uint32, tag = "2")]
+    pub least: u32,
+}
+/// Milliseconds; 0 for none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimeLimits {
+    #[prost(uint64, tag = "1")]
+    pub request_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub backend_request_ms: u64,
+}
+/// Not set for the default of the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CircuitBreaker {
+    #[prost(uint32, optional, tag = "1")]
+    pub connections: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub pending: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub requests: ::core::option::Option<u32>,
+}
+/// When an endpoint that fails gets nothing for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutlierDetection {
+    /// Failures in a row; 0 does not look at them.
+    #[prost(uint32, tag = "1")]
+    pub consecutive: u32,
+    #[prost(message, optional, tag = "2")]
+    pub success_rate: ::core::option::Option<SuccessRate>,
+    #[prost(uint64, tag = "3")]
+    pub interval_ms: u64,
+    #[prost(uint64, tag = "4")]
+    pub ejection_ms: u64,
+    #[prost(uint64, tag = "5")]
+    pub ejection_most_ms: u64,
+    #[prost(uint32, tag = "6")]
+    pub percent: u32,
+}
+/// Ejects who succeeds clearly less often than the others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuccessRate {
+    #[prost(uint32, tag = "1")]
+    pub endpoints: u32,
+    #[prost(uint32, tag = "2")]
+    pub requests: u32,
+    /// Hundredths of a standard deviation.
+    #[prost(uint32, tag = "3")]
+    pub deviation_percent: u32,
+}
+/// How endpoints are asked whether they are well.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthCheck {
+    /// 0 for the one that requests go to.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+    #[prost(uint64, tag = "5")]
+    pub interval_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub timeout_ms: u64,
+    #[prost(uint32, tag = "7")]
+    pub healthy: u32,
+    #[prost(uint32, tag = "8")]
+    pub unhealthy: u32,
+    #[prost(oneof = "health_check::Probe", tags = "1, 2, 3")]
+    pub probe: ::core::option::Option<health_check::Probe>,
+}
+/// Nested message and enum types in `HealthCheck`.
+pub mod health_check {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Probe {
+        #[prost(message, tag = "1")]
+        Http(super::HttpProbe),
+        #[prost(message, tag = "2")]
+        Grpc(super::GrpcProbe),
+        #[prost(message, tag = "3")]
+        Tcp(super::TcpProbe),
+    }
+}
+/// A GET.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpProbe {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Empty for the service's.
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    /// Statuses that are well, both included.
+    #[prost(uint32, tag = "3")]
+    pub from_status: u32,
+    #[prost(uint32, tag = "4")]
+    pub to_status: u32,
+}
+/// `grpc.health.v1.Health/Check`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrpcProbe {
+    /// Empty for the whole server.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+}
+/// A connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpProbe {}
+/// How many requests pass.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RateLimit {
+    #[prost(message, optional, tag = "1")]
+    pub local: ::core::option::Option<Limit>,
+    #[prost(message, optional, tag = "2")]
+    pub global: ::core::option::Option<GlobalLimit>,
+}
+/// So many requests in so long.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Limit {
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    #[prost(uint64, tag = "2")]
+    pub per_ms: u64,
+    #[prost(uint32, tag = "3")]
+    pub burst: u32,
+    #[prost(message, repeated, tag = "4")]
+    pub by: ::prost::alloc::vec::Vec<LimitBy>,
+}
+/// What counts for itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitBy {
+    #[prost(oneof = "limit_by::By", tags = "1, 2")]
+    pub by: ::core::option::Option<limit_by::By>,
+}
+/// Nested message and enum types in `LimitBy`.
+pub mod limit_by {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Known {
+        Unspecified = 0,
+        SourceIp = 1,
+        SourceIdentity = 2,
+        Host = 3,
+        Path = 4,
+        Method = 5,
+    }
+    impl Known {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KNOWN_UNSPECIFIED",
+                Self::SourceIp => "SOURCE_IP",
+                Self::SourceIdentity => "SOURCE_IDENTITY",
+                Self::Host => "HOST",
+                Self::Path => "PATH",
+                Self::Method => "METHOD",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KNOWN_UNSPECIFIED" => Some(Self::Unspecified),
+                "SOURCE_IP" => Some(Self::SourceIp),
+                "SOURCE_IDENTITY" => Some(Self::SourceIdentity),
+                "HOST" => Some(Self::Host),
+                "PATH" => Some(Self::Path),
+                "METHOD" => Some(Self::Method),
+                _ => None,
+            }
+        }
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum By {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(enumeration = "Known", tag = "2")]
+        Known(i32),
+    }
+}
+/// A limit that all gateways count together.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GlobalLimit {
+    #[prost(message, optional, tag = "1")]
+    pub limit: ::core::option::Option<Limit>,
+    /// `host:port`.
+    #[prost(string, tag = "2")]
+    pub redis_address: ::prost::alloc::string::String,
+    /// Empty for the default one.
+    #[prost(string, tag = "3")]
+    pub redis_user: ::prost::alloc::string::String,
+    /// Empty where none is wanted.
+    #[prost(string, tag = "4")]
+    pub redis_password: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub redis_timeout_ms: u64,
+    /// Refuses requests while Redis is gone.
+    #[prost(bool, tag = "6")]
+    pub is_closed_without_redis: bool,
+}
+/// Faults on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fault {
+    #[prost(message, optional, tag = "1")]
+    pub delay: ::core::option::Option<FaultDelay>,
+    #[prost(message, optional, tag = "2")]
+    pub abort: ::core::option::Option<FaultAbort>,
+    /// Seconds since 1970; 0 lasts.
+    #[prost(uint64, tag = "3")]
+    pub expires: u64,
+}
+/// Holds requests back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FaultDelay {
+    #[prost(uint64, tag = "1")]
+    pub duration_ms: u64,
+    #[prost(uint32, tag = "2")]
+    pub numerator: u32,
+    #[prost(uint32, tag = "3")]
+    pub denominator: u32,
+}
+/// Answers instead of the backend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FaultAbort {
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    /// Not set for what the status stands for.
+    #[prost(uint32, optional, tag = "2")]
+    pub grpc_status: ::core::option::Option<u32>,
+    #[prost(uint32, tag = "3")]
+    pub numerator: u32,
+    #[prost(uint32, tag = "4")]
+    pub denominator: u32,
+}
+/// Which responses are compressed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compression {
+    /// The preferred first.
+    #[prost(enumeration = "ContentCoding", repeated, tag = "1")]
+    pub codings: ::prost::alloc::vec::Vec<i32>,
+    #[prost(string, repeated, tag = "2")]
+    pub content_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub min_length: u64,
+}
+/// Changes of header fields.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeaderEdits {
+    #[prost(message, optional, tag = "1")]
+    pub request: ::core::option::Option<HeaderChange>,
+    #[prost(message, optional, tag = "2")]
+    pub response: ::core::option::Option<HeaderChange>,
+}
+/// How large bodies may be, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BodyLimits {
+    #[prost(uint64, optional, tag = "1")]
+    pub request: ::core::option::Option<u64>,
+}
 /// Border of the mesh, or inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1091,6 +1559,69 @@ impl KnownAddress {
             "SOURCE_IP" => Some(Self::SourceIp),
             "REMOTE_IP" => Some(Self::RemoteIp),
             "DESTINATION_IP" => Some(Self::DestinationIp),
+            _ => None,
+        }
+    }
+}
+/// Which endpoints come first; not set (0) says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LocalityPreference {
+    Unspecified = 0,
+    AllAlike = 1,
+    Failover = 2,
+    Strict = 3,
+}
+impl LocalityPreference {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOCALITY_PREFERENCE_UNSPECIFIED",
+            Self::AllAlike => "ALL_ALIKE",
+            Self::Failover => "FAILOVER",
+            Self::Strict => "STRICT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOCALITY_PREFERENCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ALL_ALIKE" => Some(Self::AllAlike),
+            "FAILOVER" => Some(Self::Failover),
+            "STRICT" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+/// A coding of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ContentCoding {
+    Unspecified = 0,
+    Gzip = 1,
+    Brotli = 2,
+}
+impl ContentCoding {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CONTENT_CODING_UNSPECIFIED",
+            Self::Gzip => "GZIP",
+            Self::Brotli => "BROTLI",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CONTENT_CODING_UNSPECIFIED" => Some(Self::Unspecified),
+            "GZIP" => Some(Self::Gzip),
+            "BROTLI" => Some(Self::Brotli),
             _ => None,
         }
     }

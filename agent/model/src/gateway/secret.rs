@@ -1,4 +1,4 @@
-//! Private keys on their way from the control plane to a gateway.
+//! Private keys and passwords on their way from the control plane to a gateway.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// A private key in PEM.
+/// A private key in PEM, or a password.
 ///
 /// `Debug` and serialisation write [`SecretKey::REDACTED`] instead of it: no log line, status page
 /// or configuration dump can carry a key by accident. Its memory is wiped when the last clone goes.
@@ -18,7 +18,7 @@ impl SecretKey {
     /// What stands where the key would.
     pub const REDACTED: &'static str = "(redacted)";
 
-    /// Takes the PEM text as it is; whether it is a key is seen when it is used.
+    /// Takes the text as it is; whether it is a key is seen when it is used.
     pub fn new(pem: String) -> Self {
         Self(Arc::new(Zeroizing::new(pem)))
     }

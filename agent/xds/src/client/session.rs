@@ -13,7 +13,7 @@ use super::saved;
 use super::status::MAX_REJECTIONS;
 use crate::convert::{
     Address, decode_access, decode_address, decode_authentication, decode_authorization,
-    decode_backend, decode_gateway, decode_route,
+    decode_backend, decode_gateway, decode_route, decode_traffic,
 };
 use crate::links::{self, Links};
 use crate::resource_type::PerType;
@@ -280,7 +280,8 @@ impl ClientSession {
                 | ResourceType::Route
                 | ResourceType::Backend
                 | ResourceType::Access
-                | ResourceType::Authentication => Update::RemoveOfGateway(kind, name.clone()),
+                | ResourceType::Authentication
+                | ResourceType::TrafficPolicy => Update::RemoveOfGateway(kind, name.clone()),
             });
         }
         for rejection in applier.apply(updates) {
@@ -415,6 +416,10 @@ fn decode(kind: ResourceType, resource: &Resource) -> Result<Update, Error> {
         ResourceType::Authentication => {
             let (gateway, policy) = decode_authentication(&body.value)?;
             Update::Authentication(gateway, Box::new(policy))
+        }
+        ResourceType::TrafficPolicy => {
+            let (gateway, policy) = decode_traffic(&body.value)?;
+            Update::TrafficPolicy(gateway, Box::new(policy))
         }
     };
     let named = update.resource_name();

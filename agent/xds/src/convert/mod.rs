@@ -15,7 +15,8 @@ pub(crate) use authorization::{decode_authorization, encode_authorization};
 pub use gateway::{backend_name, policy_name, route_name};
 pub(crate) use gateway::{
     decode_access, decode_authentication, decode_backend, decode_gateway, decode_route,
-    encode_access, encode_authentication, encode_backend, encode_gateway, encode_route,
+    decode_traffic, encode_access, encode_authentication, encode_backend, encode_gateway,
+    encode_route, encode_traffic,
 };
 pub(crate) use service::encode_service;
 pub(crate) use workload::encode_workload;

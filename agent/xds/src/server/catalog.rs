@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agent_model::access::Access;
 use agent_model::authentication::Authentication;
+use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 use agent_model::{Authorization, PolicyKey, Service, Workload};
 use prost::Message;
@@ -15,7 +16,8 @@ use super::table::Table;
 use crate::ResourceType;
 use crate::convert::{
     backend_name, encode_access, encode_authentication, encode_authorization, encode_backend,
-    encode_gateway, encode_route, encode_service, encode_workload, policy_name, route_name,
+    encode_gateway, encode_route, encode_service, encode_traffic, encode_workload, policy_name,
+    route_name,
 };
 use crate::links::Links;
 use crate::resource_type::PerType;
@@ -91,6 +93,13 @@ impl Catalog {
         let offer = Offer::new(encode_authentication(gateway, policy), Links::default());
         let name = policy_name(gateway, &policy.key()).into();
         self.put(ResourceType::Authentication, name, offer)
+    }
+
+    /// Adds or replaces a traffic policy of `gateway`. False when nothing changed.
+    pub fn put_traffic_policy(&mut self, gateway: &GatewayKey, policy: &TrafficPolicy) -> bool {
+        let offer = Offer::new(encode_traffic(gateway, policy), Links::default());
+        let name = policy_name(gateway, &policy.key()).into();
+        self.put(ResourceType::TrafficPolicy, name, offer)
     }
 
     /// Removes a resource. False when there was none of that name.

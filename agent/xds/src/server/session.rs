@@ -168,6 +168,10 @@ impl ServerSession {
             ),
             (ResourceType::Access, since(ResourceType::Access)?),
             (ResourceType::Backend, since(ResourceType::Backend)?),
+            (
+                ResourceType::TrafficPolicy,
+                since(ResourceType::TrafficPolicy)?,
+            ),
             (ResourceType::Gateway, since(ResourceType::Gateway)?),
             (ResourceType::Route, since(ResourceType::Route)?),
         ];

@@ -469,7 +469,8 @@ impl Apply for Held {
                 | Update::Route(..)
                 | Update::Backend(..)
                 | Update::Access(..)
-                | Update::Authentication(..) => self.0.insert(update.resource_name(), update),
+                | Update::Authentication(..)
+                | Update::TrafficPolicy(..) => self.0.insert(update.resource_name(), update),
                 Update::RemovePolicy(PolicyKey(name)) => self.0.remove(&**name),
             };
         }
@@ -745,16 +746,18 @@ mod gateways {
     use agent_model::NamespacedHostname;
     use agent_model::access::Access;
     use agent_model::authentication::Authentication;
+    use agent_model::gateway::traffic::TrafficPolicy;
     use agent_model::gateway::{
         Backend, Gateway, GatewayKey, GatewayKind, Route, RouteKey, RouteKind, Rules,
     };
 
     use super::*;
 
-    const OF_GATEWAYS: [ResourceType; 5] = [
+    const OF_GATEWAYS: [ResourceType; 6] = [
         ResourceType::Authentication,
         ResourceType::Access,
         ResourceType::Backend,
+        ResourceType::TrafficPolicy,
         ResourceType::Gateway,
         ResourceType::Route,
     ];
@@ -801,6 +804,12 @@ mod gateways {
             rules: Vec::new(),
         };
         catalog.put_authentication(&gateway, &authentication);
+        let traffic = TrafficPolicy {
+            name: "p".into(),
+            namespace: "shop".into(),
+            ..TrafficPolicy::default()
+        };
+        catalog.put_traffic_policy(&gateway, &traffic);
     }
 
     fn heard(
@@ -824,6 +833,7 @@ mod gateways {
                 "shop/edge|shop/p",
                 "shop/edge|shop/p",
                 "shop/edge|shop/web",
+                "shop/edge|shop/p",
                 "shop/edge",
                 "shop/edge|HTTPRoute/shop/web"
             ]

@@ -57,7 +57,7 @@ pub(super) fn encode_filter(filter: &Filter) -> wire::Filter {
     }
 }
 
-fn decode_headers(message: &wire::HeaderChange) -> Result<HeaderChange, Error> {
+pub(super) fn decode_headers(message: &wire::HeaderChange) -> Result<HeaderChange, Error> {
     let header = |header: &wire::HeaderValue| {
         Ok(HeaderValue {
             name: needed("header name", &header.name)?,
@@ -73,7 +73,7 @@ fn decode_headers(message: &wire::HeaderChange) -> Result<HeaderChange, Error> {
     })
 }
 
-fn encode_headers(change: &HeaderChange) -> wire::HeaderChange {
+pub(super) fn encode_headers(change: &HeaderChange) -> wire::HeaderChange {
     let header = |header: &HeaderValue| wire::HeaderValue {
         name: header.name.to_string(),
         value: header.value.to_string(),

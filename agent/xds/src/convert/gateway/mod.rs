@@ -10,6 +10,7 @@ mod route;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use access::policy_name;
 pub(crate) use access::{decode_access, encode_access};
@@ -19,6 +20,7 @@ pub(crate) use backend::{decode_backend, encode_backend};
 pub(crate) use listener::{decode_gateway, encode_gateway};
 pub use route::route_name;
 pub(crate) use route::{decode_route, encode_route};
+pub(crate) use traffic::{decode_traffic, encode_traffic};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,16 +20,7 @@ pub fn route_name(gateway: &GatewayKey, route: &RouteKey) -> String {
 pub(crate) fn decode_route(bytes: &[u8]) -> Result<(GatewayKey, Route), Error> {
     let message = wire::Route::decode(bytes)?;
     let gateway = gateway_key(&message.gateway)?;
-    let kind = known("kind", message.kind, |kind| {
-        Some(match kind {
-            wire::RouteKind::HttpRoute => RouteKind::Http,
-            wire::RouteKind::GrpcRoute => RouteKind::Grpc,
-            wire::RouteKind::TlsRoute => RouteKind::Tls,
-            wire::RouteKind::TcpRoute => RouteKind::Tcp,
-            wire::RouteKind::UdpRoute => RouteKind::Udp,
-            wire::RouteKind::Unspecified => return None,
-        })
-    })?;
+    let kind = decode_kind(message.kind)?;
     let route = Route {
         key: RouteKey {
             kind,
@@ -58,14 +49,7 @@ pub(crate) fn encode_route(gateway: &GatewayKey, route: &Route) -> Any {
     let parents = route.parents.iter();
     let message = wire::Route {
         gateway: gateway.to_string(),
-        kind: match route.key.kind {
-            RouteKind::Http => wire::RouteKind::HttpRoute,
-            RouteKind::Grpc => wire::RouteKind::GrpcRoute,
-            RouteKind::Tls => wire::RouteKind::TlsRoute,
-            RouteKind::Tcp => wire::RouteKind::TcpRoute,
-            RouteKind::Udp => wire::RouteKind::UdpRoute,
-        }
-        .into(),
+        kind: encode_kind(route.key.kind).into(),
         namespace: route.key.namespace.to_string(),
         name: route.key.name.to_string(),
         created: route.created,
@@ -77,6 +61,29 @@ pub(crate) fn encode_route(gateway: &GatewayKey, route: &Route) -> Any {
         l4_rules,
     };
     any(ResourceType::Route, &message)
+}
+
+pub(super) fn decode_kind(kind: i32) -> Result<RouteKind, Error> {
+    known("kind", kind, |kind| {
+        Some(match kind {
+            wire::RouteKind::HttpRoute => RouteKind::Http,
+            wire::RouteKind::GrpcRoute => RouteKind::Grpc,
+            wire::RouteKind::TlsRoute => RouteKind::Tls,
+            wire::RouteKind::TcpRoute => RouteKind::Tcp,
+            wire::RouteKind::UdpRoute => RouteKind::Udp,
+            wire::RouteKind::Unspecified => return None,
+        })
+    })
+}
+
+pub(super) fn encode_kind(kind: RouteKind) -> wire::RouteKind {
+    match kind {
+        RouteKind::Http => wire::RouteKind::HttpRoute,
+        RouteKind::Grpc => wire::RouteKind::GrpcRoute,
+        RouteKind::Tls => wire::RouteKind::TlsRoute,
+        RouteKind::Tcp => wire::RouteKind::TcpRoute,
+        RouteKind::Udp => wire::RouteKind::UdpRoute,
+    }
 }
 
 fn decode_rules(kind: RouteKind, message: &wire::Route) -> Result<Rules, Error> {

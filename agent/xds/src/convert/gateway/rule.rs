@@ -122,18 +122,23 @@ fn encode_named(named: &NamedMatch) -> wire::NamedMatch {
 }
 
 fn decode_retry(message: &wire::Retry) -> Result<Retry, Error> {
-    if message.attempts > MAX_ATTEMPTS {
+    Ok(Retry {
+        codes: parts("retry codes", &message.codes, |code| status(*code))?,
+        attempts: attempts(message.attempts)?,
+        backoff: limit(message.backoff_ms),
+    })
+}
+
+/// Attempts of a retry.
+pub(super) fn attempts(attempts: u32) -> Result<u32, Error> {
+    if attempts > MAX_ATTEMPTS {
         return Err(Error::TooLarge {
             field: "retry attempts",
-            found: message.attempts as usize,
+            found: attempts as usize,
             limit: MAX_ATTEMPTS as usize,
         });
     }
-    Ok(Retry {
-        codes: parts("retry codes", &message.codes, |code| status(*code))?,
-        attempts: message.attempts,
-        backoff: limit(message.backoff_ms),
-    })
+    Ok(attempts)
 }
 
 fn encode_retry(retry: &Retry) -> wire::Retry {
@@ -152,7 +157,9 @@ pub(super) fn status(code: u32) -> Result<u16, Error> {
     }
 }
 
-fn decode_persistence(message: &wire::SessionPersistence) -> Result<SessionPersistence, Error> {
+pub(super) fn decode_persistence(
+    message: &wire::SessionPersistence,
+) -> Result<SessionPersistence, Error> {
     use wire::session_persistence::Kind;
     let kind = message.kind.as_ref();
     Ok(SessionPersistence {
@@ -168,7 +175,7 @@ fn decode_persistence(message: &wire::SessionPersistence) -> Result<SessionPersi
     })
 }
 
-fn encode_persistence(persistence: &SessionPersistence) -> wire::SessionPersistence {
+pub(super) fn encode_persistence(persistence: &SessionPersistence) -> wire::SessionPersistence {
     use wire::session_persistence::{Cookie, Header, Kind};
     wire::SessionPersistence {
         name: persistence.name.to_string(),
