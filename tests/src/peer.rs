@@ -22,7 +22,7 @@ use crate::poll;
 use crate::run::Run;
 
 /// Debian's interpreter: the one that has python3-h2 and python3-cryptography.
-const PYTHON: &str = "/usr/bin/python3";
+pub const PYTHON: &str = "/usr/bin/python3";
 /// No operation of the peer takes longer than its own limit; this one is for a dead peer.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -56,7 +56,7 @@ impl Peer {
         let log = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(PYTHON);
         command
-            .arg(script())
+            .arg(script("hbone_peer.py"))
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -203,8 +203,11 @@ fn ends_with(value: &Value, text: &str) -> bool {
     value.as_str().is_some_and(|value| value.ends_with(text))
 }
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/hbone_peer.py")
+/// A script of `tests/peers/`.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("peers")
+        .join(name)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -10,7 +10,7 @@ use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
 /// Programs the harness, the demo and the bench start.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 20] = [
     "apache2-bin",
     "bpftool",
     "containernetworking-plugins",
@@ -25,7 +25,9 @@ const PROGRAMS: [&str; 18] = [
     "procps",
     "python3",
     "python3-cryptography",
+    "python3-grpcio",
     "python3-h2",
+    "python3-websockets",
     "redis-server",
     "redis-tools",
     "tcpdump",

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod facts;
+mod gateway;
 mod load;
 
 use std::path::PathBuf;
@@ -48,11 +49,14 @@ fn main() -> Result<()> {
     } else {
         &[]
     };
-    let lines: Vec<Line> = facts::ALL
+    let mut lines: Vec<Line> = facts::ALL
         .iter()
         .chain(more)
-        .map(|(fact, show)| line(&lab, fact, *show))
+        .map(|(fact, show)| line(fact, || show(&lab)))
         .collect();
+    if !arguments.kubernetes {
+        lines.extend(second_act(&lab));
+    }
     let table = load::table(&lab);
     match &table {
         Ok(rows) => load::print(rows),
@@ -101,9 +105,22 @@ fn introduce(lab: &Lab, took: Duration) {
     println!();
 }
 
-fn line(lab: &Lab, fact: &'static str, show: facts::Show) -> Line {
+/// What happens to HTTP.
+fn second_act(lab: &Lab) -> Vec<Line> {
+    println!("\n  The second act: HTTP, through a gateway.\n");
+    let edge = match gateway::start(lab) {
+        Ok(edge) => edge,
+        Err(error) => return vec![line("a gateway serves", || Err(error))],
+    };
+    let facts = gateway::ALL.iter();
+    facts
+        .map(|(fact, show)| line(fact, || show(&edge)))
+        .collect()
+}
+
+fn line(fact: &'static str, show: impl FnOnce() -> Result<String>) -> Line {
     let start = Instant::now();
-    let evidence = show(lab);
+    let evidence = show();
     let seconds = start.elapsed().as_secs_f64();
     match &evidence {
         Ok(evidence) => println!("  \u{2713} {fact}\n      {evidence}"),

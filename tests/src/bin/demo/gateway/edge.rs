@@ -1,0 +1,111 @@
+//! The scene of the second act.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tests::apps::Nginx;
+use tests::gateway::Gateway;
+use tests::lab::{Lab, MESHED};
+use tests::manifests::ServiceSpec;
+use tests::process::Process;
+use tests::{Pod, PodSpec, peer, poll};
+
+use super::client::Client;
+use super::manifests;
+
+/// Port of the HTTP listener.
+pub(super) const HTTP: u16 = 8000;
+/// Port of the HTTPS listener.
+pub(super) const HTTPS: u16 = 8443;
+const PORT: u16 = 80;
+/// Longest wait for something that is on its way.
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
+
+/// A gateway with its services. Fields drop in order: programs, then pods.
+pub(crate) struct Edge<'a> {
+    pub(super) lab: &'a Lab,
+    _gateway: Gateway,
+    /// nginx in each version of the service, and in the shadow.
+    pub(super) web: [Nginx; 3],
+    /// Root certificate of the HTTPS listener.
+    pub(super) root: PathBuf,
+    _talkers: [Process; 2],
+    pub(super) pod: Pod,
+    _pods: [Pod; 4],
+}
+
+impl<'a> Edge<'a> {
+    pub(super) fn start(lab: &'a Lab) -> Result<Self> {
+        let cluster = &lab.cluster;
+        // A gateway speaks for itself: its pod is not captured.
+        let spec = PodSpec::new(MESHED, "edge").label("culvert.dev/mesh", "disabled");
+        let pod = cluster.pod(&spec.outside())?;
+        let names = ["v1", "v2", "shadow", "talk"];
+        for name in names {
+            let spec = ServiceSpec::new(MESHED, name, PORT).port(81, "81");
+            cluster.service(&spec)?;
+        }
+        let pods = names.map(|name| cluster.pod(&PodSpec::new(MESHED, name).on(2)));
+        let [v1, v2, shadow, talk] = pods;
+        let pods = [v1?, v2?, shadow?, talk?];
+        let run = cluster.run();
+        let web = [0, 1, 2]
+            .map(|place: usize| Nginx::start(run, pods[place].place(), names[place], PORT));
+        let [v1, v2, shadow] = web;
+        let talkers = [("grpc-serve", "80"), ("websocket-serve", "81")].map(|(verb, port)| {
+            let mut command = Command::new(peer::PYTHON);
+            command.arg(peer::script("talk.py")).args([verb, port]);
+            Process::spawn(run, pods[3].place(), verb, command)
+        });
+        let [grpc, websocket] = talkers;
+        let root = run.path("edge-root.pem");
+        cluster
+            .manifests()
+            .write("edge", &manifests::edge(&root)?)?;
+        cluster.settle()?;
+        let gateway = Gateway::start(cluster, &pod, &format!("{MESHED}/edge"))?;
+        gateway.wait("the gateway in force", |status| {
+            status["ports"] == serde_json::json!([HTTP, HTTPS])
+        })?;
+        let edge = Self {
+            lab,
+            _gateway: gateway,
+            web: [v1?, v2?, shadow?],
+            root,
+            _talkers: [grpc?, websocket?],
+            pod,
+            _pods: pods,
+        };
+        poll::until("the first answer", LIMIT, || {
+            edge.client()?.get("shop.example", "/", &[])?.must(200)
+        })?;
+        Ok(edge)
+    }
+
+    /// Where clients reach the gateway.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.pod.sockets(HTTP)[0]
+    }
+
+    /// A connection of a client outside the mesh.
+    pub(super) fn client(&self) -> Result<Client> {
+        Client::open(self.lab.outsider.place(), self.address())
+    }
+
+    /// Lines of a version's log with these words.
+    pub(super) fn seen(&self, version: usize, words: &str) -> usize {
+        let requests = self.web[version].requests();
+        requests.iter().filter(|line| line.contains(words)).count()
+    }
+
+    /// Runs a program of the Python peers where the client is.
+    pub(super) fn talk(&self, words: &[&str]) -> Result<String> {
+        let script = peer::script("talk.py");
+        let script = script.to_str().context("the path of the peers")?;
+        let words = [&[peer::PYTHON, script], words].concat();
+        Ok(self.lab.outsider.check(&words)?.trim().to_owned())
+    }
+}

@@ -1,0 +1,130 @@
+//! What the second act applies.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// Gateway, routes, and a Secret with a new certificate, whose issuer is written to `root`.
+pub(super) fn edge(root: &Path) -> Result<String> {
+    let key = rcgen::generate_simple_self_signed(["secure.example".to_owned()])?;
+    let certificate = key.cert.pem();
+    std::fs::write(root, &certificate).context("writing the root certificate")?;
+    let (certificate, key) = (
+        encoded(&certificate),
+        encoded(&key.signing_key.serialize_pem()),
+    );
+    let secret = format!(
+        "apiVersion: v1
+kind: Secret
+metadata: {{name: secure, namespace: demo}}
+type: kubernetes.io/tls
+data: {{tls.crt: {certificate}, tls.key: {key}}}
+---
+"
+    );
+    Ok(secret + GATEWAY + ROUTES)
+}
+
+fn encoded(text: &str) -> String {
+    BASE64_STANDARD.encode(text)
+}
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: demo}
+spec:
+  gatewayClassName: culvert
+  listeners:
+  - {name: http, port: 8000, protocol: HTTP}
+  - name: https
+    port: 8443
+    protocol: HTTPS
+    hostname: secure.example
+    tls: {certificateRefs: [{name: secure}]}
+---
+";
+
+const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [shop.example]
+  rules:
+  - matches: [{headers: [{name: x-group, value: b}]}]
+    backendRefs: [{name: v2, port: 80}]
+  - backendRefs: [{name: v1, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [canary.example]
+  rules:
+  - backendRefs:
+    - name: v1
+      port: 80
+      weight: 90
+      filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-version, value: v1}]}}]
+    - name: v2
+      port: 80
+      weight: 10
+      filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-version, value: v2}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mirror, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [mirror.example]
+  rules:
+  - filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}]
+    backendRefs: [{name: v1, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: to-https, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [secure.example]
+  rules:
+  - filters: [{type: RequestRedirect, requestRedirect: {scheme: https, port: 8443, statusCode: 301}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: secure, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: https}]
+  hostnames: [secure.example]
+  rules:
+  - matches: [{path: {value: /old}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+    backendRefs: [{name: v2, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: talk, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [grpc.example]
+  rules:
+  - matches: [{method: {service: culvert.demo.Echo}}]
+    backendRefs: [{name: talk, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: websocket, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [talk.example]
+  rules:
+  - backendRefs: [{name: talk, port: 81}]
+";

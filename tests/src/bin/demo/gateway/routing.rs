@@ -1,0 +1,109 @@
+//! Where requests go.
+
+use anyhow::{Result, ensure};
+use tests::poll;
+
+use super::edge::{Edge, HTTPS, LIMIT};
+
+const V1: usize = 0;
+const V2: usize = 1;
+const SHADOW: usize = 2;
+
+pub(super) fn canary(edge: &Edge<'_>) -> Result<String> {
+    const REQUESTS: usize = 10_000;
+    let mut client = edge.client()?;
+    let mut canary = 0;
+    for _ in 0..REQUESTS {
+        let answer = client.get("canary.example", "/small", &[])?.must(200)?;
+        canary += usize::from(answer.header("x-version") == Some("v2"));
+    }
+    // Four standard deviations: one run in sixteen thousand is outside.
+    ensure!((880..=1120).contains(&canary), "{canary} of {REQUESTS}");
+    Ok(format!(
+        "{canary} of {REQUESTS} requests by v2, the rest by v1, none failed"
+    ))
+}
+
+pub(super) fn by_header(edge: &Edge<'_>) -> Result<String> {
+    let mut client = edge.client()?;
+    let mut seen = Vec::new();
+    for (headers, want) in [(&[][..], "v1"), (&["x-group: b"][..], "v2")] {
+        for _ in 0..20 {
+            let answer = client.get("shop.example", "/", headers)?.must(200)?;
+            ensure!(answer.body == format!("hello from {want}\n"), "{answer:?}");
+        }
+        let header = headers.first().unwrap_or(&"no x-group");
+        seen.push(format!("{header} -> {want}"));
+    }
+    Ok(format!("20 requests each: {}", seen.join(", ")))
+}
+
+pub(super) fn mirror(edge: &Edge<'_>) -> Result<String> {
+    const REQUESTS: usize = 200;
+    let mut client = edge.client()?;
+    for number in 0..REQUESTS {
+        let path = format!("/?mirrored={number}");
+        client.get("mirror.example", &path, &[])?.must(200)?;
+    }
+    let seen = poll::until("the shadow's log", LIMIT, || {
+        let seen = edge.seen(SHADOW, "mirrored");
+        ensure!(seen >= REQUESTS, "{seen} of {REQUESTS}");
+        Ok(seen)
+    })?;
+    let original = edge.seen(V1, "mirrored");
+    ensure!(
+        seen == REQUESTS && original == REQUESTS,
+        "{seen} and {original}"
+    );
+    Ok(format!(
+        "{original} requests at v1, the same {seen} at the shadow"
+    ))
+}
+
+pub(super) fn https(edge: &Edge<'_>) -> Result<String> {
+    let mut client = edge.client()?;
+    let redirect = client.get("secure.example", "/old/x", &[])?.must(301)?;
+    let location = redirect.header("location").unwrap_or_default().to_owned();
+    ensure!(
+        location == format!("https://secure.example:{HTTPS}/old/x"),
+        "{location}"
+    );
+    let resolve = format!("secure.example:{HTTPS}:{}", edge.pod.ips()[0]);
+    let root = edge.root.display().to_string();
+    let words = [
+        "curl",
+        "-sS",
+        "-m",
+        "5",
+        "--cacert",
+        &root,
+        "--resolve",
+        &resolve,
+        "-w",
+        " %{http_version}",
+        &location,
+    ];
+    let answer = edge.lab.outsider.check(&words)?;
+    // What nginx has no file for is a 404 with the path in its log.
+    let rewritten = edge.seen(V2, "/new/x");
+    ensure!(rewritten == 1, "{rewritten} requests for /new/x; {answer}");
+    let version = answer.rsplit(' ').next().unwrap_or_default();
+    Ok(format!(
+        "301 to {location}; curl verified the certificate (HTTP/{version}); v2 saw /new/x"
+    ))
+}
+
+pub(super) fn other_protocols(edge: &Edge<'_>) -> Result<String> {
+    let to = edge.address().to_string();
+    let grpc = edge.talk(&["grpc-call", &to, "grpc.example"])?;
+    ensure!(
+        grpc == "you said hello; 3 of a stream; FAILED_PRECONDITION (not today)",
+        "gRPC: {grpc}"
+    );
+    let websocket = edge.talk(&["websocket-call", &format!("http://{to}"), "talk.example"])?;
+    ensure!(
+        websocket.starts_with("3 messages, the last: you said three"),
+        "{websocket}"
+    );
+    Ok(format!("gRPC: {grpc}; WebSocket: {websocket}"))
+}
