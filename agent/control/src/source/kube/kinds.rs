@@ -25,9 +25,10 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Nobody waits for it where we may not read it: without one of its kinds the Gateway API grants
-    /// less, reaches less and refuses more, while a policy that is not seen would be a hole.
+    /// less, reaches less and refuses more. A policy that is not seen would be a hole instead, be it
+    /// one that wants TLS to a backend.
     pub(super) fn is_dispensable(&self) -> bool {
-        self.group == GROUP
+        self.group == GROUP && self.kind != Kind::BackendTLSPolicy
     }
 }
 
@@ -173,6 +174,17 @@ mod tests {
     use super::*;
     use crate::source::decode;
     use serde_json::json;
+
+    #[test]
+    fn what_forbids_is_waited_for() {
+        let is_dispensable = |kind: Kind| {
+            let watched = WATCHED.iter().find(|watched| watched.kind == kind);
+            watched.is_some_and(Watched::is_dispensable)
+        };
+        assert!(is_dispensable(Kind::HTTPRoute));
+        assert!(!is_dispensable(Kind::BackendTLSPolicy));
+        assert!(!is_dispensable(Kind::AuthorizationPolicy));
+    }
 
     #[test]
     fn every_version_that_is_asked_for_is_one_that_is_read() {
