@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_gateway::{Follower, Gateway, Mesh, Records, Told, bind, plan::Plan};
+use agent_gateway::plan::{Plan, Sources};
+use agent_gateway::{Follower, Gateway, Mesh, Records, Told, bind};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
 use agent_net::socket::listen_on;
@@ -178,7 +179,12 @@ async fn serve(
 fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
     let began = Instant::now();
     let (plan, faults) = match &told.gateway {
-        Some(object) => Plan::compile(object, &told.routes().collect::<Vec<_>>()),
+        Some(object) => Plan::compile(Sources {
+            gateway: object,
+            routes: &told.routes().collect::<Vec<_>>(),
+            backends: &told.backends().collect::<Vec<_>>(),
+            before: Some(&gateway.plan()),
+        }),
         None => (Plan::default(), Vec::new()),
     };
     for fault in &faults {

@@ -165,6 +165,11 @@ impl Gateway {
         errors
     }
 
+    /// What is served now.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
     /// Stops accepting, lets requests finish until `deadline` and ends the rest. True when all
     /// finished in time. Blocks; call it off the runtimes.
     pub fn stop(&self, deadline: Duration) -> bool {

@@ -1,4 +1,5 @@
-//! Connections to endpoints: plain where the endpoint is not in the mesh, a tunnel where it is.
+//! Connections to endpoints: plain where the endpoint is not in the mesh, a tunnel where it is; TLS
+//! over either where the endpoint wants it.
 
 use std::io;
 use std::pin::Pin;
@@ -7,11 +8,13 @@ use std::task::{Context, Poll};
 use agent_hbone::TunnelIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// A connection to an endpoint.
 pub(crate) enum Leg {
     Tcp(TcpStream),
     Tunnel(TunnelIo),
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl AsyncRead for Leg {
@@ -23,6 +26,7 @@ impl AsyncRead for Leg {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tunnel(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -36,6 +40,7 @@ impl AsyncWrite for Leg {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tunnel(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -47,17 +52,19 @@ impl AsyncWrite for Leg {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self, Self::Tcp(_))
+        matches!(self, Self::Tcp(_) | Self::Tls(_))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -65,6 +72,7 @@ impl AsyncWrite for Leg {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

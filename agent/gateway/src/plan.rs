@@ -3,6 +3,8 @@
 //! Each object compiles alone. What of a rule cannot be used makes that rule answer 500 and is
 //! reported; every other rule is as if the bad one were not there.
 
+mod material;
+mod origination;
 mod rule;
 mod services;
 mod steps;
@@ -13,11 +15,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use agent_model::NamespacedHostname;
-use agent_model::gateway::{Gateway, Hostname, Listener, Parent, Protocol, Route, RouteKey, Rules};
+use agent_model::gateway::{
+    Backend as BackendSettings, Gateway, Hostname, Listener, Parent, Protocol, Route, RouteKey,
+    Rules,
+};
 use rustls::ServerConfig;
 
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
 
+pub use origination::{Inside, Origination, Originations, Reached};
 pub use rule::{Backend, Destination, Rule};
 pub use services::ServicePlan;
 pub use steps::{HostChange, MirrorTo, Steps};
@@ -27,6 +33,20 @@ pub use steps::{HostChange, MirrorTo, Steps};
 pub struct Plan {
     ports: BTreeMap<u16, PortPlan>,
     services: HashMap<NamespacedHostname, ServicePlan>,
+    originations: Originations,
+}
+
+/// What a plan is compiled of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The gateway.
+    pub gateway: &'a Gateway,
+    /// Routes, those of others among them.
+    pub routes: &'a [Arc<Route>],
+    /// How endpoints of services are reached, where that is said.
+    pub backends: &'a [Arc<BackendSettings>],
+    /// The plan in force: what has not changed since is taken from it.
+    pub before: Option<&'a Plan>,
 }
 
 /// What one port is for.
@@ -74,6 +94,8 @@ pub enum Subject {
     Listener(Arc<str>),
     /// A rule, by its number in its route.
     Rule(RouteKey, usize),
+    /// What is said of a service's endpoints, or of those behind one port: nothing is sent there.
+    Backend(NamespacedHostname, Option<u16>),
 }
 
 impl fmt::Display for Subject {
@@ -81,24 +103,36 @@ impl fmt::Display for Subject {
         match self {
             Self::Listener(name) => write!(f, "listener {name}"),
             Self::Rule(route, number) => write!(f, "{route} rule {number}"),
+            Self::Backend(service, None) => write!(f, "backend {service}"),
+            Self::Backend(service, Some(port)) => write!(f, "backend {service}:{port}"),
         }
     }
 }
 
 impl Plan {
     /// Compiles a gateway with the routes that attach to it.
-    pub fn compile<'a>(
-        gateway: &Gateway,
-        routes: impl IntoIterator<Item = &'a Arc<Route>>,
-    ) -> (Self, Vec<Fault>) {
-        let routes: Vec<_> = routes.into_iter().collect();
+    pub fn compile(sources: Sources<'_>) -> (Self, Vec<Fault>) {
+        let Sources {
+            gateway,
+            routes,
+            backends,
+            before,
+        } = sources;
         let mut faults = Vec::new();
+        let shown = gateway.backend_client_certificate.as_ref();
+        let nothing = Originations::default();
+        let known = before.map_or(&nothing, |plan| &plan.originations);
+        let originations = Originations::compile(backends, shown, known);
+        faults.extend(originations.unusable().map(|(service, port, why)| Fault {
+            subject: Subject::Backend(service.clone(), port),
+            what: why.to_string(),
+        }));
         let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
         let mut tunnels = BTreeSet::new();
         for listener in &gateway.listeners {
             let tls = match listener.protocol {
                 Protocol::Http => Ok(None),
-                Protocol::Https => tls::terminate(listener.tls.as_ref()).map(Some),
+                Protocol::Https => tls::terminate(listener.tls.as_ref(), &tls::HTTP).map(Some),
                 Protocol::Hbone => {
                     tunnels.insert(listener.port);
                     continue;
@@ -107,7 +141,7 @@ impl Plan {
             };
             match tls {
                 Ok(tls) => {
-                    let compiled = compile_listener(gateway, listener, tls, &routes, &mut faults);
+                    let compiled = compile_listener(gateway, listener, tls, routes, &mut faults);
                     let named = (listener.hostname.clone(), Arc::new(compiled));
                     ports.entry(listener.port).or_default().push(named);
                 }
@@ -117,7 +151,7 @@ impl Plan {
                 }),
             }
         }
-        let services = services::compile(&routes, &mut faults);
+        let services = services::compile(routes, &mut faults);
         // A rule that attaches to several listeners is wrong once.
         faults.sort_by(|a, b| (&a.subject, &a.what).cmp(&(&b.subject, &b.what)));
         faults.dedup();
@@ -140,6 +174,7 @@ impl Plan {
         let plan = Self {
             ports: ports.chain(tunnels).collect(),
             services,
+            originations,
         };
         (plan, faults)
     }
@@ -159,6 +194,11 @@ impl Plan {
         client_namespace: &str,
     ) -> Option<&Index<Arc<Rule>>> {
         self.services.get(service)?.rules(port, client_namespace)
+    }
+
+    /// How the endpoints behind a port of a service are reached, where it is said.
+    pub fn origination(&self, service: &NamespacedHostname, port: u16) -> Option<&Reached> {
+        self.originations.of(service, port)
     }
 
     /// Every port that is served.
@@ -190,7 +230,7 @@ fn compile_listener(
     gateway: &Gateway,
     listener: &Listener,
     tls: Option<Arc<ServerConfig>>,
-    routes: &[&Arc<Route>],
+    routes: &[Arc<Route>],
     faults: &mut Vec<Fault>,
 ) -> HttpListener {
     let mut entries = Vec::new();

@@ -1,11 +1,13 @@
 //! The gateway between real HTTP clients and servers, on loopback.
 
+mod authority;
 mod backend;
 mod bed;
 mod change;
 mod hard;
 mod refuse;
 mod retry;
+mod secure;
 mod serve;
 mod tls;
 mod waypoint;

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agent_model::NamespacedHostname;
 use agent_model::access::Access;
 use agent_model::authentication::Authentication;
 use agent_model::gateway::traffic::TrafficPolicy;
-use agent_model::gateway::{Backend, Filter, Gateway, Route, Rules, Target};
+use agent_model::gateway::{Backend, Filter, Gateway, Route, Rules};
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, ResourceType, Update};
 use tokio::sync::watch;
@@ -78,56 +77,33 @@ fn is_of_gateway(update: &Update) -> bool {
 }
 
 impl Told {
-    /// The routes. What sends to a service that is to be reached by TLS is invalid: this gateway
-    /// does not speak it to backends yet, and in the clear nothing may go there. Where policies for
-    /// requests are told, every rule is: they are not enforced yet, and nothing may pass them by.
+    /// The routes. Where policies for requests are told, every rule is invalid: they are not
+    /// enforced yet, and nothing may pass them by.
     pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
-        self.routes.values().map(|route| {
+        let is_guarded = self.is_guarded();
+        self.routes.values().map(move |route| {
+            if !is_guarded {
+                return Arc::clone(route);
+            }
             let mut changed = Route::clone(route);
-            let is_guarded = self.is_guarded();
-            if is_guarded && let Rules::Http(rules) = &mut changed.rules {
+            if let Rules::Http(rules) = &mut changed.rules {
                 for rule in rules {
                     let why = "policies for requests are not enforced yet";
                     rule.filters.insert(0, Filter::Invalid(why.into()));
                 }
             }
-            let targets: Vec<&mut Target> = match &mut changed.rules {
-                Rules::Http(rules) => {
-                    let backends = rules.iter_mut().flat_map(|rule| &mut rule.backends);
-                    backends.map(|backend| &mut backend.target).collect()
-                }
-                Rules::L4(rules) => {
-                    let backends = rules.iter_mut().flat_map(|rule| &mut rule.backends);
-                    backends.map(|backend| &mut backend.target).collect()
-                }
-            };
-            let mut is_changed = is_guarded;
-            for target in targets {
-                if let Target::Service { service, port, .. } = target
-                    && self.wants_tls(service, *port)
-                {
-                    *target = Target::Invalid("BackendTLSPolicy is not served yet".into());
-                    is_changed = true;
-                }
-            }
-            match is_changed {
-                true => Arc::new(changed),
-                false => Arc::clone(route),
-            }
+            Arc::new(changed)
         })
+    }
+
+    /// What is said of backends.
+    pub fn backends(&self) -> impl Iterator<Item = Arc<Backend>> {
+        self.backends.values().cloned()
     }
 
     /// True when somebody wants to say who may send requests.
     fn is_guarded(&self) -> bool {
         !(self.access.is_empty() && self.authentications.is_empty() && self.unreadable.is_empty())
-    }
-
-    fn wants_tls(&self, service: &NamespacedHostname, port: u16) -> bool {
-        self.backends.values().any(|backend| {
-            backend.service == *service
-                && backend.port.is_none_or(|of| of == port)
-                && backend.tls.is_some()
-        })
     }
 
     /// True when it is news.
@@ -186,11 +162,8 @@ fn put<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> b
 
 #[cfg(test)]
 mod tests {
-    use agent_model::Workload;
-    use agent_model::gateway::{
-        BackendProtocol, BackendRef, BackendTls, GatewayKey, GatewayKind, HttpRule, RouteKey,
-        RouteKind,
-    };
+    use agent_model::gateway::{GatewayKey, GatewayKind, HttpRule, RouteKey, RouteKind};
+    use agent_model::{NamespacedHostname, Workload};
 
     use super::*;
 
@@ -267,48 +240,6 @@ mod tests {
             gone(ResourceType::TrafficPolicy, "shop/edge|shop/p"),
         ]);
         assert_eq!(*told.borrow(), Told::default());
-    }
-
-    #[test]
-    fn nothing_goes_in_the_clear_where_tls_is_wanted() {
-        let service = NamespacedHostname::new("shop", "web");
-        let target = |port| Target::Service {
-            service: service.clone(),
-            port,
-            protocol: BackendProtocol::Http,
-        };
-        let backend = |port| BackendRef {
-            weight: 1,
-            target: target(port),
-            filters: Vec::new(),
-        };
-        let rule = HttpRule {
-            backends: vec![backend(80), backend(443)],
-            ..HttpRule::default()
-        };
-        let route = Route {
-            key: RouteKey::new(RouteKind::Http, "shop", "web"),
-            created: 0,
-            hostnames: Vec::new(),
-            parents: Vec::new(),
-            rules: Rules::Http(vec![rule]),
-        };
-        let settings = Backend {
-            service: service.clone(),
-            port: Some(443),
-            tls: Some(BackendTls::Invalid("no roots".into())),
-        };
-        let told = Told {
-            routes: [("r".to_owned(), Arc::new(route))].into(),
-            backends: [("b".to_owned(), Arc::new(settings))].into(),
-            ..Told::default()
-        };
-        let routes: Vec<_> = told.routes().collect();
-        let Rules::Http(rules) = &routes[0].rules else {
-            panic!("{routes:?}");
-        };
-        assert_eq!(rules[0].backends[0].target, target(80));
-        assert!(matches!(rules[0].backends[1].target, Target::Invalid(_)));
     }
 
     #[test]

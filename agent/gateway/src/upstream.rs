@@ -16,6 +16,7 @@ use std::time::Duration;
 use agent_model::gateway::BackendProtocol;
 use agent_model::{NamespacedHostname, Reason};
 use agent_state::{Reader, Snapshot};
+use arc_swap::ArcSwap;
 use hyper::Request;
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::body::RequestBody;
 use crate::leg::Leg;
+use crate::plan::{Inside, Plan};
 use crate::refusal::Refusal;
 use cluster::Cluster;
 
@@ -41,6 +43,7 @@ const IDLE: Duration = Duration::from_secs(30);
 pub(crate) struct Upstreams {
     network: Arc<str>,
     dialer: Dialer,
+    plan: Arc<ArcSwap<Plan>>,
     state: Reader,
     changes: RefCell<watch::Receiver<u64>>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -61,10 +64,16 @@ pub(crate) struct Answer {
 }
 
 impl Upstreams {
-    pub(crate) fn new(state: Reader, network: Arc<str>, dialer: Dialer) -> Self {
+    pub(crate) fn new(
+        plan: Arc<ArcSwap<Plan>>,
+        state: Reader,
+        network: Arc<str>,
+        dialer: Dialer,
+    ) -> Self {
         Self {
             network,
             dialer,
+            plan,
             changes: RefCell::new(state.changed()),
             snapshot: RefCell::new(state.load()),
             state,
@@ -123,7 +132,7 @@ impl Upstreams {
         loop {
             let endpoint = cluster.choose(&tried, rand::random())?;
             let address = endpoint.address();
-            match self.dialer.dial(&endpoint.workload(), address).await {
+            match self.dialer.dial(&endpoint, Inside::Bytes).await {
                 Ok(leg) => return Ok(leg.into_inner()),
                 Err(refusal) => {
                     tried.push(address);
@@ -162,13 +171,16 @@ impl Upstreams {
     fn cluster(&self, service: &NamespacedHostname, port: u16) -> Rc<Cluster> {
         self.refresh();
         let snapshot = self.snapshot.borrow();
+        let plan = self.plan.load();
         if let Some(ports) = self.clusters.borrow().get(service)
             && let Some((_, cluster)) = ports.iter().find(|(candidate, _)| *candidate == port)
         {
+            cluster.follow(&plan);
             cluster.update(&snapshot, &self.network);
             return Rc::clone(cluster);
         }
         let cluster = Rc::new(Cluster::new(service.clone(), port));
+        cluster.follow(&plan);
         cluster.update(&snapshot, &self.network);
         let mut clusters = self.clusters.borrow_mut();
         let ports = clusters.entry(service.clone()).or_default();

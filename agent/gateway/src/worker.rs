@@ -57,8 +57,13 @@ impl Worker {
         limits: Limits,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
+            upstreams: Upstreams::new(
+                Arc::clone(&plan),
+                state,
+                Arc::clone(&network),
+                Dialer::new(mesh.clone()),
+            ),
             plan,
-            upstreams: Upstreams::new(state, Arc::clone(&network), Dialer::new(mesh.clone())),
             records,
             mesh,
             network,

@@ -39,7 +39,7 @@ impl ServicePlan {
 type Attached<'a> = (&'a Route, Option<u16>);
 
 pub(super) fn compile(
-    routes: &[&Arc<Route>],
+    routes: &[Arc<Route>],
     faults: &mut Vec<Fault>,
 ) -> HashMap<NamespacedHostname, ServicePlan> {
     let mut attached: HashMap<_, HashMap<Option<&Arc<str>>, Vec<Attached<'_>>>> = HashMap::new();

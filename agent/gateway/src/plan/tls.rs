@@ -1,33 +1,38 @@
-//! TLS of listeners: TLS 1.3, certificates chosen by name, clients verified where asked for.
+//! TLS of listeners: TLS 1.3 and 1.2, certificates chosen by name, clients verified where asked
+//! for.
 
 use std::fmt;
 use std::sync::Arc;
 
-use agent_model::gateway::{Certificate, ClientValidation, ClientValidationMode, ListenerTls};
+use agent_model::gateway::{ClientValidation, ClientValidationMode, ListenerTls};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::version::TLS13;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::version::{TLS12, TLS13};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 
-/// What is offered to clients, in order of preference.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+use super::material::{certified, roots};
 
-/// The TLS of an HTTPS listener, or what is wrong with it. Keys never appear in the text.
-pub(super) fn terminate(tls: Option<&ListenerTls>) -> Result<Arc<ServerConfig>, String> {
+/// What HTTP clients are offered, in order of preference.
+pub(super) const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The TLS of a listener where it ends, with the protocols that clients are offered inside, or what
+/// is wrong with it. Keys never appear in the text. All cipher suites are AEADs with forward
+/// secrecy, in TLS 1.2 too.
+pub(super) fn terminate(
+    tls: Option<&ListenerTls>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ServerConfig>, String> {
     let Some(ListenerTls::Terminate {
         certificates,
         client_validation,
     }) = tls
     else {
-        return Err("an HTTPS listener has to terminate TLS".to_owned());
+        return Err("this listener has to terminate TLS".to_owned());
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let keys = certificates
@@ -38,48 +43,22 @@ pub(super) fn terminate(tls: Option<&ListenerTls>) -> Result<Arc<ServerConfig>, 
         return Err("the listener has no certificate".to_owned());
     }
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&TLS13])
+        .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| error.to_string())?;
     let builder = match client_validation {
         None => builder.with_no_client_auth(),
         Some(validation) => builder.with_client_cert_verifier(verifier(validation, provider)?),
     };
     let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
-    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
-}
-
-fn certified(
-    certificate: &Certificate,
-    provider: &CryptoProvider,
-) -> Result<Arc<CertifiedKey>, String> {
-    let chain = certificates(&certificate.chain)?;
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes())
-        .map_err(|_| "the private key is not PEM of a private key".to_owned())?;
-    CertifiedKey::from_der(chain, key, provider)
-        .map(Arc::new)
-        .map_err(|error| format!("certificate and key cannot be used: {error}"))
-}
-
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err("no certificate in the PEM text".to_owned()),
-        Err(error) => Err(format!("not PEM of certificates: {error}")),
-    }
 }
 
 fn verifier(
     validation: &ClientValidation,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let mut roots = RootCertStore::empty();
-    for root in certificates(&validation.roots)? {
-        roots
-            .add(root)
-            .map_err(|error| format!("a root for client certificates: {error}"))?;
-    }
+    let roots = roots(&validation.roots)?;
     let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|error| error.to_string())?;

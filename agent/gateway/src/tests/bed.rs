@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_model::gateway::{
-    BackendProtocol, BackendRef, Gateway as GatewayModel, GatewayKey, GatewayKind, HttpMatch,
-    HttpRule, Listener, Parent, PathMatch, Protocol, Route, RouteKey, RouteKind, Rules, Target,
+    BackendProtocol, BackendRef, Certificate, Gateway as GatewayModel, GatewayKey, GatewayKind,
+    HttpMatch, HttpRule, Listener, Parent, PathMatch, Protocol, Route, RouteKey, RouteKind, Rules,
+    Target,
 };
 use agent_model::{
     Health, IpFamilies, LoadBalancing, NamespacedHostname, Reason, Service, ServicePort,
@@ -23,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::backend::Backend;
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Plan, Sources};
 use crate::{Config, Gateway, Mesh, Record, Records, bind};
 
 /// What is kept of a record.
@@ -54,6 +55,10 @@ pub(super) struct Bed {
     /// Of the listener `http`.
     pub(super) address: SocketAddr,
     pub(super) writer: Writer,
+    /// What is said of backends; counts from the next plan on.
+    pub(super) backends: Vec<Arc<agent_model::gateway::Backend>>,
+    /// Shown to backends that ask; counts from the next plan on.
+    pub(super) shown: Option<Certificate>,
     book: Arc<Book>,
 }
 
@@ -75,6 +80,8 @@ impl Bed {
             gateway,
             address: free_port(),
             writer,
+            backends: Vec::new(),
+            shown: None,
             book,
         }
     }
@@ -85,8 +92,16 @@ impl Bed {
 
     pub(super) fn apply_with(&self, listeners: Vec<Listener>, routes: &[Route]) -> Vec<Fault> {
         let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
-        let gateway = model(listeners);
-        let (plan, faults) = Plan::compile(&gateway, &routes);
+        let gateway = GatewayModel {
+            backend_client_certificate: self.shown.clone(),
+            ..model(listeners)
+        };
+        let (plan, faults) = Plan::compile(Sources {
+            gateway: &gateway,
+            routes: &routes,
+            backends: &self.backends,
+            before: Some(&self.gateway.plan()),
+        });
         let errors = self.gateway.apply(plan, loopback);
         assert!(errors.is_empty(), "{errors:?}");
         faults

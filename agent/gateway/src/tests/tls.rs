@@ -16,42 +16,10 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::authority::Authority;
 use super::backend::Backend;
 use super::bed::{Bed, route, rule, whole};
 use crate::plan::Subject;
-
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    root: rcgen::Certificate,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let root = params.self_signed(&key).unwrap();
-        Self {
-            issuer: rcgen::Issuer::new(params, key),
-            root,
-        }
-    }
-
-    fn issue(&self, names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = rcgen::CertificateParams::new(names).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-
-    fn certificate(&self, names: &[&str]) -> Certificate {
-        let (certificate, key) = self.issue(names);
-        Certificate {
-            chain: certificate.pem().into(),
-            key: SecretKey::new(key.serialize_pem()),
-        }
-    }
-}
 
 fn https(
     name: &str,
@@ -284,4 +252,27 @@ async fn a_listener_with_a_bad_certificate_takes_no_other_with_it() {
         200
     );
     assert!(ask(&bed, &client, "b.org", "b.org").await.is_err());
+}
+
+#[tokio::test]
+async fn clients_of_either_version_are_served_with_forward_secrecy() {
+    let (bed, _backend) = bed().await;
+    let authority = Authority::new();
+    let certificate = vec![authority.certificate(&["a.org"])];
+    let listener = https("a", bed.address.port(), None, certificate);
+    let routes = [on("a", route(vec![rule("/", "one")]))];
+    assert_eq!(bed.apply_with(vec![listener], &routes), []);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.root.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        let response = ask(&bed, &connector, "a.org", "a.org").await.unwrap();
+        assert_eq!(response.status(), 200, "{version:?}");
+    }
 }

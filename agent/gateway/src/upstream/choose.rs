@@ -10,11 +10,14 @@ use tokio::time::Instant;
 
 use super::h1::Idle;
 use super::h2::Shared;
+use crate::plan::Origination;
 
 /// An endpoint and this worker's connections to it.
 pub(crate) struct Endpoint {
     address: SocketAddr,
     workload: RefCell<Arc<Workload>>,
+    /// TLS of its own, over what the mesh reaches it by.
+    tls: Option<Arc<Origination>>,
     /// Requests that are under way.
     active: Cell<u32>,
     /// The most recently used last.
@@ -23,10 +26,15 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(address: SocketAddr, workload: Arc<Workload>) -> Rc<Self> {
+    pub(super) fn new(
+        address: SocketAddr,
+        workload: Arc<Workload>,
+        tls: Option<Arc<Origination>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             address,
             workload: RefCell::new(workload),
+            tls,
             active: Cell::new(0),
             idle: RefCell::default(),
             shared: Shared::default(),
@@ -57,6 +65,11 @@ impl Endpoint {
     /// The workload behind it.
     pub(super) fn workload(&self) -> Arc<Workload> {
         Arc::clone(&self.workload.borrow())
+    }
+
+    /// The TLS it wants to be spoken to by.
+    pub(super) fn tls(&self) -> Option<&Arc<Origination>> {
+        self.tls.as_ref()
     }
 
     /// Counts a request until the result is dropped.

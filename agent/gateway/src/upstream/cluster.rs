@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use agent_model::{NamespacedHostname, Reason};
 use agent_state::{Snapshot, resolve};
 use tokio::time::Instant;
 
 use super::choose::{Endpoint, choose};
+use crate::plan::{Plan, Reached};
 use crate::refusal::Refusal;
 
 /// The endpoints of one port of a service. Those that stay keep their connections.
@@ -21,6 +23,8 @@ pub(super) struct Cluster {
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     /// Why there are none.
     missing: Cell<Missing>,
+    /// TLS to the endpoints, where they want it.
+    tls: RefCell<Option<Reached>>,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +42,20 @@ impl Cluster {
             version: Cell::new(None),
             endpoints: RefCell::default(),
             missing: Cell::new(Missing::Service),
+            tls: RefCell::default(),
         }
+    }
+
+    /// Takes what a plan says of the endpoints. Where that is news, all of them are reached by new
+    /// connections.
+    pub(super) fn follow(&self, plan: &Plan) {
+        let tls = plan.origination(&self.service, self.port);
+        if is_same(self.tls.borrow().as_ref(), tls) {
+            return;
+        }
+        *self.tls.borrow_mut() = tls.cloned();
+        self.endpoints.take();
+        self.version.set(None);
     }
 
     /// Takes the endpoints of a snapshot, unless it has them.
@@ -65,6 +82,7 @@ impl Cluster {
             true => Missing::Endpoints,
             false => Missing::Port,
         });
+        let tls = self.tls.borrow().clone().and_then(Result::ok);
         let now = resolve::endpoints(snapshot, service, self.port, network);
         let now = now
             .into_iter()
@@ -75,7 +93,7 @@ impl Cluster {
                     endpoint.describe(&workload);
                     endpoint
                 }
-                _ => Endpoint::new(address, workload),
+                _ => Endpoint::new(address, workload, tls.clone()),
             });
         *self.endpoints.borrow_mut() = now.collect();
     }
@@ -91,6 +109,9 @@ impl Cluster {
         tried: &[SocketAddr],
         random: u64,
     ) -> Result<Rc<Endpoint>, Refusal> {
+        if let Some(Err(why)) = &*self.tls.borrow() {
+            return Err(Refusal::new(Reason::BackendInvalid, why.as_ref()));
+        }
         let endpoints = self.endpoints.borrow();
         let chosen = choose(&endpoints, tried, random);
         chosen.cloned().ok_or_else(|| self.none())
@@ -118,5 +139,14 @@ impl Cluster {
                 Refusal::new(Reason::NoEndpoint, detail)
             }
         }
+    }
+}
+
+fn is_same(known: Option<&Reached>, said: Option<&Reached>) -> bool {
+    match (known, said) {
+        (None, None) => true,
+        (Some(Ok(known)), Some(Ok(said))) => Arc::ptr_eq(known, said),
+        (Some(Err(known)), Some(Err(said))) => known == said,
+        _ => false,
     }
 }

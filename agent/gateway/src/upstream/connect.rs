@@ -1,5 +1,5 @@
 //! How endpoints are reached: by a tunnel when they are in the mesh, by TCP when not. Never by TCP
-//! because a tunnel does not work.
+//! because a tunnel does not work. Over that TLS, where the backend wants it; never without.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +13,13 @@ use agent_net::socket::set_leg_options;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use super::CONNECT_TIMEOUT;
+use super::choose::Endpoint;
+use super::{CONNECT_TIMEOUT, chain};
 use crate::leg::Leg;
 use crate::mesh::Mesh;
+use crate::plan::{Inside, Origination};
 use crate::refusal::Refusal;
 
 /// The gateway is the only source of its tunnels.
@@ -39,26 +42,33 @@ impl Dialer {
         }
     }
 
-    /// Connects to an endpoint within [`CONNECT_TIMEOUT`].
+    /// Connects to an endpoint, to speak this with it, within [`CONNECT_TIMEOUT`].
     pub(super) async fn dial(
         &self,
-        workload: &Arc<Workload>,
-        address: SocketAddr,
+        endpoint: &Endpoint,
+        inside: Inside,
     ) -> Result<TokioIo<Leg>, Refusal> {
         let dialled = async {
-            match workload.tunnel_protocol {
-                TunnelProtocol::None => connect(address)
+            let leg = self.reach(endpoint).await?;
+            match endpoint.tls() {
+                None => Ok(leg),
+                Some(tls) => secure(leg, tls, inside)
                     .await
-                    .map(Leg::Tcp)
-                    .map_err(|error| refusal(address, &error)),
-                TunnelProtocol::Hbone => self.tunnel(workload, address).await,
+                    .map_err(|error| tls_failed(endpoint.address(), &error)),
             }
         };
-        let leg = timeout(CONNECT_TIMEOUT, dialled).await.map_err(|_| {
-            let detail = format!("{address} did not answer within {CONNECT_TIMEOUT:?}");
-            Refusal::new(Reason::ConnectTimeout, detail)
-        })??;
-        Ok(TokioIo::new(leg))
+        within(endpoint.address(), dialled).await.map(TokioIo::new)
+    }
+
+    async fn reach(&self, endpoint: &Endpoint) -> Result<Leg, Refusal> {
+        let (workload, address) = (endpoint.workload(), endpoint.address());
+        match workload.tunnel_protocol {
+            TunnelProtocol::None => connect(address)
+                .await
+                .map(Leg::Tcp)
+                .map_err(|error| refusal(address, &error)),
+            TunnelProtocol::Hbone => self.tunnel(&workload, address).await,
+        }
     }
 
     async fn tunnel(&self, workload: &Workload, address: SocketAddr) -> Result<Leg, Refusal> {
@@ -81,6 +91,26 @@ impl Dialer {
         })?;
         Ok(Leg::Tunnel(TunnelIo::new(stream)))
     }
+}
+
+async fn within<T>(
+    address: SocketAddr,
+    dialled: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    timeout(CONNECT_TIMEOUT, dialled).await.map_err(|_| {
+        let detail = format!("{address} did not answer within {CONNECT_TIMEOUT:?}");
+        Refusal::new(Reason::ConnectTimeout, detail)
+    })?
+}
+
+async fn secure(leg: Leg, tls: &Origination, inside: Inside) -> io::Result<Leg> {
+    let connector = TlsConnector::from(Arc::clone(tls.config(inside)));
+    let stream = connector.connect(tls.name(), leg).await?;
+    Ok(Leg::Tls(Box::new(stream)))
+}
+
+fn tls_failed(address: SocketAddr, error: &io::Error) -> Refusal {
+    Refusal::new(Reason::TlsFailed, format!("{address}: {}", chain(error)))
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {

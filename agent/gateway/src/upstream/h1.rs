@@ -23,6 +23,7 @@ use super::patient::Patient;
 use super::{Failed, IDLE, chain};
 use crate::body::RequestBody;
 use crate::leg::Leg;
+use crate::plan::Inside;
 use crate::refusal::Refusal;
 
 /// Connections to one endpoint that may wait for a request, for each worker.
@@ -95,9 +96,7 @@ async fn connect(
     dialer: &Dialer,
     endpoint: &Endpoint,
 ) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
-    let leg = dialer
-        .dial(&endpoint.workload(), endpoint.address())
-        .await?;
+    let leg = dialer.dial(endpoint, Inside::Http1).await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(Patient::new(leg.into_inner())))

@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use agent_model::Reason;
 use agent_net::tasks::spawn_local;
+use http::Uri;
+use http::uri::Scheme;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
@@ -15,6 +17,7 @@ use super::h1::Leased;
 use super::{Failed, chain};
 use crate::body::RequestBody;
 use crate::local::{LocalExecutor, LocalTimer};
+use crate::plan::Inside;
 use crate::refusal::Refusal;
 
 /// Bytes that may be under way in one stream, and in all of them.
@@ -37,6 +40,10 @@ pub(super) async fn send(
         Ok(send) => send,
         Err(refusal) => return Err(Failed::unsent(refusal, request)),
     };
+    let request = match endpoint.tls() {
+        None => request,
+        Some(_) => with_https(request),
+    };
     let active = endpoint.begin();
     match send.try_send_request(request).await {
         Ok(response) => Ok((response, Leased::shared(active))),
@@ -50,6 +57,16 @@ pub(super) async fn send(
     }
 }
 
+/// The scheme belongs to an HTTP/2 request's head.
+fn with_https(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let mut target = request.uri().clone().into_parts();
+    target.scheme = Some(Scheme::HTTPS);
+    if let Ok(target) = Uri::from_parts(target) {
+        *request.uri_mut() = target;
+    }
+    request
+}
+
 async fn connection(
     dialer: &Dialer,
     endpoint: &Endpoint,
@@ -60,9 +77,7 @@ async fn connection(
     {
         return Ok(send.clone());
     }
-    let leg = dialer
-        .dial(&endpoint.workload(), endpoint.address())
-        .await?;
+    let leg = dialer.dial(endpoint, Inside::Http2).await?;
     let (send, connection) = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
