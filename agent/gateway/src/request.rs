@@ -118,6 +118,9 @@ pub(crate) async fn serve(
         response.headers_mut().insert(CONNECTION, close);
     }
     record.status = Some(response.status());
+    if grpc && record.version == Version::HTTP_2 {
+        response.body_mut().ends_with_status();
+    }
     response.body_mut().ends(Ending {
         record,
         records: Arc::clone(&worker.records),

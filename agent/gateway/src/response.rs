@@ -25,6 +25,8 @@ pub(crate) struct ResponseBody {
     lease: Option<Leased>,
     deadline: Option<Pin<Box<Sleep>>>,
     ending: Option<Ending>,
+    /// What breaks off ends with a gRPC status.
+    speaks_grpc: bool,
 }
 
 enum Content {
@@ -50,6 +52,7 @@ impl ResponseBody {
             lease: Some(lease),
             deadline,
             ending: None,
+            speaks_grpc: false,
         };
         if body.is_end_stream() {
             body.release();
@@ -64,12 +67,19 @@ impl ResponseBody {
             lease: None,
             deadline: None,
             ending: None,
+            speaks_grpc: false,
         }
     }
 
     /// The record ends with the body.
     pub(crate) fn ends(&mut self, ending: Ending) {
         self.ending = Some(ending);
+    }
+
+    /// What breaks off on its way ends with a status that says so, as the client is one of gRPC
+    /// over HTTP/2: a stream that is reset would be the gateway's failure to it.
+    pub(crate) fn ends_with_status(&mut self) {
+        self.speaks_grpc = true;
     }
 
     /// The connection is free for the next request.
@@ -79,11 +89,25 @@ impl ResponseBody {
         }
     }
 
-    fn broken(&mut self, reason: Reason, detail: String) {
+    /// The last frame of a body that breaks off.
+    fn broken(
+        &mut self,
+        reason: Reason,
+        error: BodyError,
+    ) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.lease = None;
+        let refusal = Refusal::new(reason, error.to_string());
+        let trailers = self.speaks_grpc.then(|| grpc_status(&refusal));
         if let Some(ending) = &mut self.ending {
             ending.record.reason = reason;
-            ending.record.detail = detail;
+            ending.record.detail = refusal.detail;
+        }
+        match trailers {
+            None => Some(Err(error)),
+            Some(trailers) => {
+                self.content = Content::Own(Bytes::new());
+                Some(Ok(Frame::trailers(trailers)))
+            }
         }
     }
 
@@ -95,8 +119,7 @@ impl ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             let detail = "the response did not end within the route's time limit";
-            self.broken(Reason::RequestTimeout, detail.to_owned());
-            return Poll::Ready(Some(Err(detail.into())));
+            return Poll::Ready(self.broken(Reason::RequestTimeout, detail.into()));
         }
         if let Some(lease) = &mut self.lease {
             lease.drive(cx);
@@ -117,8 +140,7 @@ impl ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.broken(Reason::ConnectionReset, error.to_string());
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(self.broken(Reason::ConnectionReset, error.into()))
             }
         }
     }
@@ -181,20 +203,32 @@ impl Drop for ResponseBody {
 /// The answer to a request that is refused: short text, or for gRPC the code in a trailers-only
 /// response.
 pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<ResponseBody> {
-    let mut headers = HeaderMap::new();
-    let text = refusal
-        .status
-        .canonical_reason()
-        .unwrap_or("refused by the gateway");
     if grpc {
+        let mut headers = grpc_status(refusal);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(refusal.grpc_code()));
-        headers.insert("grpc-message", HeaderValue::from_static(text));
         return own(StatusCode::OK, headers, Bytes::new());
     }
+    let mut headers = HeaderMap::new();
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(CONTENT_TYPE, plain);
-    own(refusal.status, headers, Bytes::from(format!("{text}\n")))
+    let text = format!("{}\n", short_text(refusal));
+    own(refusal.status, headers, Bytes::from(text))
+}
+
+/// What ends a gRPC call that is refused.
+fn grpc_status(refusal: &Refusal) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("grpc-status", HeaderValue::from(refusal.grpc_code()));
+    headers.insert(
+        "grpc-message",
+        HeaderValue::from_static(short_text(refusal)),
+    );
+    headers
+}
+
+fn short_text(refusal: &Refusal) -> &'static str {
+    let text = refusal.status.canonical_reason();
+    text.unwrap_or("refused by the gateway")
 }
 
 /// An answer of the gateway's own.

@@ -23,6 +23,7 @@ mod revocation;
 mod scale;
 mod scene;
 mod services;
+mod talk;
 mod transfer;
 mod trust;
 
@@ -134,6 +135,7 @@ const GROUPS: &[&[Case]] = &[
     protocol::CASES,
     gateway::CASES,
     hostile::CASES,
+    talk::CASES,
     control_plane::CASES,
     names::CASES,
     on_demand::CASES,

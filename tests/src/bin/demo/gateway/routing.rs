@@ -102,7 +102,7 @@ pub(super) fn other_protocols(edge: &Edge<'_>) -> Result<String> {
     );
     let websocket = edge.talk(&["websocket-call", &format!("http://{to}"), "talk.example"])?;
     ensure!(
-        websocket.starts_with("3 messages, the last: you said three"),
+        websocket.starts_with("3 messages, the last: three"),
         "{websocket}"
     );
     Ok(format!("gRPC: {grpc}; WebSocket: {websocket}"))
