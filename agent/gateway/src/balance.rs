@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use agent_model::Locality;
 
+pub(crate) use hash::hashed;
 pub use load::{Load, Outcome};
 use tier::Tier;
 

@@ -11,7 +11,7 @@ pub enum Kind {
     Connections,
     /// Requests that wait for a connection.
     Pending,
-    /// Requests that were sent and have not ended.
+    /// Requests that have not ended, those that wait included.
     Requests,
 }
 
@@ -78,6 +78,14 @@ impl Circuit {
         })
     }
 
+    /// As [`take`](Self::take), but what is not to be had now is not counted as refused.
+    pub(crate) fn take_now(self: &Arc<Self>, kind: Kind) -> Option<Permit> {
+        self.counter(kind).try_take().then(|| Permit {
+            circuit: Arc::clone(self),
+            kind,
+        })
+    }
+
     /// Changes the limits. What is in use stays, even where it is more than the new limit.
     pub fn set_limits(&self, limits: Limits) {
         let set = |counter: &Counter, limit| counter.limit.store(limit, Ordering::Relaxed);
@@ -115,14 +123,19 @@ impl Counter {
     }
 
     fn take(&self) -> bool {
+        let is_taken = self.try_take();
+        if !is_taken {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    fn try_take(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         let more = |held: u32| (held < limit).then_some(held + 1);
         let taken = self
             .held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        if taken.is_err() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-        }
         taken.is_ok()
     }
 }

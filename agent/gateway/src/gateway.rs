@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use agent_model::Locality;
 use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
 use agent_state::Reader;
@@ -16,10 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::keeper::Keeper;
 use crate::listener;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
+use crate::tuning::Tuning;
+use crate::upstream::{BackendView, Groups};
 use crate::worker::{Limits, Worker};
 
 /// Errors of the gateway as a whole; those of one request are [`Refusal`](crate::Refusal)s.
@@ -34,6 +38,9 @@ pub enum GatewayError {
         #[source]
         source: io::Error,
     },
+    /// The thread that judges endpoints could not be started.
+    #[error("cannot start the keeper of endpoints")]
+    StartKeeper(#[source] io::Error),
     /// A port could not be listened on. The other ports are served.
     #[error("cannot listen on port {port}")]
     Listen {
@@ -56,6 +63,8 @@ pub struct Config {
     pub connections_per_worker: usize,
     /// Copies of requests (mirrors) that one worker has under way; more are not made. Default 1024.
     pub mirrors_per_worker: usize,
+    /// Where the gateway is; `None`: where the mesh says that the workload of its address is.
+    pub locality: Option<Locality>,
 }
 
 impl Default for Config {
@@ -65,6 +74,7 @@ impl Default for Config {
             network: "".into(),
             connections_per_worker: 16384,
             mirrors_per_worker: 1024,
+            locality: None,
         }
     }
 }
@@ -73,7 +83,9 @@ impl Default for Config {
 pub struct Gateway {
     threads: Vec<Thread>,
     plan: Arc<ArcSwap<Plan>>,
+    groups: Arc<Groups>,
     ports: Mutex<BTreeSet<u16>>,
+    _keeper: Keeper,
 }
 
 struct Thread {
@@ -113,17 +125,31 @@ impl Gateway {
         records: &Arc<dyn Records>,
     ) -> Result<Self, GatewayError> {
         let plan = Arc::new(ArcSwap::default());
+        let groups = Groups::new(Arc::clone(&config.network), config.locality.clone());
         let threads = (0..config.workers.max(1)).map(|index| {
-            let (plan, state, records) = (Arc::clone(&plan), state.clone(), Arc::clone(records));
-            let mesh = mesh.cloned();
-            start_thread(index, config.clone(), plan, state, mesh, records)
+            let shared = (Arc::clone(&plan), Arc::clone(&groups), Arc::clone(records));
+            start_thread(index, config.clone(), shared, state.clone(), mesh.cloned())
                 .map_err(|source| GatewayError::Start { index, source })
         });
         Ok(Self {
             threads: threads.collect::<Result<_, _>>()?,
+            _keeper: Keeper::start(Arc::clone(&groups), state.clone())
+                .map_err(GatewayError::StartKeeper)?,
             plan,
+            groups,
             ports: Mutex::default(),
         })
+    }
+
+    /// Treats endpoints by other settings from now on. Those that did not change keep their
+    /// connections and what is known of them.
+    pub fn tune(&self, tuning: Tuning) {
+        self.groups.configure(tuning, Instant::now());
+    }
+
+    /// What is known of the backends that were talked to, in order of service and port.
+    pub fn backends(&self) -> Vec<BackendView> {
+        self.groups.view(Instant::now())
     }
 
     /// Serves `plan` from now on. Requests that are under way end as they began; ports and
@@ -168,6 +194,12 @@ impl Gateway {
     /// What is served now.
     pub fn plan(&self) -> Arc<Plan> {
         self.plan.load_full()
+    }
+
+    /// Judges endpoints as if it were that late.
+    #[cfg(test)]
+    pub(crate) fn judge(&self, now: Instant) {
+        self.groups.judge(now);
     }
 
     /// Stops accepting, lets requests finish until `deadline` and ends the rest. True when all
@@ -243,10 +275,9 @@ pub fn bind(ip: IpAddr, port: u16) -> io::Result<StdListener> {
 fn start_thread(
     index: usize,
     config: Config,
-    plan: Arc<ArcSwap<Plan>>,
+    (plan, groups, records): (Arc<ArcSwap<Plan>>, Arc<Groups>, Arc<dyn Records>),
     state: Reader,
     mesh: Option<Mesh>,
-    records: Arc<dyn Records>,
 ) -> io::Result<Thread> {
     let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -261,7 +292,8 @@ fn start_thread(
                     connections: config.connections_per_worker,
                     mirrors: config.mirrors_per_worker,
                 };
-                let worker = Worker::new(plan, state, config.network, mesh, records, limits);
+                let worker =
+                    Worker::new(plan, state, (config.network, groups), mesh, records, limits);
                 Ports::new(worker).run(receiver).await;
             });
         })?;

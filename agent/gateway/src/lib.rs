@@ -10,9 +10,11 @@
 //! those that fail, [`circuit`] bounds what a backend has at a time, [`retry`] says what is sent
 //! again.
 //!
-//! [`Gateway`] serves it. Thread per core: a worker accepts, owns its connections to clients and
-//! to backends, and shares nothing but the read side of plan and mesh with the others. A request
-//! stays in the task of its client's connection from its first byte to its last: the backend's
+//! [`Gateway`] serves it. Thread per core: a worker accepts and owns its connections to clients and
+//! to backends. What workers share are the read sides of plan and mesh, and what is known of each
+//! backend: latencies, failures and limits are counted in atomics, so that a limit holds for the
+//! process and an endpoint that failed one worker is out for all. [`tuning`] says how backends are
+//! treated. A request stays in the task of its client's connection from its first byte to its last: the backend's
 //! connection is polled by the task that waits for it.
 
 pub mod balance;
@@ -21,6 +23,7 @@ pub mod circuit;
 pub mod filter;
 pub mod framing;
 mod gateway;
+mod keeper;
 mod leg;
 mod listener;
 mod local;
@@ -38,6 +41,7 @@ pub mod route;
 mod tests;
 mod told;
 pub mod traffic;
+pub mod tuning;
 mod upstream;
 mod worker;
 
@@ -46,3 +50,4 @@ pub use mesh::Mesh;
 pub use record::{Record, Records};
 pub use refusal::Refusal;
 pub use told::{Follower, Told};
+pub use upstream::{BackendView, CircuitView, EndpointView};

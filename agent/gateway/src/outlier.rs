@@ -114,6 +114,16 @@ pub enum Cause {
     SuccessRate,
 }
 
+impl Cause {
+    /// For logs and status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive-failures",
+            Self::SuccessRate => "success-rate",
+        }
+    }
+}
+
 /// The judge of one service.
 #[derive(Debug)]
 pub struct Outliers {
@@ -126,6 +136,7 @@ pub struct Outliers {
 struct Member {
     tally: Arc<Tally>,
     until: Option<Instant>,
+    cause: Cause,
     /// How long it is out next, in times [`Settings::ejection`], less one.
     times: u32,
 }
@@ -145,10 +156,13 @@ impl Outliers {
         let mut before = std::mem::take(&mut self.members);
         for (key, tally) in members {
             let known = before.remove(&key);
-            let (until, times) = known.map_or((None, 0), |known| (known.until, known.times));
+            let new = (None, Cause::Consecutive, 0);
+            let (until, cause, times) =
+                known.map_or(new, |known| (known.until, known.cause, known.times));
             let member = Member {
                 tally,
                 until,
+                cause,
                 times,
             };
             self.members.insert(key, member);
@@ -198,6 +212,18 @@ impl Outliers {
             .is_some_and(|member| member.until.is_some())
     }
 
+    /// Until when an endpoint is out, and why.
+    pub fn ejection(&self, key: u64) -> Option<(Instant, Cause)> {
+        let member = self.members.get(&key)?;
+        member.until.map(|until| (until, member.cause))
+    }
+
+    /// Judges by other settings from now on. Who is out stays out as long as was said.
+    pub fn judge_by(&mut self, settings: Settings, now: Instant) {
+        self.settings = settings;
+        self.next = self.next.min(now + settings.interval);
+    }
+
     /// Number of endpoints that are out.
     pub fn ejected(&self) -> usize {
         self.members
@@ -216,6 +242,7 @@ impl Outliers {
         let long = self.settings.ejection.saturating_mul(member.times);
         let until = now + long.min(self.settings.ejection_most);
         member.until = Some(until);
+        member.cause = cause;
         let ejected = Some((until, cause));
         Some(Change { key, ejected })
     }

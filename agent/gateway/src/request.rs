@@ -25,9 +25,8 @@ use crate::plan::{Backend, Destination, Rule};
 use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
-use crate::upstream::{Answer, Upgraded};
+use crate::upstream::{Answer, Call, Upgraded};
 use crate::worker::Worker;
-use attempt::Aim;
 use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
 use mirror::mirror;
@@ -163,13 +162,16 @@ async fn forward(
         .filter(|_| protocol == BackendProtocol::Http);
     address(&mut parts, protocol, upgrade.as_ref())?;
     let request = Request::from_parts(parts, body);
-    let target = Aim {
+    let call = Call {
         service,
         port,
         protocol,
+        client: Some(client.client.ip()),
+        session: None,
+        deadline: None,
     };
-    let (answer, deadline) = attempt::send(worker, rule, target, request).await?;
-    record.endpoint = Some(answer.endpoint.address());
+    let (answer, deadline) = attempt::send(worker, rule, call, request).await?;
+    record.endpoint = Some(answer.lease.endpoint().address());
     let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
     respond(client, rule, backend, answer, timer, upgrade.as_ref()).await
 }
@@ -183,9 +185,7 @@ async fn respond(
     timer: Option<Pin<Box<Sleep>>>,
     upgrade: Option<&HeaderValue>,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let Answer {
-        response, lease, ..
-    } = answer;
+    let Answer { response, lease } = answer;
     let (mut head, body) = response.into_parts();
     let switched = head.headers.get(UPGRADE).cloned();
     change_response(rule, backend, &mut head.headers)?;

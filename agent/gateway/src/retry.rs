@@ -11,6 +11,8 @@ mod tests;
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName};
+
 pub use budget::{Budget, InFlight, Retrying};
 
 /// When a rule retries.
@@ -135,6 +137,28 @@ impl Policy {
         delay.mul_f64(1.0 + 0.5 * random.clamp(0.0, 1.0))
     }
 }
+
+/// The HTTP status that a gRPC answer without a body stands for, by the `grpc-status` in its head;
+/// `None` of every other answer.
+pub(crate) fn grpc_as_http(headers: &HeaderMap) -> Option<u16> {
+    let code = headers.get(&GRPC_STATUS)?.to_str().ok()?;
+    Some(match code.parse::<u8>().ok()? {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    })
+}
+
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Methods that may be done twice (RFC 9110, 9.2.2).
 fn is_idempotent(method: &str) -> bool {

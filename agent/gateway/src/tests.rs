@@ -4,6 +4,7 @@ mod authority;
 mod backend;
 mod bed;
 mod change;
+mod endpoints;
 mod hard;
 mod refuse;
 mod retry;

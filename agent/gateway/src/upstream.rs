@@ -1,14 +1,21 @@
-//! Connections to backends: one worker's, shared by nobody.
+//! Backends: what all workers know of their endpoints, and each worker's own connections to them.
 
-mod choose;
 mod cluster;
 mod connect;
+mod endpoint;
+mod group;
+mod groups;
 mod h1;
 mod h2;
+mod line;
+mod list;
 mod patient;
+mod trial;
+mod view;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +30,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
-use crate::leg::Leg;
 use crate::plan::{Inside, Plan};
 use crate::refusal::Refusal;
+use crate::retry::Failure;
 use cluster::Cluster;
+use trial::Trial;
 
-pub(crate) use choose::Endpoint;
 pub(crate) use connect::Dialer;
+pub(crate) use group::Group;
+pub(crate) use groups::Groups;
 pub(crate) use h1::{Leased, Upgraded};
+pub(crate) use line::Line;
+pub use view::{BackendView, CircuitView, EndpointView};
 
 /// How long a TCP connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +52,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The backends that one worker has talked to.
 pub(crate) struct Upstreams {
-    network: Arc<str>,
+    groups: Arc<Groups>,
     dialer: Dialer,
     plan: Arc<ArcSwap<Plan>>,
     state: Reader,
@@ -53,25 +64,37 @@ pub(crate) struct Upstreams {
 /// The clusters of a service by port; a few at most.
 type Ports = Vec<(u16, Rc<Cluster>)>;
 
+/// Where a request goes, and what of it matters for the choice.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) service: &'a NamespacedHostname,
+    pub(crate) port: u16,
+    pub(crate) protocol: BackendProtocol,
+    /// Who asks, where that is known.
+    pub(crate) client: Option<IpAddr>,
+    /// Key of the endpoint that the client's session is with.
+    pub(crate) session: Option<u64>,
+    /// When an answer is too late; the caller gives up then.
+    pub(crate) deadline: Option<Instant>,
+}
+
 /// A backend's answer.
 pub(crate) struct Answer {
     /// Head and body.
     pub(crate) response: http::Response<Incoming>,
     /// The connection it comes over.
     pub(crate) lease: Leased,
-    /// Who answers.
-    pub(crate) endpoint: Rc<Endpoint>,
 }
 
 impl Upstreams {
     pub(crate) fn new(
         plan: Arc<ArcSwap<Plan>>,
         state: Reader,
-        network: Arc<str>,
+        groups: Arc<Groups>,
         dialer: Dialer,
     ) -> Self {
         Self {
-            network,
+            groups,
             dialer,
             plan,
             changes: RefCell::new(state.changed()),
@@ -82,66 +105,86 @@ impl Upstreams {
     }
 
     /// Sends a request to an endpoint of a service and waits for the head of its answer. Endpoints
-    /// that cannot be reached are passed over: nothing was sent to them.
+    /// that cannot be reached are passed over: nothing was sent to them. Those that failed are
+    /// added to `tried`.
     pub(crate) async fn send(
         &self,
-        service: &NamespacedHostname,
-        port: u16,
-        protocol: BackendProtocol,
+        call: &Call<'_>,
+        tried: &mut Vec<u64>,
         request: Request<RequestBody>,
-    ) -> Result<Answer, Refusal> {
-        let cluster = self.cluster(service, port);
-        let mut tried = Vec::new();
+    ) -> Result<Answer, Failed> {
+        let cluster = self.cluster(call.service, call.port);
         let mut request = request;
+        let mut passed_over = 0;
         loop {
-            let endpoint = cluster.choose(&tried, rand::random())?;
-            let sent = match protocol {
-                BackendProtocol::Http => h1::send(&self.dialer, &endpoint, request).await,
-                BackendProtocol::H2c => h2::send(&self.dialer, &endpoint, request).await,
+            let now = std::time::Instant::now();
+            let headers = Some(request.headers());
+            let endpoint = cluster.choose(call, headers, tried, now)?;
+            let (id, address) = (endpoint.vital().id, endpoint.address());
+            let permit = cluster.group().admit()?;
+            let trial = Trial::begin(endpoint, permit, call.deadline, now);
+            let sent = match call.protocol {
+                BackendProtocol::Http => h1::send(&self.dialer, trial, request).await,
+                BackendProtocol::H2c => h2::send(&self.dialer, trial, request).await,
             };
-            match sent {
-                Ok((response, lease)) => {
-                    return Ok(Answer {
-                        response,
-                        lease,
-                        endpoint,
-                    });
-                }
-                Err(Failed {
+            let failed = match sent {
+                Ok((response, lease)) => return Ok(Answer { response, lease }),
+                Err(failed) => failed,
+            };
+            if !tried.contains(&id) {
+                tried.push(id);
+            }
+            passed_over += 1;
+            match failed {
+                Failed {
                     refusal,
                     unsent: Some(unsent),
-                }) if tried.len() + 1 < MAX_ENDPOINTS_TRIED && cluster.len() > tried.len() + 1 => {
-                    tracing::debug!(endpoint = %endpoint.address(), detail = refusal.detail,
+                    ..
+                } if refusal.reason != Reason::CircuitOpen
+                    && passed_over < MAX_ENDPOINTS_TRIED
+                    && tried.len() < cluster.len() =>
+                {
+                    tracing::debug!(endpoint = %address, detail = refusal.detail,
                         "endpoint passed over");
-                    tried.push(endpoint.address());
                     request = *unsent;
                 }
-                Err(failed) => return Err(failed.refusal),
+                failed => return Err(failed),
             }
         }
     }
 
     /// Connects to an endpoint of a service, for bytes that nobody looks into.
-    pub(crate) async fn connect(
-        &self,
-        service: &NamespacedHostname,
-        port: u16,
-    ) -> Result<Leg, Refusal> {
-        let cluster = self.cluster(service, port);
+    pub(crate) async fn connect(&self, call: &Call<'_>) -> Result<Line, Refusal> {
+        let cluster = self.cluster(call.service, call.port);
         let mut tried = Vec::new();
         loop {
-            let endpoint = cluster.choose(&tried, rand::random())?;
-            let address = endpoint.address();
-            match self.dialer.dial(&endpoint, Inside::Bytes).await {
-                Ok(leg) => return Ok(leg.into_inner()),
+            let now = std::time::Instant::now();
+            let endpoint = cluster.choose(call, None, &tried, now)?;
+            let permit = cluster.group().admit()?;
+            let mut trial = Trial::begin(Rc::clone(&endpoint), permit, None, now);
+            match self.dialer.line(&endpoint, Inside::Bytes).await {
+                Ok(line) => {
+                    trial.connected();
+                    return Ok(line.of(trial));
+                }
                 Err(refusal) => {
-                    tried.push(address);
-                    if tried.len() >= MAX_ENDPOINTS_TRIED.min(cluster.len()) {
+                    if fault(refusal.reason) {
+                        trial.failed();
+                    }
+                    tried.push(endpoint.vital().id);
+                    if tried.len() >= MAX_ENDPOINTS_TRIED.min(cluster.len())
+                        || refusal.reason == Reason::CircuitOpen
+                    {
                         return Err(refusal);
                     }
                 }
             }
         }
+    }
+
+    /// The group of a port of a service.
+    pub(crate) fn group(&self, service: &NamespacedHostname, port: u16) -> Arc<Group> {
+        Arc::clone(self.cluster(service, port).group())
     }
 
     /// The newest snapshot of the mesh.
@@ -161,6 +204,18 @@ impl Upstreams {
         }
     }
 
+    /// Closes connections that nobody uses where somebody waits for one.
+    pub(crate) fn reclaim(&self) {
+        for (_, cluster) in self.clusters.borrow().values().flatten() {
+            cluster.reclaim();
+        }
+    }
+
+    /// Changes when [`Self::reclaim`] has to be called.
+    pub(crate) fn reclaimed(&self) -> watch::Receiver<u64> {
+        self.groups.reclaimed()
+    }
+
     fn refresh(&self) {
         if self.changes.borrow().has_changed().unwrap_or(false) {
             self.changes.borrow_mut().mark_unchanged();
@@ -176,15 +231,18 @@ impl Upstreams {
             && let Some((_, cluster)) = ports.iter().find(|(candidate, _)| *candidate == port)
         {
             cluster.follow(&plan);
-            cluster.update(&snapshot, &self.network);
+            cluster.update(&snapshot, self.groups.place());
             return Rc::clone(cluster);
         }
-        let cluster = Rc::new(Cluster::new(service.clone(), port));
+        let cluster = Rc::new(Cluster::new(self.groups.group(service, port)));
         cluster.follow(&plan);
-        cluster.update(&snapshot, &self.network);
-        let mut clusters = self.clusters.borrow_mut();
-        let ports = clusters.entry(service.clone()).or_default();
-        ports.push((port, Rc::clone(&cluster)));
+        cluster.update(&snapshot, self.groups.place());
+        // Of ports that there are not, clients can name any number.
+        if cluster.len() > 0 {
+            let mut clusters = self.clusters.borrow_mut();
+            let ports = clusters.entry(service.clone()).or_default();
+            ports.push((port, Rc::clone(&cluster)));
+        }
         cluster
     }
 }
@@ -194,11 +252,14 @@ pub(crate) struct Failed {
     pub(crate) refusal: Refusal,
     /// The request, when nothing of it was sent.
     pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    /// What failed, where another attempt may do better.
+    pub(crate) failure: Option<Failure>,
 }
 
 impl Failed {
     fn unsent(refusal: Refusal, request: Request<RequestBody>) -> Self {
         Self {
+            failure: fault(refusal.reason).then_some(Failure::NotConnected),
             refusal,
             unsent: Some(Box::new(request)),
         }
@@ -209,8 +270,46 @@ impl Failed {
         Self {
             refusal: Refusal::new(Reason::ConnectionReset, detail),
             unsent: None,
+            failure: Some(Failure::Broken),
         }
     }
+
+    /// It is the endpoint's fault, as far as it is anybody's there.
+    fn at(self, mut trial: Trial) -> Self {
+        if self.failure.is_some() {
+            trial.failed();
+        }
+        self
+    }
+}
+
+impl From<Refusal> for Failed {
+    /// Nobody was asked.
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            unsent: None,
+            failure: None,
+        }
+    }
+}
+
+/// True for what another endpoint may do better.
+fn fault(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::ConnectFailed
+            | Reason::ConnectionReset
+            | Reason::TlsFailed
+            | Reason::PeerIdentityMismatch
+            | Reason::PeerRevoked
+            | Reason::PeerDenied
+            | Reason::PeerRejected
+            | Reason::H2Failed
+            | Reason::TunnelLost
+    )
 }
 
 /// The error with what caused it.

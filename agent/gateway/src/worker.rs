@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
-use crate::upstream::{Dialer, Upstreams};
+use crate::upstream::{Dialer, Groups, Upstreams};
 
 /// How often connections that wait are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -51,18 +51,13 @@ impl Worker {
     pub(crate) fn new(
         plan: Arc<ArcSwap<Plan>>,
         state: Reader,
-        network: Arc<str>,
+        (network, groups): (Arc<str>, Arc<Groups>),
         mesh: Option<Mesh>,
         records: Arc<dyn Records>,
         limits: Limits,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
-            upstreams: Upstreams::new(
-                Arc::clone(&plan),
-                state,
-                Arc::clone(&network),
-                Dialer::new(mesh.clone()),
-            ),
+            upstreams: Upstreams::new(Arc::clone(&plan), state, groups, Dialer::new(mesh.clone())),
             plan,
             records,
             mesh,
@@ -73,13 +68,20 @@ impl Worker {
             mirrors: Cell::new(0),
         });
         let swept = Rc::downgrade(&worker);
+        let mut reclaimed = worker.upstreams.reclaimed();
         spawn_local(async move {
             loop {
-                sleep(SWEEP).await;
+                let is_wanted = tokio::select! {
+                    () = sleep(SWEEP) => false,
+                    Ok(()) = reclaimed.changed() => true,
+                };
                 let Some(worker) = swept.upgrade() else {
                     return;
                 };
-                worker.upstreams.sweep(Instant::now());
+                match is_wanted {
+                    true => worker.upstreams.reclaim(),
+                    false => worker.upstreams.sweep(Instant::now()),
+                }
             }
         });
         worker

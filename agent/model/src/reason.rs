@@ -73,6 +73,8 @@ pub enum Reason {
     BackendInvalid,
     /// The backend did not answer within the route's time limit (HTTP 504).
     RequestTimeout,
+    /// The service has as many connections or requests as its policy allows (HTTP 503).
+    CircuitOpen,
     /// The destination refused the TCP connection.
     ConnectRefused,
     /// The destination did not answer the TCP connection in time; a NetworkPolicy may block it.
@@ -129,6 +131,7 @@ impl Reason {
         Self::Misdirected,
         Self::BackendInvalid,
         Self::RequestTimeout,
+        Self::CircuitOpen,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
@@ -170,6 +173,7 @@ impl Reason {
             Self::Misdirected => "misdirected",
             Self::BackendInvalid => "backend-invalid",
             Self::RequestTimeout => "request-timeout",
+            Self::CircuitOpen => "circuit-open",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectTimeout => "connect-timeout",
             Self::ConnectFailed => "connect-failed",
@@ -217,6 +221,7 @@ impl Reason {
             | Self::NoRoute
             | Self::BackendInvalid
             | Self::RequestTimeout
+            | Self::CircuitOpen
             | Self::ConnectRefused
             | Self::ConnectTimeout => Fault::App,
             Self::ConnectFailed

@@ -147,6 +147,14 @@ pub(super) fn mixed(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// A hash that is the same in every process (FNV-1a, its bits spread).
+pub(crate) fn hashed(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+    mixed(bytes.iter().fold(BASIS, fold))
+}
+
 /// A number below `limit`, of one that is uniform over all of `u64`.
 pub(super) fn scaled(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64

@@ -57,10 +57,20 @@ impl Load {
             .in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         match outcome {
-            Outcome::Answered(latency) => self.note(latency, now),
-            Outcome::Failed(latency) => self.note(latency.max(FAILURE), now),
+            Outcome::Answered(latency) => self.answered(latency, now),
+            Outcome::Failed(latency) => self.failed(latency, now),
             Outcome::Abandoned => {}
         }
+    }
+
+    /// Notes the latency of a request that goes on: its head is here, its body is not.
+    pub fn answered(&self, latency: Duration, now: Instant) {
+        self.note(latency, now);
+    }
+
+    /// Notes a failure of a request that has not been [`end`](Self::end)ed yet.
+    pub fn failed(&self, latency: Duration, now: Instant) {
+        self.note(latency.max(FAILURE), now);
     }
 
     /// Requests in flight.

@@ -9,7 +9,7 @@ use agent_hbone::TunnelIo;
 use agent_hbone::headers::Authority;
 use agent_hbone::server::{self, IncomingRequest};
 use agent_identity::server_config;
-use agent_model::gateway::Scheme;
+use agent_model::gateway::{BackendProtocol, Scheme};
 use agent_model::{Identity, NamespacedHostname, Reason};
 use agent_net::drain::Watcher;
 use agent_net::socket::canonical;
@@ -26,6 +26,7 @@ use crate::mesh::Mesh;
 use crate::plan::Rule;
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
+use crate::upstream::Call;
 use crate::worker::Worker;
 
 /// Serves a tunnel: who the peer is, then each of its streams in a task.
@@ -217,7 +218,15 @@ async fn pass_through(
     service: &NamespacedHostname,
     port: u16,
 ) {
-    match worker.upstreams.connect(service, port).await {
+    let call = Call {
+        service,
+        port,
+        protocol: BackendProtocol::default(),
+        client: Some(tunnel.client.ip()),
+        session: None,
+        deadline: None,
+    };
+    match worker.upstreams.connect(&call).await {
         Ok(backend) => {
             if let Ok(stream) = incoming.accept(None) {
                 copy(TunnelIo::new(stream), backend).await;

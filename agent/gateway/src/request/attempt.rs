@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use agent_model::gateway::{BackendProtocol, Timeouts};
-use agent_model::{NamespacedHostname, Reason};
+use agent_model::Reason;
+use agent_model::gateway::Timeouts;
 use http::Request;
 use hyper::body::Body;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -11,17 +11,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::body::RequestBody;
 use crate::plan::Rule;
 use crate::refusal::Refusal;
-use crate::retry::{self, Decision, Failure};
-use crate::upstream::Answer;
+use crate::retry::{self, Decision, Failure, Policy, grpc_as_http};
+use crate::upstream::{Answer, Call, Failed};
 use crate::worker::Worker;
-
-/// Where a request goes.
-#[derive(Clone, Copy)]
-pub(super) struct Aim<'a> {
-    pub(super) service: &'a NamespacedHostname,
-    pub(super) port: u16,
-    pub(super) protocol: BackendProtocol,
-}
 
 /// An answer's head, and when its body has to be over.
 type Timely = (Answer, Option<Instant>);
@@ -31,20 +23,37 @@ type Timely = (Answer, Option<Instant>);
 pub(super) async fn send(
     worker: &Worker,
     rule: &Rule,
-    aim: Aim<'_>,
+    call: Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<Timely, Refusal> {
     let limits = Limits::begin(rule.timeouts);
     let policy = rule.retry.as_ref();
-    let Some(policy) = policy.filter(|_| request.body().is_end_stream()) else {
-        return attempt(worker, aim, request, limits.next()).await;
-    };
+    let mut tried = Vec::new();
+    match policy.filter(|_| request.body().is_end_stream()) {
+        Some(policy) => again(worker, policy, &limits, call, request).await,
+        None => attempt(worker, call, &mut tried, request, limits.next()).await,
+    }
+    .map_err(|failed| failed.refusal)
+}
+
+async fn again(
+    worker: &Worker,
+    policy: &Policy,
+    limits: &Limits,
+    call: Call<'_>,
+    request: Request<RequestBody>,
+) -> Result<Timely, Failed> {
+    let group = worker.upstreams.group(call.service, call.port);
+    let _in_flight = group.budget().begin();
     let (parts, _) = request.into_parts();
+    let mut tried = Vec::new();
     let mut attempts = 0;
+    let mut retrying = None;
     loop {
         attempts += 1;
         let request = Request::from_parts(parts.clone(), RequestBody::Empty);
-        let outcome = attempt(worker, aim, request, limits.next()).await;
+        let outcome = attempt(worker, call, &mut tried, request, limits.next()).await;
+        drop(retrying.take());
         let Some(failure) = failure(&outcome) else {
             return outcome;
         };
@@ -55,35 +64,45 @@ pub(super) async fn send(
             attempts,
             time_left: limits.left(),
         };
-        match policy.decide(described, failure, rand::random()) {
-            Decision::Stop(_) => return outcome,
-            Decision::Again(delay) => {
-                // The answer's connection is closed: what is left of it is nobody's.
-                drop(outcome);
-                sleep(delay).await;
-            }
+        let Decision::Again(delay) = policy.decide(described, failure, rand::random()) else {
+            return outcome;
+        };
+        retrying = group.retry();
+        if retrying.is_none() {
+            return outcome;
         }
+        if let Ok((answer, _)) = &outcome {
+            tried.push(answer.lease.endpoint().id());
+        }
+        // The answer's connection is closed: what is left of it is nobody's.
+        drop(outcome);
+        sleep(delay).await;
     }
 }
 
 async fn attempt(
     worker: &Worker,
-    aim: Aim<'_>,
+    call: Call<'_>,
+    tried: &mut Vec<u64>,
     request: Request<RequestBody>,
     deadline: Option<(Instant, Duration)>,
-) -> Result<Timely, Refusal> {
-    let Aim {
-        service,
-        port,
-        protocol,
-    } = aim;
-    let sent = worker.upstreams.send(service, port, protocol, request);
+) -> Result<Timely, Failed> {
     let Some((deadline, limit)) = deadline else {
-        return Ok((sent.await?, None));
+        return Ok((worker.upstreams.send(&call, tried, request).await?, None));
     };
+    let call = Call {
+        deadline: Some(deadline),
+        ..call
+    };
+    let sent = worker.upstreams.send(&call, tried, request);
     let answer = timeout_at(deadline, sent).await.map_err(|_| {
+        let Call { service, port, .. } = call;
         let detail = format!("no answer from {service}:{port} within {limit:?}");
-        Refusal::new(Reason::RequestTimeout, detail)
+        Failed {
+            refusal: Refusal::new(Reason::RequestTimeout, detail),
+            unsent: None,
+            failure: Some(Failure::Timeout),
+        }
     })??;
     Ok((answer, Some(deadline)))
 }
@@ -118,19 +137,15 @@ impl Limits {
 }
 
 /// How an attempt failed; `None` for what another attempt would not change.
-fn failure(outcome: &Result<Timely, Refusal>) -> Option<Failure> {
+fn failure(outcome: &Result<Timely, Failed>) -> Option<Failure> {
     match outcome {
-        Ok((answer, _)) => Some(Failure::Status(answer.response.status().as_u16())),
-        Err(refusal) => match refusal.reason {
-            Reason::RequestTimeout => Some(Failure::Timeout),
-            Reason::ConnectionReset => Some(Failure::Broken),
-            Reason::ConnectRefused
-            | Reason::ConnectTimeout
-            | Reason::ConnectFailed
-            | Reason::TlsFailed
-            | Reason::H2Failed
-            | Reason::TunnelLost => Some(Failure::NotConnected),
-            _ => None,
-        },
+        Ok((answer, _)) => {
+            let response = &answer.response;
+            let status = grpc_as_http(response.headers());
+            Some(Failure::Status(
+                status.unwrap_or(response.status().as_u16()),
+            ))
+        }
+        Err(failed) => failed.failure,
     }
 }

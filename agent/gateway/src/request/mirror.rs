@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::gateway::BackendProtocol;
 use agent_net::tasks::spawn_local;
 use http::Request;
 use http::request::Parts;
@@ -15,6 +14,7 @@ use super::address;
 use crate::body::RequestBody;
 use crate::plan::{Destination, MirrorTo, Rule};
 use crate::response::ResponseBody;
+use crate::upstream::{Call, Failed};
 use crate::worker::{Slot, Worker};
 
 /// How long a copy may take in all.
@@ -67,19 +67,22 @@ async fn send(worker: &Worker, mirror: &MirrorTo, mut parts: Parts, body: Reques
         return;
     }
     let request = Request::from_parts(parts, body);
-    let protocol: BackendProtocol = *protocol;
-    match worker
-        .upstreams
-        .send(service, *port, protocol, request)
-        .await
-    {
+    let call = Call {
+        service,
+        port: *port,
+        protocol: *protocol,
+        client: None,
+        session: None,
+        deadline: None,
+    };
+    match worker.upstreams.send(&call, &mut Vec::new(), request).await {
         Ok(answer) => {
             // Read and forgotten, so that the connection can be used again.
             let body = answer.response.into_body();
             let mut body = ResponseBody::backend(body, answer.lease, None);
             while let Some(Ok(_)) = next(&mut body).await {}
         }
-        Err(refusal) => {
+        Err(Failed { refusal, .. }) => {
             tracing::debug!(%service, detail = refusal.detail, "a mirrored request failed");
         }
     }

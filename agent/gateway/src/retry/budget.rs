@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// in flight are retries.
 #[derive(Debug)]
 pub struct Budget {
-    percent: u32,
-    least: u32,
+    percent: AtomicU32,
+    least: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
 }
@@ -25,11 +25,17 @@ impl Budget {
     /// With so many percent of the requests, but always so many retries at a time.
     pub fn new(percent: u32, least: u32) -> Self {
         Self {
-            percent,
-            least,
+            percent: AtomicU32::new(percent),
+            least: AtomicU32::new(least),
             requests: AtomicU32::new(0),
             retries: AtomicU32::new(0),
         }
+    }
+
+    /// Changes the bounds. What is in flight stays.
+    pub fn set(&self, percent: u32, least: u32) {
+        self.percent.store(percent, Ordering::Relaxed);
+        self.least.store(least, Ordering::Relaxed);
     }
 
     /// A request begins; it is counted until this is dropped.
@@ -41,8 +47,8 @@ impl Budget {
     /// A retry may begin; it is counted until this is dropped. `None` when there is no room.
     pub fn retry(self: &Arc<Self>) -> Option<Retrying> {
         let requests = u64::from(self.requests.load(Ordering::Relaxed));
-        let part = requests * u64::from(self.percent) / 100;
-        let most = part.max(u64::from(self.least));
+        let part = requests * u64::from(self.percent.load(Ordering::Relaxed)) / 100;
+        let most = part.max(u64::from(self.least.load(Ordering::Relaxed)));
         let more = |retries: u32| (u64::from(retries) < most).then_some(retries + 1);
         let taken = self
             .retries

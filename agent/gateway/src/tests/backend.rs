@@ -92,7 +92,7 @@ impl Backend {
 
 type Answered = Result<Response<BoxBody<Bytes, hyper::Error>>, Infallible>;
 
-/// `/delay/MS` waits, `/status/CODE` answers that, `/fail-first/N` answers 503 so
+/// One whose name begins with `bad` answers 503. `/delay/MS` waits, `/status/CODE` answers that, `/fail-first/N` answers 503 so
 /// often, `/close` closes the connection, `/trailers` has
 /// trailers, `/ws` changes to WebSocket and echoes, everything else echoes the body as it comes.
 async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming>) -> Answered {
@@ -146,6 +146,9 @@ async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming
         if times <= argument.parse::<usize>().unwrap() {
             response = response.status(StatusCode::SERVICE_UNAVAILABLE);
         }
+    }
+    if name.starts_with("bad") {
+        response = response.status(StatusCode::SERVICE_UNAVAILABLE);
     }
     if target.starts_with("/status/") {
         response = response.status(argument.parse::<u16>().unwrap());

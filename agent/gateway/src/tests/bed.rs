@@ -72,10 +72,14 @@ impl Bed {
 
     /// A gateway that listens nowhere yet.
     pub(super) fn idle(mesh: Option<&Mesh>) -> Self {
+        Self::with(&Config::default(), mesh)
+    }
+
+    pub(super) fn with(config: &Config, mesh: Option<&Mesh>) -> Self {
         let (writer, reader) = agent_state::channel();
         let book = Arc::new(Book::default());
         let records: Arc<dyn Records> = Arc::clone(&book) as _;
-        let gateway = Gateway::start(&Config::default(), &reader, mesh, &records).unwrap();
+        let gateway = Gateway::start(config, &reader, mesh, &records).unwrap();
         Self {
             gateway,
             address: free_port(),

@@ -1,101 +1,100 @@
-//! The endpoints of one port of a service, as the newest snapshot has them.
+//! One worker's side of a port of a service.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use agent_model::{NamespacedHostname, Reason};
-use agent_state::{Snapshot, resolve};
+use agent_model::Reason;
+use agent_state::Snapshot;
+use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::choose::{Endpoint, choose};
+use super::Call;
+use super::endpoint::Endpoint;
+use super::group::Group;
+use super::groups::Place;
+use super::list::List;
 use crate::plan::{Plan, Reached};
 use crate::refusal::Refusal;
+use crate::tuning::Features;
 
-/// The endpoints of one port of a service. Those that stay keep their connections.
+/// The endpoints with this worker's connections. Endpoints that stay keep theirs.
 pub(super) struct Cluster {
-    service: NamespacedHostname,
-    port: u16,
-    /// Of the snapshot that the endpoints are of.
+    group: Arc<Group>,
+    /// Of the snapshot that the group was shown last.
     version: Cell<Option<u64>>,
+    /// Number of the list below.
+    epoch: Cell<Option<u64>>,
+    list: RefCell<Arc<List>>,
+    /// In the order of the list.
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
-    /// Why there are none.
-    missing: Cell<Missing>,
     /// TLS to the endpoints, where they want it.
     tls: RefCell<Option<Reached>>,
 }
 
-#[derive(Clone, Copy)]
-enum Missing {
-    Service,
-    Port,
-    Endpoints,
-}
-
 impl Cluster {
-    pub(super) fn new(service: NamespacedHostname, port: u16) -> Self {
+    pub(super) fn new(group: Arc<Group>) -> Self {
+        let (list, _) = group.list();
         Self {
-            service,
-            port,
+            group,
             version: Cell::new(None),
+            epoch: Cell::new(None),
+            list: RefCell::new(list),
             endpoints: RefCell::default(),
-            missing: Cell::new(Missing::Service),
             tls: RefCell::default(),
         }
+    }
+
+    pub(super) fn group(&self) -> &Arc<Group> {
+        &self.group
     }
 
     /// Takes what a plan says of the endpoints. Where that is news, all of them are reached by new
     /// connections.
     pub(super) fn follow(&self, plan: &Plan) {
-        let tls = plan.origination(&self.service, self.port);
+        let tls = plan.origination(self.group.service(), self.group.port());
         if is_same(self.tls.borrow().as_ref(), tls) {
             return;
         }
         *self.tls.borrow_mut() = tls.cloned();
         self.endpoints.take();
-        self.version.set(None);
+        self.epoch.set(None);
     }
 
-    /// Takes the endpoints of a snapshot, unless it has them.
-    pub(super) fn update(&self, snapshot: &Snapshot, network: &str) {
-        if self.version.get() == Some(snapshot.version()) {
-            return;
+    /// Takes what is new in a snapshot, and what other workers have found.
+    pub(super) fn update(&self, snapshot: &Snapshot, place: &Place) {
+        if self.epoch.get() != Some(self.group.epoch()) {
+            // Settings may have changed, which the snapshot has to be looked at with.
+            self.version.set(None);
         }
-        self.version.set(Some(snapshot.version()));
-        let mut before: HashMap<SocketAddr, Rc<Endpoint>> = self
-            .endpoints
-            .take()
-            .into_iter()
-            .map(|endpoint| (endpoint.address(), endpoint))
+        if self.version.get() != Some(snapshot.version()) {
+            self.version.set(Some(snapshot.version()));
+            self.group.follow(snapshot, place);
+        }
+        if self.epoch.get() != Some(self.group.epoch()) {
+            self.take();
+        }
+    }
+
+    fn take(&self) {
+        let (list, epoch) = self.group.list();
+        let mut endpoints = self.endpoints.borrow_mut();
+        let mut before: std::collections::HashMap<u64, Rc<Endpoint>> = endpoints
+            .drain(..)
+            .map(|endpoint| (endpoint.vital().id, endpoint))
             .collect();
-        let Some(service) = snapshot.service(&self.service) else {
-            self.missing.set(Missing::Service);
-            return;
-        };
-        let has_port = service
-            .ports
-            .iter()
-            .any(|port| port.service_port == self.port);
-        self.missing.set(match has_port {
-            true => Missing::Endpoints,
-            false => Missing::Port,
-        });
-        let tls = self.tls.borrow().clone().and_then(Result::ok);
-        let now = resolve::endpoints(snapshot, service, self.port, network);
-        let now = now
-            .into_iter()
-            .map(|(workload, address)| match before.remove(&address) {
-                // Another workload, or one that came into the mesh or left it, gets connections
-                // of its own.
-                Some(endpoint) if endpoint.is_reached_as(&workload) => {
-                    endpoint.describe(&workload);
-                    endpoint
-                }
-                _ => Endpoint::new(address, workload, tls.clone()),
-            });
-        *self.endpoints.borrow_mut() = now.collect();
+        let tls = self.tls.borrow();
+        let tls = tls.as_ref().and_then(|tls| tls.as_ref().ok());
+        let now = list.members.iter();
+        endpoints.extend(now.map(|member| match before.remove(&member.vital.id) {
+            Some(endpoint) => {
+                endpoint.describe(&member.workload);
+                endpoint
+            }
+            None => Endpoint::new(member, &self.group, tls),
+        }));
+        *self.list.borrow_mut() = list;
+        self.epoch.set(Some(epoch));
     }
 
     /// How many endpoints there are.
@@ -103,18 +102,45 @@ impl Cluster {
         self.endpoints.borrow().len()
     }
 
-    /// The endpoint that takes a request.
+    /// The endpoint that takes a request: the one of its session, else by the algorithm; one of
+    /// those in `tried` only when there is no other.
     pub(super) fn choose(
         &self,
-        tried: &[SocketAddr],
-        random: u64,
+        call: &Call<'_>,
+        headers: Option<&HeaderMap>,
+        tried: &[u64],
+        now: std::time::Instant,
     ) -> Result<Rc<Endpoint>, Refusal> {
         if let Some(Err(why)) = &*self.tls.borrow() {
             return Err(Refusal::new(Reason::BackendInvalid, why.as_ref()));
         }
+        let list = self.list.borrow();
+        let of_session = call.session.filter(|_| tried.is_empty());
+        let chosen = of_session.and_then(|key| list.usable(key)).or_else(|| {
+            let features = Features {
+                headers,
+                client: call.client,
+            };
+            let hash = list.settings.hash.as_ref();
+            let hash = hash.and_then(|on| on.of(&features));
+            let was_tried = |index: usize| {
+                let member = list.members.get(index);
+                member.is_some_and(|member| tried.contains(&member.vital.id))
+            };
+            let pick = |skip: &dyn Fn(usize) -> bool| {
+                list.balancer.pick(hash, now, &mut || rand::random(), skip)
+            };
+            let again = || match tried {
+                [] => None,
+                _ => pick(&|_| false),
+            };
+            pick(&was_tried).or_else(again)
+        });
         let endpoints = self.endpoints.borrow();
-        let chosen = choose(&endpoints, tried, random);
-        chosen.cloned().ok_or_else(|| self.none())
+        let chosen = chosen.and_then(|index| endpoints.get(index));
+        chosen
+            .cloned()
+            .ok_or_else(|| list.none(self.group.service(), self.group.port()))
     }
 
     pub(super) fn sweep(&self, now: Instant) {
@@ -123,21 +149,13 @@ impl Cluster {
         }
     }
 
-    fn none(&self) -> Refusal {
-        let Self { service, port, .. } = self;
-        match self.missing.get() {
-            Missing::Service => {
-                let detail = format!("service {service} is not known");
-                Refusal::new(Reason::NoEndpoint, detail)
-            }
-            Missing::Port => {
-                let detail = format!("service {service} has no port {port}");
-                Refusal::new(Reason::ServicePortUnknown, detail)
-            }
-            Missing::Endpoints => {
-                let detail = format!("service {service} has no ready endpoint for port {port}");
-                Refusal::new(Reason::NoEndpoint, detail)
-            }
+    /// Closes connections that nobody uses, if somebody waits for one.
+    pub(super) fn reclaim(&self) {
+        if self.group.is_wanted() {
+            let endpoints = self.endpoints.borrow();
+            endpoints
+                .iter()
+                .for_each(|endpoint| endpoint.close_unused());
         }
     }
 }

@@ -10,12 +10,13 @@ use agent_hbone::{HboneError, Pool, Settings, Target, TunnelIo};
 use agent_model::{HBONE_PORT, Reason, TunnelProtocol, Workload};
 use agent_net::NetnsCookie;
 use agent_net::socket::set_leg_options;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::choose::Endpoint;
+use super::endpoint::Endpoint;
+use super::group::Admission;
+use super::line::Line;
 use super::{CONNECT_TIMEOUT, chain};
 use crate::leg::Leg;
 use crate::mesh::Mesh;
@@ -42,32 +43,43 @@ impl Dialer {
         }
     }
 
-    /// Connects to an endpoint, to speak this with it, within [`CONNECT_TIMEOUT`].
+    /// Connects to an endpoint, to speak this with it, when its service may have one more
+    /// connection. Each of waiting and connecting is bounded by [`CONNECT_TIMEOUT`].
+    pub(super) async fn line(&self, endpoint: &Endpoint, inside: Inside) -> Result<Line, Refusal> {
+        let admission = endpoint.group().connection(CONNECT_TIMEOUT).await?;
+        let (workload, address) = (endpoint.workload(), endpoint.address());
+        // Boxed: it is large, and most requests need none.
+        let dialled = Box::pin(self.dial((&workload, address), endpoint.tls(), inside)).await;
+        let pass = admission.map(Admission::made);
+        dialled.map(|leg| Line::new(leg, pass))
+    }
+
+    /// Connects to an endpoint, by TLS where that is wanted, within [`CONNECT_TIMEOUT`].
     pub(super) async fn dial(
         &self,
-        endpoint: &Endpoint,
+        (workload, address): (&Workload, SocketAddr),
+        tls: Option<&Arc<Origination>>,
         inside: Inside,
-    ) -> Result<TokioIo<Leg>, Refusal> {
+    ) -> Result<Leg, Refusal> {
         let dialled = async {
-            let leg = self.reach(endpoint).await?;
-            match endpoint.tls() {
+            let leg = self.reach(workload, address).await?;
+            match tls {
                 None => Ok(leg),
                 Some(tls) => secure(leg, tls, inside)
                     .await
-                    .map_err(|error| tls_failed(endpoint.address(), &error)),
+                    .map_err(|error| tls_failed(address, &error)),
             }
         };
-        within(endpoint.address(), dialled).await.map(TokioIo::new)
+        within(address, dialled).await
     }
 
-    async fn reach(&self, endpoint: &Endpoint) -> Result<Leg, Refusal> {
-        let (workload, address) = (endpoint.workload(), endpoint.address());
+    async fn reach(&self, workload: &Workload, address: SocketAddr) -> Result<Leg, Refusal> {
         match workload.tunnel_protocol {
             TunnelProtocol::None => connect(address)
                 .await
                 .map(Leg::Tcp)
                 .map_err(|error| refusal(address, &error)),
-            TunnelProtocol::Hbone => self.tunnel(&workload, address).await,
+            TunnelProtocol::Hbone => self.tunnel(workload, address).await,
         }
     }
 

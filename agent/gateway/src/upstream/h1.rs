@@ -6,7 +6,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use agent_model::Reason;
@@ -17,12 +16,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::choose::{Active, Endpoint};
 use super::connect::Dialer;
+use super::endpoint::Endpoint;
+use super::line::Line;
 use super::patient::Patient;
+use super::trial::Trial;
 use super::{Failed, IDLE, chain};
 use crate::body::RequestBody;
-use crate::leg::Leg;
 use crate::plan::Inside;
 use crate::refusal::Refusal;
 
@@ -33,7 +33,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection as it is driven.
 struct Driver {
-    connection: Connection<TokioIo<Patient<Leg>>, RequestBody>,
+    connection: Connection<TokioIo<Patient<Line>>, RequestBody>,
     /// It is over: closed, broken, or no longer HTTP.
     ended: bool,
 }
@@ -56,14 +56,14 @@ impl Idle {
 pub(crate) struct Leased {
     /// `None` once it went back, and for connections that drive themselves.
     connection: Option<(SendRequest<RequestBody>, Driver)>,
-    active: Active,
+    trial: Trial,
     /// The body's end was seen.
     complete: bool,
 }
 
 /// What is left of a connection that was upgraded.
 pub(crate) struct Upgraded {
-    pub(crate) stream: Leg,
+    pub(crate) stream: Line,
     /// What came right after the head.
     pub(crate) early: Bytes,
 }
@@ -71,35 +71,40 @@ pub(crate) struct Upgraded {
 /// Sends a request over a connection that waits, or over a new one.
 pub(super) async fn send(
     dialer: &Dialer,
-    endpoint: &Rc<Endpoint>,
+    trial: Trial,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
-    let mut request = request;
-    while let Some(idle) = take_idle(endpoint) {
-        match exchange(endpoint, idle.send, idle.driver, request).await {
+    let (mut trial, mut request) = (trial, request);
+    while let Some(idle) = take_idle(trial.endpoint()) {
+        match exchange(trial, idle.send, idle.driver, request).await {
+            Ok(answered) => return Ok(answered),
             // It was closed meanwhile, before anything was sent.
-            Err(Failed {
-                unsent: Some(unsent),
-                ..
-            }) => request = *unsent,
-            done => return done,
+            Err((
+                same,
+                Failed {
+                    unsent: Some(unsent),
+                    ..
+                },
+            )) => (trial, request) = (same, *unsent),
+            Err((trial, failed)) => return Err(failed.at(trial)),
         }
     }
-    let (send, driver) = match connect(dialer, endpoint).await {
+    let (send, driver) = match connect(dialer, trial.endpoint()).await {
         Ok(connection) => connection,
-        Err(refusal) => return Err(Failed::unsent(refusal, request)),
+        Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
     };
-    exchange(endpoint, send, driver, request).await
+    let exchanged = exchange(trial, send, driver, request).await;
+    exchanged.map_err(|(trial, failed)| failed.at(trial))
 }
 
 async fn connect(
     dialer: &Dialer,
     endpoint: &Endpoint,
 ) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
-    let leg = dialer.dial(endpoint, Inside::Http1).await?;
+    let line = dialer.line(endpoint, Inside::Http1).await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(Patient::new(leg.into_inner())))
+        .handshake(TokioIo::new(Patient::new(line)))
         .await
         .map_err(|error| Refusal::new(Reason::ConnectFailed, chain(&error)))?;
     let driver = Driver {
@@ -128,12 +133,11 @@ fn take_idle(endpoint: &Endpoint) -> Option<Idle> {
 }
 
 async fn exchange(
-    endpoint: &Rc<Endpoint>,
+    mut trial: Trial,
     mut send: SendRequest<RequestBody>,
     mut driver: Driver,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Leased), Failed> {
-    let active = endpoint.begin();
+) -> Result<(Response<Incoming>, Leased), (Trial, Failed)> {
     let answered = {
         let mut sent = pin!(send.try_send_request(request));
         poll_fn(|cx| {
@@ -144,9 +148,10 @@ async fn exchange(
     };
     match answered {
         Ok(response) => {
+            trial.answered(response.status(), response.headers());
             let leased = Leased {
                 connection: Some((send, driver)),
-                active,
+                trial,
                 complete: false,
             };
             Ok((response, leased))
@@ -155,9 +160,9 @@ async fn exchange(
             Some(request) => {
                 let detail = chain(error.error());
                 let refusal = Refusal::new(Reason::ConnectionReset, detail);
-                Err(Failed::unsent(refusal, request))
+                Err((trial, Failed::unsent(refusal, request)))
             }
-            None => Err(Failed::lost(error.error())),
+            None => Err((trial, Failed::lost(error.error()))),
         },
     }
 }
@@ -179,10 +184,10 @@ impl Driver {
 
 impl Leased {
     /// A response over a connection that is shared and drives itself.
-    pub(super) fn shared(active: Active) -> Self {
+    pub(super) fn shared(trial: Trial) -> Self {
         Self {
             connection: None,
-            active,
+            trial,
             complete: false,
         }
     }
@@ -192,6 +197,11 @@ impl Leased {
         if let Some((_, driver)) = &mut self.connection {
             driver.drive(cx);
         }
+    }
+
+    /// Who answers.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        self.trial.endpoint()
     }
 
     /// The response's body has ended: the connection may be used again.
@@ -229,8 +239,10 @@ impl Drop for Leased {
         // The connection notices the end of the exchange when it is polled once more. Nobody waits
         // for it, so nobody needs to be woken.
         driver.drive(&mut Context::from_waker(Waker::noop()));
-        let mut idle = self.active.endpoint().idle.borrow_mut();
-        if !driver.ended && send.is_ready() && idle.len() < MAX_IDLE {
+        let endpoint = self.trial.endpoint();
+        let mut idle = endpoint.idle.borrow_mut();
+        let is_wanted = endpoint.group().is_wanted();
+        if !driver.ended && send.is_ready() && idle.len() < MAX_IDLE && !is_wanted {
             idle.push(Idle {
                 send,
                 driver,

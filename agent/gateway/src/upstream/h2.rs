@@ -1,7 +1,5 @@
 //! HTTP/2 to backends, with prior knowledge: one connection per endpoint and worker.
 
-use std::rc::Rc;
-
 use agent_model::Reason;
 use agent_net::tasks::spawn_local;
 use http::Uri;
@@ -9,11 +7,13 @@ use http::uri::Scheme;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
 
-use super::choose::Endpoint;
 use super::connect::Dialer;
+use super::endpoint::Endpoint;
 use super::h1::Leased;
+use super::trial::Trial;
 use super::{Failed, chain};
 use crate::body::RequestBody;
 use crate::local::{LocalExecutor, LocalTimer};
@@ -30,30 +30,44 @@ const MAX_HEAD: u32 = 64 * 1024;
 #[derive(Default)]
 pub(super) struct Shared(Mutex<Option<SendRequest<RequestBody>>>);
 
+impl Shared {
+    /// Lets go of the connection, unless it is being made: it ends with its last request.
+    pub(super) fn close(&self) {
+        if let Ok(mut shared) = self.0.try_lock() {
+            *shared = None;
+        }
+    }
+}
+
 /// Sends a request over the endpoint's connection.
 pub(super) async fn send(
     dialer: &Dialer,
-    endpoint: &Rc<Endpoint>,
+    mut trial: Trial,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
-    let mut send = match connection(dialer, endpoint).await {
+    let mut send = match connection(dialer, trial.endpoint()).await {
         Ok(send) => send,
-        Err(refusal) => return Err(Failed::unsent(refusal, request)),
+        Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
     };
-    let request = match endpoint.tls() {
+    let request = match trial.endpoint().tls() {
         None => request,
         Some(_) => with_https(request),
     };
-    let active = endpoint.begin();
     match send.try_send_request(request).await {
-        Ok(response) => Ok((response, Leased::shared(active))),
-        Err(mut error) => match error.take_message() {
-            Some(request) => {
-                let refusal = Refusal::new(Reason::ConnectionReset, chain(error.error()));
-                Err(Failed::unsent(refusal, request))
-            }
-            None => Err(Failed::lost(error.error())),
-        },
+        Ok(response) => {
+            trial.answered(response.status(), response.headers());
+            Ok((response, Leased::shared(trial)))
+        }
+        Err(mut error) => {
+            let failed = match error.take_message() {
+                Some(request) => {
+                    let refusal = Refusal::new(Reason::ConnectionReset, chain(error.error()));
+                    Failed::unsent(refusal, request)
+                }
+                None => Failed::lost(error.error()),
+            };
+            Err(failed.at(trial))
+        }
     }
 }
 
@@ -77,13 +91,13 @@ async fn connection(
     {
         return Ok(send.clone());
     }
-    let leg = dialer.dial(endpoint, Inside::Http2).await?;
+    let line = dialer.line(endpoint, Inside::Http2).await?;
     let (send, connection) = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEAD)
-        .handshake(leg)
+        .handshake(TokioIo::new(line))
         .await
         .map_err(|error| Refusal::new(Reason::H2Failed, chain(&error)))?;
     spawn_local(async move {

@@ -101,6 +101,7 @@ impl From<Reason> for Flag {
             | Reason::Misdirected
             | Reason::BackendInvalid
             | Reason::RequestTimeout
+            | Reason::CircuitOpen
             | Reason::ConnectRefused
             | Reason::ConnectFailed
             | Reason::TunnelLost

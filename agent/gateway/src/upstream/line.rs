@@ -1,0 +1,77 @@
+//! A connection to an endpoint, with the right to it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::group::Pass;
+use super::trial::Trial;
+use crate::leg::Leg;
+
+/// A connection to an endpoint. It counts towards the limits of its service until it is dropped.
+pub(crate) struct Line {
+    leg: Leg,
+    _pass: Option<Pass>,
+    /// For connections whose bytes nobody looks into: each is like one long request.
+    _trial: Option<Trial>,
+}
+
+impl Line {
+    pub(super) fn new(leg: Leg, pass: Option<Pass>) -> Self {
+        Self {
+            leg,
+            _pass: pass,
+            _trial: None,
+        }
+    }
+
+    /// The whole connection is one request.
+    pub(super) fn of(self, trial: Trial) -> Self {
+        Self {
+            _trial: Some(trial),
+            ..self
+        }
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.leg).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.leg).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.leg).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.leg.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.leg).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.leg).poll_shutdown(cx)
+    }
+}
