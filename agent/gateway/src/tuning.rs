@@ -15,8 +15,11 @@ use crate::{circuit, outlier};
 /// Settings of every service that has some.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tuning {
-    services: HashMap<NamespacedHostname, Vec<(Option<u16>, Arc<Settings>)>>,
+    services: HashMap<NamespacedHostname, Vec<OfPort>>,
 }
+
+/// Settings of a port, or of those that have none of their own.
+type OfPort = (Option<u16>, Arc<Settings>);
 
 /// Settings for the endpoints of a service, or of one of its ports.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -144,9 +147,9 @@ impl Tuning {
     pub fn new(
         settings: impl IntoIterator<Item = (NamespacedHostname, Option<u16>, Settings)>,
     ) -> Self {
-        let mut services: HashMap<_, Vec<_>> = HashMap::new();
+        let mut services: HashMap<_, Vec<OfPort>> = HashMap::new();
         for (service, port, settings) in settings {
-            let of_service: &mut Vec<_> = services.entry(service).or_default();
+            let of_service = services.entry(service).or_default();
             of_service.push((port, Arc::new(settings)));
         }
         Self { services }

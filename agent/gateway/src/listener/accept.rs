@@ -42,7 +42,8 @@ pub(crate) async fn run(
                 let (worker, draining) = (Rc::clone(&worker), draining.clone());
                 spawn_local(async move {
                     let _slot = slot;
-                    serve(worker, stream, canonical(client), port, draining).await;
+                    // Boxed: it is large, and a task is copied when it is made.
+                    Box::pin(serve(worker, stream, canonical(client), port, draining)).await;
                 });
             }
             Err(error) if is_of_one_connection(&error) => {}
