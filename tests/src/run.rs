@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 use crate::command::check;
 use crate::stop;
 
-const RUNS: &str = "/run/culvert-test";
+/// Where the directories of runs are.
+pub const RUNS: &str = "/run/culvert-test";
 const NAMESPACES: &str = "/run/netns";
 
 /// The directory of a run and the prefix of everything it names.

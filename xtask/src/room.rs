@@ -6,7 +6,7 @@ use crate::program::{output, program};
 use crate::workspace::Workspace;
 
 /// What a build with every test takes below the target directory, in GiB.
-const WHOLE_RUN: u64 = 8;
+const WHOLE_RUN: u64 = 6;
 const GIB: u64 = 1 << 30;
 
 /// Fails when what is free, and what earlier builds left to be used again, are not enough for a

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tests::{poll, run};
 
-use crate::{Case, alone};
+use crate::{Case, alone, keep_logs};
 
 pub(crate) const CASES: &[Case] = &[
     alone(
@@ -57,6 +57,11 @@ fn shows(flags: &[&str], least: usize) -> Result<()> {
     let took = start.elapsed();
     let text = fs::read_to_string(&report);
     let _ = fs::remove_file(&report);
+    if !status.success() {
+        // The next demo removes them.
+        let name = ["demo", flags.first().copied().unwrap_or_default()].concat();
+        keep_logs(&Path::new(run::RUNS).join("demo/logs"), &name);
+    }
     ensure!(status.success(), "the demo ended with {status}");
     ensure!(took < Duration::from_secs(90), "the demo took {took:?}");
     let report: Value = serde_json::from_str(&text?)?;

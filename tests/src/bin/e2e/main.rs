@@ -27,6 +27,7 @@ mod talk;
 mod transfer;
 mod trust;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -352,6 +353,11 @@ fn resident(cluster: &Cluster) -> Result<Vec<u64>> {
 
 /// Copies the logs away, because the next cluster of the same name removes them.
 fn save_logs(cluster: &Cluster, case: &str) {
+    keep_logs(&cluster.run().path("logs"), case);
+}
+
+/// Copies a folder of logs to where the case's are looked for.
+pub(crate) fn keep_logs(logs: &Path, case: &str) {
     let name: String = case
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
@@ -361,7 +367,7 @@ fn save_logs(cluster: &Cluster, case: &str) {
     if std::fs::create_dir_all(&target).is_err() {
         return;
     }
-    let Ok(logs) = std::fs::read_dir(cluster.run().path("logs")) else {
+    let Ok(logs) = std::fs::read_dir(logs) else {
         return;
     };
     for log in logs.flatten() {
