@@ -1,5 +1,6 @@
 //! Backends: what all workers know of their endpoints, and each worker's own connections to them.
 
+mod awake;
 mod cluster;
 mod connect;
 mod endpoint;

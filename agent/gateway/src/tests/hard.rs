@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use agent_model::Reason;
+use agent_model::gateway::BackendProtocol;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::backend::Backend;
-use super::bed::{Bed, get, route, rule, whole};
+use super::bed::{Bed, get, route, rule, target, whole};
 
 /// A backend that says the same to every connection, and closes it.
 async fn scripted(bed: &mut Bed, answer: &'static [u8]) {
@@ -97,6 +98,36 @@ async fn a_backend_may_answer_before_it_has_read_everything() {
         assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(response.body(), "much");
     }
+}
+
+/// F-100: who waits for a connection waits by himself, and the next one is served.
+#[tokio::test]
+async fn a_backend_that_accepts_and_is_silent_holds_nobody_for_long() {
+    let backend = Backend::start("one").await;
+    let address = backend.address;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut speaking = rule("/", "one");
+    speaking.backends[0].target = target("one", BackendProtocol::H2c);
+    let mut bed = Bed::start(&[route(vec![speaking])]);
+    bed.service_at("one", &[listener.local_addr().unwrap()]);
+    tokio::spawn(async move {
+        // The first connection gets nothing but acceptance.
+        let _silent = listener.accept().await.unwrap();
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(address).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let began = std::time::Instant::now();
+    let waiting = (0..8).map(|_| bed.get("a", "/"));
+    for response in futures_util::future::join_all(waiting).await {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert_eq!(bed.get("a", "/").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -8,13 +8,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
+use super::awake::Awake;
 use super::connect::Dialer;
 use super::endpoint::Endpoint;
 use super::h1::Leased;
 use super::trial::Trial;
-use super::{Failed, chain};
+use super::{CONNECT_TIMEOUT, Failed, chain};
 use crate::body::RequestBody;
 use crate::local::{LocalExecutor, LocalTimer};
 use crate::plan::Inside;
@@ -81,17 +83,41 @@ fn with_https(mut request: Request<RequestBody>) -> Request<RequestBody> {
     request
 }
 
+/// The endpoint's connection. Nobody waits for longer than [`CONNECT_TIMEOUT`] for one that somebody
+/// else makes, nor for longer than that for its own.
 async fn connection(
     dialer: &Dialer,
     endpoint: &Endpoint,
 ) -> Result<SendRequest<RequestBody>, Refusal> {
-    let mut shared = endpoint.shared.0.lock().await;
+    let late = |_| {
+        let detail = format!(
+            "{} spoke no HTTP/2 within {CONNECT_TIMEOUT:?}",
+            endpoint.address()
+        );
+        Refusal::new(Reason::ConnectTimeout, detail)
+    };
+    let shared = timeout(CONNECT_TIMEOUT, endpoint.shared.0.lock());
+    let mut shared = shared.await.map_err(late)?;
     if let Some(send) = &*shared
         && !send.is_closed()
     {
         return Ok(send.clone());
     }
+    let (send, heard) = connect(dialer, endpoint).await?;
+    let ended = |_| Refusal::new(Reason::H2Failed, "the connection ended before a word");
+    let heard = timeout(CONNECT_TIMEOUT, heard).await.map_err(late)?;
+    heard.map_err(ended)?;
+    *shared = Some(send.clone());
+    Ok(send)
+}
+
+/// A new connection, which drives itself, and what is told when the endpoint speaks.
+async fn connect(
+    dialer: &Dialer,
+    endpoint: &Endpoint,
+) -> Result<(SendRequest<RequestBody>, oneshot::Receiver<()>), Refusal> {
     let line = dialer.line(endpoint, Inside::Http2).await?;
+    let (line, heard) = Awake::new(line);
     let (send, connection) = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -108,6 +134,5 @@ async fn connection(
             );
         }
     });
-    *shared = Some(send.clone());
-    Ok(send)
+    Ok((send, heard))
 }
