@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agent_control::NodeAccount;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config_file::{self, FileError};
 
@@ -218,8 +218,17 @@ pub(crate) struct NodeFlags {
     #[arg(long, env = "CULVERT_INSTANCE", value_name = "WORD")]
     pub(crate) instance: Option<String>,
     /// Answer the pods' DNS questions for names of the mesh; all others go on to the server that was
-    /// asked.
-    #[arg(long, env = "CULVERT_DNS_CAPTURE")]
+    /// asked. With `=false` no pod's questions are looked at.
+    #[arg(
+        long,
+        env = "CULVERT_DNS_CAPTURE",
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = ArgAction::Set
+    )]
     pub(crate) dns_capture: bool,
     /// Namespaces, separated by commas, whose pods ask their DNS servers themselves.
     #[arg(

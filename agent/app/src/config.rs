@@ -95,6 +95,8 @@ pub(crate) struct KernelConfig {
     pub(crate) host_proc: PathBuf,
     /// Where the list of enrolled pods is kept.
     pub(crate) state_dir: PathBuf,
+    /// Pods' questions for names are looked at.
+    pub(crate) names: bool,
     /// Log what the programs do.
     pub(crate) debug: bool,
 }
@@ -217,6 +219,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         host_netns: flags.host_netns,
         host_proc: flags.host_proc,
         state_dir: flags.state_dir,
+        names: flags.dns_capture,
         debug: flags.datapath_debug,
     };
     let installation = installation(

@@ -434,6 +434,7 @@ impl From<&KernelConfig> for agent_datapath::Config {
             host_proc: config.host_proc.clone(),
             state_dir: config.state_dir.clone(),
             tables: &agent_datapath::TABLES,
+            names: config.names,
             debug: config.debug,
         }
     }

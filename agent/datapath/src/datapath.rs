@@ -52,6 +52,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The maps it works with: [`TABLES`]. Tests have those of another build.
     pub tables: &'static [Table],
+    /// Datagrams are looked at: what pods ask name servers may be sent to name sockets. Without it
+    /// nothing of the kernel's is on their way.
+    pub names: bool,
     /// The programs write log lines (target `ebpf`, level debug).
     pub debug: bool,
 }
@@ -204,7 +207,10 @@ impl Datapath {
 
     /// True while every hook of the node is attached.
     pub fn attached(&self) -> bool {
-        hooks::missing(&self.config.cgroup_root, &self.pins).is_empty()
+        let Config {
+            names, cgroup_root, ..
+        } = &self.config;
+        hooks::missing(*names, cgroup_root, &self.pins).is_empty()
     }
 
     /// The counters now; zeros when the kernel does not give them.
@@ -344,7 +350,7 @@ fn install(
     host: NetnsCookie,
 ) -> Result<(Tables, Option<Trace>), DatapathError> {
     let mut loaded = object.load(pins)?;
-    let programs = loaded.hook_programs()?;
+    let programs = loaded.hook_programs(config.names)?;
     loaded.program(POD_PROGRAM)?;
     let fresh = loaded.pin_fresh(pins)?;
     let path = |name: &str| Ok(fresh.path(pins, named(config, name)?));
@@ -357,14 +363,16 @@ fn install(
         .debug
         .then(|| Trace::start(&mut loaded.ebpf))
         .transpose()?;
-    if !fresh.is_empty() && hooks::missing(&config.cgroup_root, pins).len() < hooks::HOOKS.len() {
+    let captures =
+        hooks::missing(false, &config.cgroup_root, pins).len() < hooks::wanted(false).count();
+    if !fresh.is_empty() && captures {
         tracing::info!("the agent before worked with other maps: filling ours first");
         let failed = DatapathError::kernel("fill the maps");
         let fill = |record| fill(&tables, &record);
         let filled = records.read()?.into_iter().try_for_each(fill);
         filled.map_err(failed)?;
     }
-    hooks::attach_all(&programs, &config.cgroup_root, pins)?;
+    hooks::attach_all(&programs, config.names, &config.cgroup_root, pins)?;
     fresh.keep()?;
     pins.remove_others(config.tables)?;
     Ok((tables, trace))

@@ -35,9 +35,26 @@ const fn hook(name: &'static str, point: AttachPoint) -> Hook {
     Hook { name, point }
 }
 
-/// Attaches all programs, in the order of [`HOOKS`]. On failure everything is as it was.
+impl Hook {
+    /// Every datagram passes it, and only name queries are of interest to it.
+    fn is_for_names(&self) -> bool {
+        use AttachPoint::{RecvMsg4, RecvMsg6, SendMsg4, SendMsg6};
+        matches!(self.point, RecvMsg4 | RecvMsg6 | SendMsg4 | SendMsg6)
+    }
+}
+
+/// The hooks of a node: all of them, or those it has where pods ask for names themselves.
+pub(crate) fn wanted(names: bool) -> impl Iterator<Item = &'static Hook> {
+    HOOKS
+        .iter()
+        .filter(move |hook| names || !hook.is_for_names())
+}
+
+/// Attaches the programs of the [`wanted`] hooks, in their order, then detaches the others that an
+/// agent before has left. On failure everything is as it was.
 pub(crate) fn attach_all(
     programs: &[OwnedFd],
+    names: bool,
     cgroup_root: &Path,
     pins: &Pins,
 ) -> Result<(), DatapathError> {
@@ -47,7 +64,7 @@ pub(crate) fn attach_all(
         .map_err(DatapathError::file(cgroup_root))?
         .ino();
     let mut done = Undo(Vec::new());
-    for (hook, program) in HOOKS.iter().zip(programs) {
+    for (hook, program) in wanted(names).zip(programs) {
         let step = attach(
             hook,
             program.as_fd(),
@@ -58,16 +75,23 @@ pub(crate) fn attach_all(
         done.0.push(step);
     }
     done.0.clear();
+    let is_left_over = |hook: &&Hook| wanted(names).all(|other| other.name != hook.name);
+    for hook in HOOKS.iter().filter(is_left_over) {
+        // Without a name socket of this agent it changes nothing.
+        if let Err(error) = detach(&pins.link(hook.name)) {
+            tracing::warn!(hook = hook.name, %error, "a hook that is not needed stays");
+        }
+    }
     Ok(())
 }
 
-/// Names of the hooks that are not pinned and attached to that cgroup.
-pub(crate) fn missing(cgroup_root: &Path, pins: &Pins) -> Vec<&'static str> {
+/// Names of the [`wanted`] hooks that are not pinned and attached to that cgroup.
+pub(crate) fn missing(names: bool, cgroup_root: &Path, pins: &Pins) -> Vec<&'static str> {
     let id = fs::metadata(cgroup_root).map(|meta| meta.ino()).ok();
     let is_attached = |hook: &Hook| {
         id.is_some_and(|id| attached_program(hook, id, &pins.link(hook.name)).is_some())
     };
-    let missing = HOOKS.iter().filter(|hook| !is_attached(hook));
+    let missing = wanted(names).filter(|hook| !is_attached(hook));
     missing.map(|hook| hook.name).collect()
 }
 

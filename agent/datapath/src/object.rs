@@ -11,7 +11,7 @@ use ebpf_common::{Kind, Table};
 
 use crate::bpffs::{self, Pins};
 use crate::error::{DatapathError, log_tail};
-use crate::hooks::HOOKS;
+use crate::hooks;
 use crate::sys;
 
 /// Name of the program that is loaded per pod.
@@ -110,9 +110,11 @@ impl Loaded {
         load_program(&mut self.ebpf, name)
     }
 
-    /// The programs of the node's hooks, in the order of [`HOOKS`].
-    pub(crate) fn hook_programs(&mut self) -> Result<Vec<OwnedFd>, DatapathError> {
-        HOOKS.iter().map(|hook| self.program(hook.name)).collect()
+    /// The programs of the node's hooks, in the order of [`hooks::wanted`].
+    pub(crate) fn hook_programs(&mut self, names: bool) -> Result<Vec<OwnedFd>, DatapathError> {
+        hooks::wanted(names)
+            .map(|hook| self.program(hook.name))
+            .collect()
     }
 
     /// True when every map was pinned and is shared with the programs before.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use agent_net::{Netns, NetnsCookie};
 
-use crate::datapath::{Datapath, lock};
+use crate::datapath::{Config, Datapath, lock};
 use crate::error::DatapathError;
 use crate::object::Loaded;
 use crate::pods::{Entry, State, Steered};
@@ -40,7 +40,7 @@ impl Datapath {
     }
 
     fn repair_hooks(&self) -> Result<(), DatapathError> {
-        let missing = hooks::missing(&self.config.cgroup_root, &self.pins);
+        let missing = hooks::missing(self.config.names, &self.config.cgroup_root, &self.pins);
         if missing.is_empty() {
             return Ok(());
         }
@@ -54,14 +54,17 @@ impl Datapath {
 
     /// Attaches these hooks in place of whatever is attached.
     pub(crate) fn attach_hooks(&self, mut loaded: Loaded) -> Result<(), DatapathError> {
-        let programs = loaded.hook_programs()?;
+        let programs = loaded.hook_programs(self.config.names)?;
         let trace = self
             .config
             .debug
             .then(|| Trace::start(&mut loaded.ebpf))
             .transpose()?;
         self.must_own()?;
-        hooks::attach_all(&programs, &self.config.cgroup_root, &self.pins)?;
+        let Config {
+            names, cgroup_root, ..
+        } = &self.config;
+        hooks::attach_all(&programs, *names, cgroup_root, &self.pins)?;
         *lock(&self.trace) = trace;
         Ok(())
     }

@@ -106,6 +106,21 @@ fn the_stable_flags_exist() {
 }
 
 #[test]
+fn names_are_answered_unless_that_is_switched_off() {
+    for (given, expected) in [
+        (&[][..], true),
+        (&["--dns-capture"], true),
+        (&["--dns-capture=true"], true),
+        (&["--dns-capture=false"], false),
+    ] {
+        assert_eq!(node(given).unwrap().dns_capture, expected, "{given:?}");
+    }
+    let off = TempFile::new("names.yaml", "dns-capture: false\n");
+    let flags = node(&["--config", off.as_str()]).unwrap();
+    assert!(!flags.dns_capture);
+}
+
+#[test]
 fn a_check_needs_something_to_look_at() {
     assert!(parse(args(&["culvert", "check"])).is_err());
     assert!(parse(args(&["culvert", "check", "--kubeconfig", "k", "a.yaml"])).is_err());

@@ -77,6 +77,7 @@ pub(crate) fn work() {
         host_proc: "/proc".into(),
         state_dir: job.state_dir,
         tables: &agent_datapath::TABLES,
+        names: true,
         debug: false,
     })
     .unwrap_or_else(|error| panic!("{error}"));

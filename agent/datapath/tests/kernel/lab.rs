@@ -77,6 +77,7 @@ impl Lab {
             host_proc: "/proc".into(),
             state_dir: directory.join("state"),
             tables: &agent_datapath::TABLES,
+            names: true,
             debug: false,
         };
         Self {

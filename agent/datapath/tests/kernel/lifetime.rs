@@ -297,6 +297,22 @@ fn programs_stay_within_their_budgets() {
     }
 }
 
+#[test]
+fn where_names_are_not_looked_at_no_datagram_passes_a_hook() {
+    let Some(_turn) = turn() else { return };
+    let mut lab = Lab::new();
+    for names in [true, false, true] {
+        lab.config.names = names;
+        let datapath = lab.load();
+        assert!(datapath.attached(), "{names}");
+        let links = lab.pinned("links");
+        let of_datagrams = links.iter().filter(|link| link.contains("msg"));
+        assert_eq!(of_datagrams.count(), if names { 4 } else { 0 }, "{links:?}");
+        datapath.upkeep().unwrap();
+        assert_eq!(lab.pinned("links"), links);
+    }
+}
+
 fn bpftool(arguments: &[&str]) -> serde_json::Value {
     let output = Command::new("bpftool").arg("-j").args(arguments).output();
     serde_json::from_slice(&output.expect("bpftool").stdout).unwrap()

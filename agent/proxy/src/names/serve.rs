@@ -26,6 +26,8 @@ const MAX_QUESTION: usize = 4096;
 /// Questions of one pod that wait for their server at a time, each with a socket. More are lost,
 /// as they are on a network that is too busy, and asked again.
 const UNDER_WAY: usize = 256;
+/// Questions taken before others get their turn.
+const BURST: usize = 64;
 /// How long a server may take. Resolvers have asked again, or given up, by then.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest datagram.
@@ -72,26 +74,70 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let mut buffer = vec![0; MAX_QUESTION];
+    let served = Served {
+        pod,
+        place,
+        socket,
+        turns,
+    };
     loop {
-        let received = tokio::select! {
+        let is_over = tokio::select! {
             biased;
-            _ = pod.ended() => return,
-            () = draining.signalled() => return,
-            () = leaving.signalled() => return,
-            received = socket.recv_from(&mut buffer) => received,
+            _ = served.pod.ended() => return,
+            () = draining.signalled() => true,
+            () = leaving.signalled() => true,
+            ready = served.socket.readable() => ready.is_err(),
         };
-        match received {
-            // Nobody else's business: the socket can be reached from outside too.
-            Ok((_, client)) if !pod.owns(client.ip().to_canonical()) => {}
-            Ok((length, client)) => take(&pod, place, &socket, &turns, &buffer[..length], client),
+        match served.take_all() {
+            Ok(()) => {}
             // Of a datagram sent before, to a client that is gone.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) => {
-                tracing::warn!(pod = %pod.pod.info().name, %error, "name socket");
+                tracing::warn!(pod = %served.pod.pod.info().name, %error, "name socket");
                 sleep(Duration::from_millis(100)).await;
             }
         }
+        if is_over {
+            return;
+        }
+    }
+}
+
+/// A socket that is served.
+struct Served {
+    pod: LocalPod,
+    place: NamePlace,
+    socket: Rc<UdpSocket>,
+    turns: Arc<Semaphore>,
+}
+
+impl Served {
+    /// Takes every question that is there.
+    fn take_all(&self) -> io::Result<()> {
+        // One for all pods of the thread: a question is done with when it is taken.
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_QUESTION]);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            for _ in 0..BURST {
+                let (length, client) = match self.socket.try_recv_from(buffer) {
+                    Ok(received) => received,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
+                };
+                // Nobody else's business: the socket can be reached from outside too.
+                if self.pod.owns(client.ip().to_canonical()) {
+                    let Self {
+                        pod,
+                        place,
+                        socket,
+                        turns,
+                    } = self;
+                    take(pod, *place, socket, turns, &buffer[..length], client);
+                }
+            }
+            Ok(())
+        })
     }
 }
 

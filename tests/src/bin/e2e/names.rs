@@ -34,20 +34,9 @@ fn answered(cluster: &Cluster) -> Result<()> {
     let spec = ServiceSpec::new(MESHED, "server", PORT).port(80, &PORT.to_string());
     let service = cluster.service(&spec)?;
     let server = Resolver::start(&resolver)?;
-    let agent = cluster.node(1)?.agent()?;
-    let before = agent.settings();
-    agent.kill9()?;
-    agent.change(|settings| settings.extra.push("--dns-capture".to_owned()));
     let vips = [IpAddr::from(service.v4), IpAddr::from(service.v6)];
-    let outcome = agent.start_ready().and_then(|()| {
-        cluster.settle()?;
-        play(cluster, &scene, &resolver, &server, vips)
-    });
-    let _ = cluster.control()?.start();
-    let _ = agent.kill9();
-    agent.change(|settings| *settings = before);
-    agent.start_ready()?;
-    outcome?;
+    cluster.settle()?;
+    play(cluster, &scene, &resolver, &server, vips)?;
     server.stop()
 }
 
