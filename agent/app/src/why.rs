@@ -231,6 +231,7 @@ impl Asked<'_> {
         };
         let connection = Connection {
             source: identity,
+            peer: identity,
             source_ip,
             // Tunnel or not, the source sends from its own address.
             source_ip_vouched: true,

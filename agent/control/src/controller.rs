@@ -422,6 +422,13 @@ impl Changes {
         let mut reports = self.attached.changes();
         let mut pace = Pace::default();
         loop {
+            let turn = self.next_turn();
+            let turned = async {
+                match turn {
+                    Some(turn) => sleep_until(turn).await,
+                    None => std::future::pending().await,
+                }
+            };
             let first = tokio::select! {
                 () = drain.signalled() => return,
                 batch = batches.recv() => match batch {
@@ -429,6 +436,7 @@ impl Changes {
                     None => return,
                 },
                 Ok(()) = reports.changed() => None,
+                () = turned => None,
             };
             let streams = self.streams.count();
             sleep_until(pace.gather_until(Instant::now(), streams)).await;
@@ -439,6 +447,13 @@ impl Changes {
             self.take(gathered);
             pace.done(Instant::now());
         }
+    }
+
+    /// When what was put off is due.
+    fn next_turn(&self) -> Option<Instant> {
+        let collection = self.collection.read();
+        let collection = collection.unwrap_or_else(PoisonError::into_inner);
+        collection.next_turn().map(Instant::from_std)
     }
 
     fn take(&mut self, batches: Vec<Batch>) {
@@ -457,7 +472,7 @@ impl Changes {
         for (node, reports) in self.attached.take_reports() {
             collection.report(&node, &reports);
         }
-        let changed = collection.settle();
+        let changed = collection.settle_at(Instant::now().into_std());
         // Certificates first: a node that sees a new pod asks for its certificate at once.
         let is_published = self.snapshot.update(&collection, &changed);
         let notes = collection.notes();

@@ -4,6 +4,7 @@ mod authority;
 mod baggage;
 mod forwarded;
 
+use agent_model::Identity;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version, request};
 
@@ -12,6 +13,9 @@ pub use baggage::Baggage;
 pub use forwarded::Forwarded;
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// Culvert's own: the SPIFFE ID of the client that a waypoint connects for. Other implementations
+/// neither send nor read it.
+const SOURCE: HeaderName = HeaderName::from_static("x-culvert-source");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A CONNECT request, the only one HBONE has. Everything but the authority is information for
@@ -26,6 +30,9 @@ pub struct ConnectRequest {
     pub forwarded: Forwarded,
     /// Ties the log lines of both ends together.
     pub traceparent: Option<TraceParent>,
+    /// Whose identity it stands for, by the account of a waypoint. Whoever reads it has to ask
+    /// whether the peer is one.
+    pub source: Option<Identity>,
 }
 
 /// Why a request is not a CONNECT request (HTTP 400).
@@ -50,6 +57,7 @@ impl ConnectRequest {
             baggage: Baggage::default(),
             forwarded: Forwarded::default(),
             traceparent: None,
+            source: None,
         }
     }
 
@@ -76,6 +84,7 @@ impl ConnectRequest {
                 .map(Forwarded::parse)
                 .unwrap_or_default(),
             traceparent: text(&parts.headers, &TRACEPARENT).and_then(TraceParent::parse),
+            source: text(&parts.headers, &SOURCE).and_then(|source| source.parse().ok()),
         })
     }
 
@@ -95,6 +104,9 @@ impl ConnectRequest {
         );
         if let Some(traceparent) = &self.traceparent {
             insert(headers, TRACEPARENT, &traceparent.to_string());
+        }
+        if let Some(source) = &self.source {
+            insert(headers, SOURCE, &source.to_string());
         }
         request
     }

@@ -11,6 +11,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// Beginning of the names of policies that keep what did not pass a waypoint away. `_` cannot be in
+/// the name of a user's policy.
+const WAYPOINT_GUARD: &str = "culvert_waypoint_";
+
 /// `namespace/name` of a policy.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyKey(pub Arc<str>);
@@ -19,6 +23,22 @@ impl PolicyKey {
     /// Makes a key of its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self(format!("{namespace}/{name}").into())
+    }
+
+    /// The key of a policy that denies whatever did not pass a waypoint; `what` tells it from
+    /// others of the namespace. To other implementations it is a DENY policy as any other.
+    pub fn waypoint_guard(namespace: &str, what: &str) -> Self {
+        Self::new(namespace, &format!("{WAYPOINT_GUARD}{what}"))
+    }
+
+    /// True for keys that [`Self::waypoint_guard`] made.
+    pub fn is_waypoint_guard(&self) -> bool {
+        self.name().starts_with(WAYPOINT_GUARD)
+    }
+
+    /// The policy's name, without its namespace.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(_, name)| name)
     }
 }
 
@@ -56,6 +76,11 @@ impl Authorization {
     /// The policy's key.
     pub fn key(&self) -> PolicyKey {
         PolicyKey::new(&self.namespace, &self.name)
+    }
+
+    /// True for what denies whatever did not pass a waypoint.
+    pub fn is_waypoint_guard(&self) -> bool {
+        self.name.starts_with(WAYPOINT_GUARD)
     }
 }
 

@@ -58,6 +58,8 @@ pub enum Reason {
     ServicePortUnknown,
     /// The destination is behind a waypoint that cannot be reached; Culvert never goes around it.
     WaypointUnavailable,
+    /// The destination takes only what came through its waypoint, and this did not (HTTP 401).
+    WaypointBypassed,
     /// A tunnel request was not a well-formed CONNECT, or a request to the gateway could mean two
     /// things (HTTP 400).
     RequestInvalid,
@@ -124,6 +126,7 @@ impl Reason {
         Self::NoEndpoint,
         Self::ServicePortUnknown,
         Self::WaypointUnavailable,
+        Self::WaypointBypassed,
         Self::RequestInvalid,
         Self::AuthorityMismatch,
         Self::AuthorityUnknown,
@@ -166,6 +169,7 @@ impl Reason {
             Self::NoEndpoint => "no-endpoint",
             Self::ServicePortUnknown => "service-port-unknown",
             Self::WaypointUnavailable => "waypoint-unavailable",
+            Self::WaypointBypassed => "waypoint-bypassed",
             Self::RequestInvalid => "request-invalid",
             Self::AuthorityMismatch => "authority-mismatch",
             Self::AuthorityUnknown => "authority-unknown",
@@ -199,6 +203,7 @@ impl Reason {
             Self::PolicyDenied
             | Self::PolicyNotAllowed
             | Self::PolicyChanged
+            | Self::WaypointBypassed
             | Self::PeerDenied => Fault::Policy,
             Self::PolicyUnknown
             | Self::SourceUnknown

@@ -7,9 +7,12 @@ use agent_model::{Identity, PolicyKey};
 /// What is known of a connection at the destination.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection<'a> {
-    /// Identity of the peer's certificate; `None` for plaintext.
+    /// Identity of whoever connects: that of the peer's certificate, or whom a waypoint that is
+    /// believed connects for; `None` for plaintext.
     pub source: Option<&'a Identity>,
-    /// Address of the peer.
+    /// Identity of the peer's certificate itself: who passed a waypoint comes from it.
+    pub peer: Option<&'a Identity>,
+    /// Address of whoever connects.
     pub source_ip: IpAddr,
     /// False when the address is evidence of nothing: a plaintext peer that uses the address of a
     /// mesh workload. ALLOW policies then never match by address, DENY policies still do.

@@ -18,7 +18,7 @@ pub enum Decision {
     },
     /// Refuse it.
     Deny {
-        /// `PolicyDenied`, `PolicyNotAllowed` or `PolicyUnknown`.
+        /// `PolicyDenied`, `WaypointBypassed`, `PolicyNotAllowed` or `PolicyUnknown`.
         reason: Reason,
         /// The DENY policy that matched, the unknown one, or one of the ALLOWs that did not match.
         policy: Option<PolicyKey>,
@@ -40,22 +40,26 @@ pub fn decide(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>)
             policy: Some(key.clone()),
         };
     }
-    let subject = Subject::new(connection);
+    let subjects = Subjects::new(connection);
     let enforced = |action| {
         set.applicable(target)
             .filter(move |policy| policy.action == action && !policy.dry_run)
     };
-    if let Some(policy) = enforced(Action::Deny).find(|policy| policy_matches(policy, &subject)) {
+    if let Some(policy) = enforced(Action::Deny).find(|policy| subjects.matches(policy)) {
+        let key = policy.key();
         return Decision::Deny {
-            reason: Reason::PolicyDenied,
-            policy: Some(policy.key()),
+            reason: match policy.is_waypoint_guard() {
+                true => Reason::WaypointBypassed,
+                false => Reason::PolicyDenied,
+            },
+            policy: Some(key),
         };
     }
     let mut allows = enforced(Action::Allow).peekable();
     let Some(first) = allows.peek().map(|policy| Arc::clone(policy)) else {
         return Decision::Allow { policy: None };
     };
-    match allows.find(|policy| policy_matches(policy, &subject)) {
+    match allows.find(|policy| subjects.matches(policy)) {
         Some(policy) => Decision::Allow {
             policy: Some(policy.key()),
         },
@@ -63,6 +67,32 @@ pub fn decide(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>)
             reason: Reason::PolicyNotAllowed,
             policy: Some(first.key()),
         },
+    }
+}
+
+/// A connection as each policy looks at it.
+struct Subjects<'a> {
+    /// For whom it is.
+    client: Subject<'a>,
+    /// From whom it comes.
+    peer: Subject<'a>,
+}
+
+impl<'a> Subjects<'a> {
+    fn new(connection: &'a Connection<'a>) -> Self {
+        Self {
+            client: Subject::new(connection),
+            peer: Subject::of_peer(connection),
+        }
+    }
+
+    /// What asks whether the connection passed a waypoint looks at the peer.
+    fn matches(&self, policy: &Authorization) -> bool {
+        let subject = match policy.is_waypoint_guard() {
+            true => &self.peer,
+            false => &self.client,
+        };
+        policy_matches(policy, subject)
     }
 }
 
@@ -90,11 +120,11 @@ pub struct Explanation {
 
 /// [`decide`], with every applicable policy's verdict, for `culvert why` and dry-run logging.
 pub fn explain(set: &PolicySet, target: &Target<'_>, connection: &Connection<'_>) -> Explanation {
-    let subject = Subject::new(connection);
+    let subjects = Subjects::new(connection);
     let verdict = |policy: &Arc<Authorization>| Verdict {
         policy: policy.key(),
         action: policy.action,
-        matches: policy_matches(policy, &subject),
+        matches: subjects.matches(policy),
         dry_run: policy.dry_run,
     };
     Explanation {

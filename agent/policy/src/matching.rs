@@ -4,7 +4,9 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use agent_model::{Action, Authorization, Clause, Match, Rule, ServiceAccountMatch, StringMatch};
+use agent_model::{
+    Action, Authorization, Clause, Identity, Match, Rule, ServiceAccountMatch, StringMatch,
+};
 use ipnet::IpNet;
 
 use crate::connection::Connection;
@@ -12,6 +14,7 @@ use crate::connection::Connection;
 /// A connection under decision, with what is made of it for the comparisons at most once.
 pub(crate) struct Subject<'a> {
     connection: &'a Connection<'a>,
+    is_peer: bool,
     principal: OnceCell<String>,
 }
 
@@ -19,15 +22,30 @@ impl<'a> Subject<'a> {
     pub(crate) fn new(connection: &'a Connection<'a>) -> Self {
         Self {
             connection,
+            is_peer: false,
             principal: OnceCell::new(),
         }
     }
 
-    /// The peer's principal; empty for plaintext.
+    /// The same connection as a policy looks at it that asks who the peer itself is.
+    pub(crate) fn of_peer(connection: &'a Connection<'a>) -> Self {
+        Self {
+            is_peer: true,
+            ..Self::new(connection)
+        }
+    }
+
+    fn source(&self) -> Option<&'a Identity> {
+        match self.is_peer {
+            true => self.connection.peer,
+            false => self.connection.source,
+        }
+    }
+
+    /// The principal of whoever connects; empty for plaintext.
     fn principal(&self) -> &str {
         self.principal.get_or_init(|| {
-            self.connection
-                .source
+            self.source()
                 .map(|source| source.principal())
                 .unwrap_or_default()
         })
@@ -65,17 +83,17 @@ fn fields_match(fields: &Match, action: Action, subject: &Subject<'_>) -> bool {
 
 fn identity_matches(fields: &Match, subject: &Subject<'_>) -> bool {
     let principal_matches = |pattern: &StringMatch| string_matches(pattern, subject.principal());
-    let connection = subject.connection;
-    let namespace = connection.source.map_or("", |source| source.namespace());
+    let source = subject.source();
+    let namespace = source.map_or("", |source| source.namespace());
     any(&fields.principals, principal_matches)
         && none(&fields.not_principals, principal_matches)
         && any_string(&fields.namespaces, namespace)
         && no_string(&fields.not_namespaces, namespace)
         && any(&fields.service_accounts, |account| {
-            is_account(account, connection)
+            is_account(account, source)
         })
         && none(&fields.not_service_accounts, |account| {
-            is_account(account, connection)
+            is_account(account, source)
         })
 }
 
@@ -98,8 +116,8 @@ fn destination_matches(fields: &Match, connection: &Connection<'_>) -> bool {
         && none(&fields.not_destination_ports, |wanted| *wanted == port)
 }
 
-fn is_account(account: &ServiceAccountMatch, connection: &Connection<'_>) -> bool {
-    connection.source.is_some_and(|source| {
+fn is_account(account: &ServiceAccountMatch, source: Option<&Identity>) -> bool {
+    source.is_some_and(|source| {
         source.namespace() == account.namespace
             && source.service_account() == account.service_account
     })

@@ -57,6 +57,7 @@ fn client() -> Identity {
 fn connection(source: Option<&Identity>) -> Connection<'_> {
     Connection {
         source,
+        peer: source,
         source_ip: "10.0.1.5".parse().unwrap(),
         source_ip_vouched: true,
         destination: "10.0.2.7:80".parse().unwrap(),
@@ -199,6 +200,56 @@ fn an_address_nobody_vouches_for_never_allows_and_always_denies() {
     )]);
     assert!(decide(&deny, &SHOP, &connection(None)).is_allowed());
     assert!(!decide(&deny, &SHOP, &spoofed).is_allowed());
+}
+
+#[test]
+fn what_did_not_pass_the_waypoint_is_told_from_what_policy_denies() {
+    let waypoint = Identity::new("cluster.local", "shop", "wp").unwrap();
+    let key = PolicyKey::waypoint_guard("shop", "shop_wp");
+    let only_waypoint = policy(
+        key.name(),
+        Scope::WorkloadSelector,
+        Action::Deny,
+        one(Match {
+            not_principals: vec![StringMatch::Exact(waypoint.principal())],
+            ..Match::default()
+        }),
+    );
+    let exact = StringMatch::Exact(client().principal());
+    let client_only = policy(
+        "client",
+        Scope::Namespace,
+        Action::Allow,
+        from_principal(exact),
+    );
+    let set = set(&[only_waypoint, client_only]);
+    let keys = [key.clone()];
+    let target = Target {
+        policies: &keys,
+        ..SHOP
+    };
+    let bypassed = Decision::Deny {
+        reason: Reason::WaypointBypassed,
+        policy: Some(key),
+    };
+    let of_client = client();
+    assert_eq!(decide(&set, &target, &connection(None)), bypassed);
+    assert_eq!(
+        decide(&set, &target, &connection(Some(&of_client))),
+        bypassed
+    );
+    // The guard looks at who comes, every other policy at whom it comes for.
+    let through = Connection {
+        peer: Some(&waypoint),
+        ..connection(Some(&of_client))
+    };
+    assert!(decide(&set, &target, &through).is_allowed());
+    assert!(explain(&set, &target, &through).decision.is_allowed());
+    let for_itself = connection(Some(&waypoint));
+    assert_eq!(
+        decide(&set, &target, &for_itself),
+        denied(Reason::PolicyNotAllowed, "client")
+    );
 }
 
 #[test]
@@ -491,6 +542,7 @@ proptest! {
         let target = Target { namespace: "shop", policies: &keys };
         let connection = Connection {
             source: identity.as_ref(),
+            peer: identity.as_ref(),
             source_ip: source_ip.parse::<IpAddr>().unwrap(),
             source_ip_vouched: vouched || identity.is_some(),
             destination: destination.parse::<SocketAddr>().unwrap(),

@@ -27,9 +27,12 @@ const POLICY_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Facts {
     /// Local address of the pod, by which its current workload record is found.
     pub(crate) local: IpAddr,
-    /// Identity of the peer's certificate; `None` for plaintext.
+    /// Identity of whoever connects: of the peer, or whom a waypoint connects for; `None` for
+    /// plaintext.
     pub(crate) source: Option<Identity>,
-    /// Address of the peer.
+    /// Identity of the peer's certificate.
+    pub(crate) peer: Option<Identity>,
+    /// Address of whoever connects.
     pub(crate) source_ip: IpAddr,
     /// Pod address and application port.
     pub(crate) destination: SocketAddr,
@@ -44,6 +47,7 @@ impl Facts {
         };
         let connection = Connection {
             source: self.source.as_ref(),
+            peer: self.peer.as_ref(),
             source_ip: self.source_ip,
             source_ip_vouched: self.is_vouched(snapshot, network),
             destination: self.destination,

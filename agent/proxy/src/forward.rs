@@ -22,8 +22,8 @@ const ANSWER_TIME: Duration = Duration::from_millis(250);
 pub(crate) const CLEAN_END: Duration = Duration::from_millis(700);
 
 /// Copies between the ends until both have finished. When `cut` completes first its refusal is the
-/// outcome, and both ends are reset; but a flow that is cut because the agent's drain is over ends
-/// cleanly: what had arrived is delivered, both ends see FIN or END_STREAM, and only what does
+/// outcome, and both ends are reset; but a flow that is cut because the agent's drain is over, or
+/// because its pod was put behind a waypoint since, ends cleanly: what had arrived is delivered, both ends see FIN or END_STREAM, and only what does
 /// not come to its end in [`CLEAN_END`] is reset. The record hears of the bytes while they flow.
 pub(crate) async fn until_cut<CR, CW, SR, SW>(
     mut client: End<CR, CW>,
@@ -61,7 +61,8 @@ where
             }
         };
         let last = Instant::now() + CLEAN_END;
-        let copied = refusal.reason == Reason::Drained && end(copy, &ending, last).await;
+        let ends_cleanly = matches!(refusal.reason, Reason::Drained | Reason::WaypointBypassed);
+        let copied = ends_cleanly && end(copy, &ending, last).await;
         (refusal, copied.then_some(last))
     };
     match copied_until {

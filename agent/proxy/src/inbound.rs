@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent_hbone::headers::{Authority, Baggage, ConnectRequest, RequestError};
 use agent_hbone::server::{self, IncomingRequest};
 use agent_identity::{IdentityError, server_config};
-use agent_model::{Identity, Reason, Workload};
+use agent_model::{Identity, PolicyKey, Reason, Workload};
 use agent_net::copy::Counters;
 use agent_net::socket::canonical;
 use agent_net::tasks::spawn_local;
@@ -225,11 +225,11 @@ async fn admit_and_dial(
     // A name that the control plane says nothing of is decided as any other unknown one.
     let told = mesh.state.for_inbound(&local, &asked).await;
     let snapshot = told.unwrap_or_else(|_| mesh.state.load());
-    let source = snapshot.workload_by_ip(&mesh.config.network, tunnel.peer.ip());
+    let client = Client::of(pod, &local, tunnel, request).await;
     record.mutual_tls(true);
-    record.source_identity(tunnel.identity.clone());
+    record.source_identity(client.identity.clone());
     record.hbone_addr(&request.authority);
-    if let Some(source) = source {
+    if let Some(source) = snapshot.workload_by_ip(&mesh.config.network, client.address.ip()) {
         record.source(source, None);
     }
     let destination = match resolve::inbound(&snapshot, &local, tunnel.local.ip(), &asked) {
@@ -255,11 +255,12 @@ async fn admit_and_dial(
     };
     let facts = Facts {
         local: tunnel.local.ip(),
-        source: Some(tunnel.identity.clone()),
-        source_ip: tunnel.peer.ip(),
+        source: Some(client.identity),
+        peer: Some(tunnel.identity.clone()),
+        source_ip: client.address.ip(),
         destination,
     };
-    let client = client_of(tunnel, request);
+    let client = client.address;
     let slot = pod.admit().map_err(Rejection::unavailable)?;
     let application = dial_admitted(pod, slot, &local, facts, client)
         .await
@@ -276,8 +277,47 @@ fn status_of(reason: Reason) -> StatusCode {
         Reason::PolicyDenied
         | Reason::PolicyNotAllowed
         | Reason::PolicyUnknown
+        | Reason::WaypointBypassed
         | Reason::PolicyChanged => StatusCode::UNAUTHORIZED,
         _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// For whom a stream is.
+struct Client {
+    identity: Identity,
+    /// What the application sees.
+    address: SocketAddr,
+}
+
+impl Client {
+    /// The tunnel's peer; or, where that is a waypoint in front of this pod, whom it says it
+    /// connects for.
+    async fn of(
+        pod: &LocalPod,
+        local: &Workload,
+        tunnel: &Tunnel,
+        request: &ConnectRequest,
+    ) -> Self {
+        if let Some(identity) = &request.source {
+            let mesh = &pod.worker.mesh;
+            let (network, address) = (&mesh.config.network, tunnel.peer.ip());
+            let told = mesh.state.for_peer(network, address).await;
+            let snapshot = told.unwrap_or_else(|_| mesh.state.load());
+            let peer = &tunnel.identity;
+            if resolve::speaks_for_clients(&snapshot, network, local, peer, address) {
+                return Self {
+                    identity: identity.clone(),
+                    address: request.forwarded.client.map_or(tunnel.peer, canonical),
+                };
+            }
+            tracing::debug!(target: "inbound", %peer, claimed = %identity,
+                "not believed: it is no waypoint in front of this pod");
+        }
+        Self {
+            identity: tunnel.identity.clone(),
+            address: client_of(tunnel, request),
+        }
     }
 }
 
@@ -325,7 +365,14 @@ pub(crate) async fn dial_admitted(
 /// Completes when an admitted connection must end: denied by a change, or its pod is gone.
 pub(crate) async fn until_denied(pod: &LocalPod, admitted: &Admitted) -> Refusal {
     tokio::select! {
-        policy = admitted.denied() => Refusal::by_policy(Reason::PolicyChanged, policy),
+        policy = admitted.denied() => {
+            let is_guard = policy.as_ref().is_some_and(PolicyKey::is_waypoint_guard);
+            let reason = match is_guard {
+                true => Reason::WaypointBypassed,
+                false => Reason::PolicyChanged,
+            };
+            Refusal::by_policy(reason, policy)
+        }
         refusal = pod.ended() => refusal,
     }
 }

@@ -78,6 +78,7 @@ pub(crate) fn judge(
     let facts = Facts {
         local: connection.local.ip(),
         source: None,
+        peer: None,
         source_ip: connection.remote.ip(),
         destination: connection.local,
     };

@@ -252,6 +252,7 @@ async fn open_tunnel(
                 .unwrap_or_default(),
         },
         traceparent: Some(TraceParent::new(rand::random(), rand::random())),
+        source: None,
     };
     let dial = || {
         let (pod, peer) = (pod.clone(), hop.peer);

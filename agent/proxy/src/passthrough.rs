@@ -44,6 +44,7 @@ async fn proxy(
     let facts = Facts {
         local: destination.ip(),
         source: None,
+        peer: None,
         source_ip: client.ip(),
         destination,
     };

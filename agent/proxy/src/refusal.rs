@@ -36,6 +36,9 @@ impl Refusal {
             (Some(key), Reason::PolicyNotAllowed) => {
                 format!("ALLOW policies apply (such as {key}), none matched")
             }
+            (Some(key), Reason::WaypointBypassed) => {
+                format!("it did not pass the waypoint that {key} asks for")
+            }
             (Some(key), Reason::PolicyUnknown) => format!("policy {key} is not known here"),
             (Some(key), _) => format!("denied by {key}"),
             (None, _) => "denied".to_owned(),

@@ -14,9 +14,11 @@ use crate::Refusal;
 use crate::connections::{Connections, Facts};
 
 fn facts(source: Option<&str>) -> Facts {
+    let source = source.map(|account| Identity::new("cluster.local", "shop", account).unwrap());
     Facts {
         local: "10.1.0.2".parse().unwrap(),
-        source: source.map(|account| Identity::new("cluster.local", "shop", account).unwrap()),
+        peer: source.clone(),
+        source,
         source_ip: "10.1.0.1".parse().unwrap(),
         destination: "10.1.0.2:80".parse().unwrap(),
     }

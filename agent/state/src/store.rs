@@ -1,6 +1,6 @@
 //! One writer, many readers, whole snapshots in between.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::Snapshot;
-use crate::resolve::{AuthorityRef, Names, inbound_names, outbound_names};
+use crate::resolve::{AuthorityRef, Names, inbound_names, outbound_names, peer_names};
 
 /// How long a connection waits for what its control plane says of a name.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -84,6 +84,12 @@ impl Reader {
         authority: &AuthorityRef<'_>,
     ) -> Result<Arc<Snapshot>, NotTold> {
         self.with(|snapshot| inbound_names(snapshot, local, authority))
+            .await
+    }
+
+    /// The newest snapshot, with who the peer at an address is, as [`Self::for_outbound`].
+    pub async fn for_peer(&self, network: &str, peer: IpAddr) -> Result<Arc<Snapshot>, NotTold> {
+        self.with(|snapshot| peer_names(snapshot, network, peer))
             .await
     }
 

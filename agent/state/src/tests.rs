@@ -259,6 +259,7 @@ fn policies_are_kept_and_unreadable_ones_deny() {
     };
     let connection = agent_policy::Connection {
         source: None,
+        peer: None,
         source_ip: "10.0.0.9".parse().unwrap(),
         source_ip_vouched: true,
         destination: "10.0.0.1:80".parse().unwrap(),

@@ -133,6 +133,7 @@ impl Ends {
         };
         let connection = Connection {
             source: None,
+            peer: None,
             source_ip: IpAddr::from([10, 0, 0, 9]),
             source_ip_vouched: true,
             destination: SocketAddr::from(([10, 0, 0, 1], 80)),

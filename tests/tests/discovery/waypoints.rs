@@ -119,10 +119,17 @@ fn what_is_behind_a_waypoint_is_reached_through_it_or_not_at_all() {
         panic!("{:?}", to(&ends, "10.0.0.2:80"));
     };
     assert!(!hop.via_waypoint);
-    // Taken away again, it takes the way with it.
+    // Taken away again, it takes the way with it, and nobody knows any more that it was for services.
     manifests.remove("gateway.yaml");
     ends.catalog = manifests.catalog();
     assert_eq!(ends.pump(), [""; 0]);
+    assert!(matches!(
+        to(&ends, "10.0.0.2:80"),
+        Outbound::Deny {
+            reason: Reason::WaypointUnavailable,
+            ..
+        }
+    ));
     assert!(
         refusal(&ends).contains("wp.shop.missing"),
         "{}",

@@ -192,6 +192,7 @@ mod tests {
         };
         let connection = Connection {
             source: identity.as_ref(),
+            peer: identity.as_ref(),
             source_ip: IpAddr::from(ip),
             source_ip_vouched: true,
             destination: SocketAddr::from(([10, 9, 9, 9], port)),

@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::gateway::{GATEWAY_NAME, Resolved, Tables, World, resolve, waypoints};
+use crate::source::istio::AuthorizationPolicy;
 use crate::source::kubernetes::{Metadata, Namespace};
 use crate::source::{Kind, Object, ObjectRef};
 use crate::translate::waypoint::Waypoints;
@@ -40,6 +41,16 @@ impl Gateways {
                 let before = before.and_then(|objects| objects.pods.get(&reference.name));
                 before.is_some_and(|pod| of_gateway(&pod.metadata))
                     || object.is_some_and(|object| of_gateway(object.metadata()))
+            }
+            // Whether one is attached to a Gateway says what its waypoint is for.
+            Kind::AuthorizationPolicy => {
+                let is_attached = |policy: &AuthorizationPolicy| {
+                    policy.spec.target_ref.is_some() || !policy.spec.target_refs.is_empty()
+                };
+                let of_before = before.map(|objects| &objects.authorization_policies);
+                let before = of_before.and_then(|policies| policies.get(&reference.name));
+                before.is_some_and(|policy| is_attached(policy))
+                    || matches!(object, Some(Object::AuthorizationPolicy(policy)) if is_attached(policy))
             }
             _ => false,
         };

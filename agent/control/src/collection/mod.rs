@@ -3,18 +3,21 @@
 //! touches and no others. Pure: events in, translation out.
 
 mod gateways;
+mod guards;
 mod inventory;
 mod placement;
 #[cfg(test)]
 mod tests;
 
 use gateways::Gateways;
+use guards::Changing;
 pub(crate) use inventory::Inventory;
 pub(crate) use placement::{Placement, PodsOfNode};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
+use std::time::Instant;
 
 use agent_model::gateway::GatewayKey;
 use agent_model::{Authorization, Identity, PodProgress, PodReport};
@@ -26,8 +29,8 @@ use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
 use crate::translate::service_entry::EntryHosts;
 use crate::translate::{
-    self, ByName, Captured, Mesh, Note, Objects, Scope, Translated, enrolment, peer_authentication,
-    workload,
+    self, ByName, Captured, Mesh, Note, Objects, Scope, Translated, enrolment, guard,
+    peer_authentication, workload,
 };
 
 /// Names the network of a cluster, on the root namespace.
@@ -49,6 +52,7 @@ pub(crate) struct Collection {
     is_placement_new: bool,
     captured: Captured,
     gateways: Gateways,
+    guards: Changing,
     dirty: BTreeSet<Arc<str>>,
     all_dirty: bool,
 }
@@ -80,6 +84,7 @@ impl Collection {
             is_placement_new: false,
             captured: Captured::default(),
             gateways: Gateways::default(),
+            guards: Changing::default(),
             dirty: BTreeSet::new(),
             all_dirty: false,
         }
@@ -96,8 +101,15 @@ impl Collection {
         }
     }
 
-    /// Redoes what changes touched. Returns the namespaces whose translation is different now.
+    /// [`Self::settle_at`] this moment.
     pub(crate) fn settle(&mut self) -> Vec<Arc<str>> {
+        self.settle_at(Instant::now())
+    }
+
+    /// Redoes what changes touched. Returns the namespaces whose translation is different now; at
+    /// [`Self::next_turn`] more may be.
+    pub(crate) fn settle_at(&mut self, now: Instant) -> Vec<Arc<str>> {
+        self.dirty.extend(self.guards.due(now));
         let are_moved = self.gateways.settle(&self.namespaces, &self.objects);
         self.all_dirty |= are_moved;
         let dirty = mem::take(&mut self.dirty);
@@ -109,7 +121,11 @@ impl Collection {
         let mut changed = Vec::new();
         for namespace in todo {
             self.forget_captured(&namespace);
-            let (translated, identities, pods, is_meshed) = self.translate(&namespace);
+            let (mut translated, identities, pods, is_meshed) = self.translate(&namespace);
+            let wanted = mem::take(&mut translated.guards);
+            let before = self.translated.get(&namespace);
+            let guards = self.guards.replace(&namespace, wanted, before, now);
+            guard::enforce(&self.mesh, &namespace, &guards, &mut translated);
             self.replace_identities(&namespace, identities);
             self.is_placement_new |= self.placement.replace(&namespace, pods, is_meshed);
             if self.translated.get(&namespace) == Some(&translated) {
@@ -125,6 +141,11 @@ impl Collection {
             changed.push(namespace);
         }
         changed
+    }
+
+    /// When [`Self::settle`] has to be called again though nothing was applied.
+    pub(crate) fn next_turn(&self) -> Option<Instant> {
+        self.guards.next_turn()
     }
 
     /// What a namespace becomes; `None` when it has nothing.

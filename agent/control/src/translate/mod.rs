@@ -4,6 +4,7 @@
 pub(crate) mod authorization;
 pub(crate) mod enrolment;
 mod given;
+pub(crate) mod guard;
 pub(crate) mod membership;
 pub(crate) mod peer_authentication;
 pub(crate) mod service;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_model::{Authorization, Service, Workload};
+use guard::{Fronts, Guards};
 use service_entry::EntryHosts;
 use waypoint::Waypoints;
 
@@ -137,6 +139,8 @@ pub(crate) struct Translated {
     pub(crate) services: Vec<Service>,
     pub(crate) policies: Vec<Authorization>,
     pub(crate) notes: Vec<Note>,
+    /// What workloads are to be reached through, by uid. Not in force yet: see [`guard::enforce`].
+    pub(crate) guards: Guards,
 }
 
 /// Something the author of an object should know.
@@ -180,6 +184,7 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     let policies = authorization::translate(scope, &mut out);
     let entries = service_entry::in_force(scope, &mut out.notes);
     let memberships = membership::find(scope, &entries, &mut out.notes);
+    let fronts = Fronts::find(scope, &entries);
     for pod in scope.objects.pods.values() {
         let labels = &pod.metadata.labels;
         let modes = peer_modes.keys_for(labels);
@@ -192,7 +197,11 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         }
         workload.authorization_policies = policies.selecting(labels);
         workload.authorization_policies.extend(modes);
-        workload.waypoint = waypoint::of_workload(scope, labels);
+        fronts.put_behind(
+            &mut workload,
+            waypoint::of_workload(scope, labels),
+            &mut out.guards,
+        );
         out.workloads.push(workload);
     }
     for entry in scope.objects.workload_entries.values() {
@@ -206,7 +215,11 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
         workload.authorization_policies = policies.selecting(&labels);
         let modes = peer_modes.keys_for(&labels);
         workload.authorization_policies.extend(modes);
-        workload.waypoint = waypoint::of_workload(scope, &labels);
+        fronts.put_behind(
+            &mut workload,
+            waypoint::of_workload(scope, &labels),
+            &mut out.guards,
+        );
         out.workloads.push(workload);
     }
     let endpoints = service_entry::endpoints(scope, &entries, &mut out.notes);

@@ -201,7 +201,7 @@ impl InForce<'_> {
             vips: self.addresses(scope),
             ports: self.ports(),
             subject_alt_names: spec.subject_alt_names.clone(),
-            waypoint: waypoint::of_service(scope, &entry.metadata),
+            waypoint: waypoint::of_service(scope, &entry.metadata).map(|bound| bound.address),
             load_balancing,
             ip_families: IpFamilies::Automatic,
             canonical: scope

@@ -34,6 +34,8 @@ pub(crate) struct Waypoint {
     pub(crate) port: u16,
     /// Namespaces that may use it; its own by default.
     pub(crate) allowed: Namespaces,
+    /// A policy is attached to it, for all that passes.
+    pub(crate) is_policed: bool,
 }
 
 /// The waypoints of all namespaces, by namespace and name.
@@ -44,6 +46,10 @@ pub(crate) struct Waypoints(BTreeMap<(Arc<str>, Arc<str>), Waypoint>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bound {
     pub(crate) address: GatewayAddress,
+    /// Namespace and name of the Gateway.
+    pub(crate) gateway: (Arc<str>, Arc<str>),
+    /// A policy is attached to the waypoint itself.
+    pub(crate) is_policed: bool,
     /// Why nobody gets through.
     pub(crate) lost: Option<String>,
 }
@@ -52,8 +58,6 @@ pub(crate) struct Bound {
 struct Said<'a> {
     namespace: &'a str,
     name: &'a str,
-    /// On the object itself, and not on its namespace.
-    is_own: bool,
 }
 
 impl Waypoints {
@@ -80,8 +84,8 @@ impl Waypoints {
         }
     }
 
-    /// The same for a pod or WorkloadEntry. Unless it says so itself, it is not behind a waypoint
-    /// of which nobody knows that it is for workloads.
+    /// The same for a pod or WorkloadEntry. One that is missing may have been for workloads: what a
+    /// Gateway was for is forgotten with it, and that must not open anything.
     pub(crate) fn of_workload(
         &self,
         labels: &Labels,
@@ -93,7 +97,6 @@ impl Waypoints {
             Ok(waypoint) if !matches!(waypoint.reach, WaypointFor::Workload | WaypointFor::All) => {
                 None
             }
-            Err(Lost::Missing) if !said.is_own => None,
             Err(Lost::Refused(waypoint))
                 if !matches!(waypoint.reach, WaypointFor::Workload | WaypointFor::All) =>
             {
@@ -148,21 +151,19 @@ fn said<'a>(
         let mut values = keys.into_iter().filter_map(|key| labels.get(key));
         values.find(|value| !value.is_empty()).map(String::as_str)
     };
-    let places = [(labels, true), (namespace_labels, false)];
-    let (at, name, is_own) = places
+    let places = [labels, namespace_labels];
+    let (at, name) = places
         .into_iter()
-        .find_map(|(labels, is_own)| Some((labels, value(labels, USE)?, is_own)))?;
+        .find_map(|labels| Some((labels, value(labels, USE)?)))?;
     (name != "none").then(|| Said {
         namespace: value(at, USE_NAMESPACE).unwrap_or(namespace),
         name,
-        is_own,
     })
 }
 
 fn bound(said: &Said<'_>, found: Result<&Waypoint, Lost<'_>>) -> Bound {
-    let Said {
-        namespace, name, ..
-    } = said;
+    let Said { namespace, name } = said;
+    let is_policed = found.as_ref().is_ok_and(|waypoint| waypoint.is_policed);
     let (key, port, lost) = match found {
         Ok(waypoint) => (key(namespace, name), waypoint.port, None),
         Err(lost) => {
@@ -182,25 +183,25 @@ fn bound(said: &Said<'_>, found: Result<&Waypoint, Lost<'_>>) -> Bound {
             target: GatewayTarget::Hostname(key),
             hbone_mtls_port: port,
         },
+        gateway: ((*namespace).into(), (*name).into()),
+        is_policed,
         lost,
     }
 }
 
-/// The waypoint in front of a Service or ServiceEntry.
-pub(super) fn of_service(scope: &Scope<'_>, metadata: &Metadata) -> Option<GatewayAddress> {
+/// What a Service or ServiceEntry is behind.
+pub(super) fn of_service(scope: &Scope<'_>, metadata: &Metadata) -> Option<Bound> {
     let labels = scope.namespace_labels();
-    let bound = scope
+    scope
         .waypoints
-        .of_service(&metadata.labels, scope.name, labels);
-    bound.map(|bound| bound.address)
+        .of_service(&metadata.labels, scope.name, labels)
 }
 
-/// The waypoint in front of a pod or WorkloadEntry with these labels.
-pub(super) fn of_workload(scope: &Scope<'_>, labels: &Labels) -> Option<GatewayAddress> {
-    let bound = scope
+/// What a pod or WorkloadEntry with these labels is behind.
+pub(super) fn of_workload(scope: &Scope<'_>, labels: &Labels) -> Option<Bound> {
+    scope
         .waypoints
-        .of_workload(labels, scope.name, scope.namespace_labels());
-    bound.map(|bound| bound.address)
+        .of_workload(labels, scope.name, scope.namespace_labels())
 }
 
 /// Whether an object has something to say of its own.

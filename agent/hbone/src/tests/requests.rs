@@ -154,6 +154,7 @@ fn a_request_arrives_as_it_was_made() {
                 host: "web.shop.svc.cluster.local".to_owned(),
             },
             traceparent: Some(TraceParent::new(1, 2)),
+            source: Some("spiffe://cluster.local/ns/shop/sa/client".parse().unwrap()),
         };
         let bare = ConnectRequest::to(Authority::Ip("[2001:db8::2]:8080".parse().unwrap()));
         let pool = pool();

@@ -6,13 +6,15 @@ mod choose;
 mod inbound;
 mod names;
 mod outbound;
+mod peer;
 #[cfg(test)]
 mod tests;
 
 pub use choose::endpoints;
 pub use inbound::inbound;
-pub use names::{Names, inbound_names, outbound_names};
+pub use names::{Names, inbound_names, outbound_names, peer_names};
 pub use outbound::outbound;
+pub use peer::speaks_for_clients;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

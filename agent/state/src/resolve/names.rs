@@ -43,8 +43,33 @@ pub fn outbound_names(snapshot: &Snapshot, source: &Workload, destination: Socke
         (None, None) => (false, None),
     };
     names.add(address_name(&source.network, ip), is_known);
-    if let Some(gateway) = waypoint.filter(|_| is_meshed(source)) {
+    if !is_meshed(source) {
+        return names;
+    }
+    if let Some(gateway) = waypoint {
         add_gateway(snapshot, source, gateway, &mut names);
+    } else if let (None, Some(service)) = (workload, service()) {
+        // Endpoints mostly are behind the same one, if any.
+        let mut gateways: Vec<&GatewayAddress> = Vec::new();
+        for endpoint in snapshot.endpoints(&service.key()) {
+            if let Some(gateway) = &endpoint.waypoint
+                && !gateways.contains(&gateway)
+            {
+                gateways.push(gateway);
+                add_gateway(snapshot, source, gateway, &mut names);
+            }
+        }
+    }
+    names
+}
+
+/// What [`super::speaks_for_clients`] looks up: the peer, by its address.
+pub fn peer_names(snapshot: &Snapshot, network: &str, peer: IpAddr) -> Names {
+    let mut names = Names::default();
+    let ip = peer.to_canonical();
+    if is_asked_for(ip) {
+        let is_known = snapshot.workload_by_ip(network, ip).is_some();
+        names.add(address_name(network, ip), is_known);
     }
     names
 }

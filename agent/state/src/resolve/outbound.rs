@@ -89,9 +89,30 @@ fn to_service(
         dialled: destination.ip(),
     };
     match choose::endpoint(snapshot, source, wanted, chooser) {
-        Ok((workload, address)) => to_endpoint(source, &workload, Some(service), address),
+        Ok((workload, address)) => match &workload.waypoint {
+            // It takes nothing but what passed its waypoint, whichever way it was addressed; for
+            // a service's own waypoint it makes an exception.
+            Some(gateway)
+                if is_meshed(source) && !is_in_front(snapshot, source, service, gateway) =>
+            {
+                to_waypoint(snapshot, source, gateway, Some(service), address, chooser)
+            }
+            _ => to_endpoint(source, &workload, Some(service), address),
+        },
         Err((reason, detail)) => deny(reason, detail),
     }
+}
+
+/// True for the waypoint of an endpoint, and for that of the service it was chosen for.
+fn is_in_front(
+    snapshot: &Snapshot,
+    source: &Workload,
+    service: &Service,
+    of_endpoint: &GatewayAddress,
+) -> bool {
+    let of_service = service.waypoint.iter();
+    let mut gateways = of_service.chain([of_endpoint]);
+    gateways.any(|gateway| snapshot.is_gateway(source, gateway))
 }
 
 /// False for a pod that is captured, because one CNI configuration serves a whole node, and was not

@@ -679,6 +679,74 @@ fn a_pods_own_waypoint_takes_what_is_addressed_to_the_pod() {
 }
 
 #[test]
+fn an_endpoint_behind_a_waypoint_is_reached_through_it() {
+    let web_pod = |waypoint| Workload {
+        waypoint,
+        ..serving(meshed("web", "10.1.0.2"), 8080)
+    };
+    let mesh = |service_waypoint| {
+        mesh()
+            .with_service(Service {
+                waypoint: service_waypoint,
+                ..web()
+            })
+            .with_service(service("ns", "waypoint", "10.96.0.9", 15008, 15008))
+            .with(waypoint_pod())
+            .with(web_pod(Some(waypoint_by_name())))
+    };
+    let hop = hop_of(mesh(None).outbound("10.96.0.1:80"));
+    assert!(hop.via_waypoint);
+    assert_eq!(hop.authority, "10.1.0.2:8080".parse().unwrap());
+    assert_eq!(&*hop.service.unwrap().name, "web");
+    // The waypoint itself goes on to the pod, and so does another that is in front of the service.
+    let mut own = mesh(None);
+    own.source = waypoint_pod();
+    assert!(!hop_of(own.outbound("10.96.0.1:80")).via_waypoint);
+    let key = NamespacedHostname::new("ns", "other.ns.svc.cluster.local");
+    let mut other = mesh(Some(GatewayAddress {
+        target: GatewayTarget::Hostname(key.clone()),
+        hbone_mtls_port: 15008,
+    }));
+    other.source = Workload {
+        services: [(key, Vec::new())].into(),
+        ..meshed("other", "10.1.0.8")
+    };
+    assert!(!hop_of(other.outbound("10.96.0.1:80")).via_waypoint);
+}
+
+#[test]
+fn a_waypoint_alone_speaks_for_clients() {
+    let mesh = behind_waypoint(waypoint_by_name())
+        .with_service(service("ns", "waypoint", "10.96.0.9", 15008, 15008))
+        .with(waypoint_pod())
+        .with(Workload {
+            service_account: "waypoint".into(),
+            ..meshed("alike", "10.1.0.7")
+        })
+        .with(Workload {
+            waypoint: Some(waypoint_by_name()),
+            ..meshed("own", "10.1.0.3")
+        })
+        .with(meshed("free", "10.1.0.4"));
+    let waypoint = waypoint_pod().identity().unwrap();
+    let client = mesh.source.identity().unwrap();
+    let snapshot = mesh.snapshot();
+    let speaks = |local: &str, peer, address: &str| {
+        let local = snapshot.workload(&format!("c//Pod/ns/{local}")).unwrap();
+        speaks_for_clients(&snapshot, "", local, peer, address.parse().unwrap())
+    };
+    assert!(speaks("web", &waypoint, "10.1.0.9"), "of its service");
+    assert!(speaks("own", &waypoint, "10.1.0.9"));
+    assert!(!speaks("free", &waypoint, "10.1.0.9"), "another's waypoint");
+    assert!(!speaks("web", &client, "10.1.0.9"), "another identity");
+    assert!(
+        !speaks("web", &waypoint, "10.1.0.7"),
+        "of that account, and no waypoint"
+    );
+    assert!(!speaks("web", &waypoint, "10.1.0.77"), "nobody knows it");
+}
+
+#[test]
 fn a_pod_has_no_alternative() {
     let mut mesh = mesh().with(meshed("web", "10.1.0.2"));
     mesh.tried = vec!["c//Pod/ns/web".into()];
@@ -831,6 +899,16 @@ fn what_a_decision_looks_up_has_names() {
     assert_eq!(names("10.96.0.1:80"), pair("/10.96.0.1", "ns/wp.ns"));
     assert_eq!(names("10.1.0.2:80"), pair("/10.1.0.2", "/10.96.0.9"));
     assert_eq!(names("127.0.0.1:80"), pair("", ""));
+    let web = service("ns", "web", "10.96.0.5", 80, 8080);
+    let dialled = SocketAddr::new(web.vips[0].address, 80);
+    let mesh = mesh.with_service(web).with(Workload {
+        waypoint: Some(gateway(GatewayTarget::Address(vip("10.96.0.8")))),
+        ..serving(meshed("web", "10.1.0.5"), 8080)
+    });
+    let of_endpoints = outbound_names(&mesh.snapshot(), &mesh.source, dialled);
+    assert_eq!(of_endpoints.unknown, ["/10.96.0.8"]);
+    let peer = peer_names(&mesh.snapshot(), "", "10.1.0.5".parse().unwrap());
+    assert_eq!(peer.known, ["/10.1.0.5"]);
     let local = Workload {
         services: BTreeMap::from([(service("ns", "mine", "10.96.0.3", 80, 80).key(), Vec::new())]),
         ..mesh.source.clone()

@@ -79,6 +79,7 @@ impl From<Reason> for Flag {
             | Reason::PolicyNotAllowed
             | Reason::PolicyUnknown
             | Reason::PolicyChanged
+            | Reason::WaypointBypassed
             | Reason::PeerDenied => Self::Deny,
             Reason::TlsFailed | Reason::PeerIdentityMismatch | Reason::PeerRevoked => {
                 Self::TlsFailure

@@ -45,6 +45,7 @@ pub(super) fn run(bytes: &[u8]) {
         };
         let connection = Connection {
             source: identity.as_ref(),
+            peer: identity.as_ref(),
             source_ip: ip(&mut choices),
             source_ip_vouched: choices.flag(),
             destination: SocketAddr::new(ip(&mut choices), choices.of(&[80, 443])),

@@ -351,6 +351,7 @@ proptest! {
             let target = Target { namespace: "shop", policies: &workload.authorization_policies };
             let connection = Connection {
                 source: identity.as_ref(),
+                peer: identity.as_ref(),
                 source_ip: peer.ip,
                 source_ip_vouched: true,
                 destination: SocketAddr::new("10.0.0.1".parse().unwrap(), peer.port),

@@ -116,7 +116,8 @@ fn the_label_of_an_object_counts_before_that_of_its_namespace() {
 #[test]
 fn what_is_bound_to_a_missing_waypoint_leads_nowhere() {
     let missing = "wp.shop.missing.invalid";
-    let services = format!("cart={missing} out={missing}");
+    // What it was for is not known, so it may have been for pods.
+    let services = format!("cart={missing} out={missing} cart-0={missing} vm={missing}");
     assert_eq!(of(USE, "", "", ""), services);
     // A Service of its name is none, nor is a Gateway of another class.
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: wp, namespace: shop, labels: \
@@ -170,4 +171,140 @@ fn a_waypoint_that_comes_and_goes_moves_what_is_behind_it() {
     collection.apply(Event::Delete(ObjectRef::new(Kind::Gateway, "shop", "wp")));
     collection.settle();
     assert_eq!(bound(&collection), "cart=wp.shop.missing.invalid");
+}
+
+fn policy(target: &str, more: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, \
+         namespace: shop{more}}}\nspec: {{targetRefs: [{{{target}}}], rules: [{{}}]}}\n"
+    )
+}
+
+/// A Service with two ports that the pod serves, at 80 and 8080, and its pod.
+fn served(namespace: &str, pod: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{namespace}}}}}\n\
+         ---\napiVersion: v1\nkind: Service\nmetadata: {{name: cart, namespace: shop}}\nspec: \
+         {{clusterIP: 10.96.0.1, selector: {{app: cart}}, ports: [{{name: a, port: 80}}, {{name: b, \
+         port: 81, targetPort: 8080}}]}}\n\
+         ---\napiVersion: v1\nkind: Pod\nmetadata: {{name: cart-0, namespace: shop, labels: \
+         {{app: cart, {pod}}}}}\nstatus: {{podIP: 10.0.0.1}}\n"
+    )
+}
+
+/// Who may come to `cart-0`, and on which ports nobody else may.
+fn guards(collection: &Collection) -> String {
+    use agent_model::{Action, Scope, StringMatch};
+
+    let translated = collection.translated("shop").unwrap();
+    let listed = &translated.workloads[0].authorization_policies;
+    let mut text = String::new();
+    for key in listed {
+        let policy = translated
+            .policies
+            .iter()
+            .find(|policy| policy.key() == *key);
+        let policy = policy.expect("a policy that is listed is on offer");
+        assert!(policy.is_waypoint_guard() && !policy.dry_run);
+        assert_eq!(
+            (policy.action, policy.scope),
+            (Action::Deny, Scope::WorkloadSelector)
+        );
+        let [rule] = &policy.rules[..] else {
+            panic!("{policy:?}")
+        };
+        let [clause] = &rule.clauses[..] else {
+            panic!("{policy:?}")
+        };
+        let [others] = &clause.matches[..] else {
+            panic!("{policy:?}")
+        };
+        for principal in &others.not_principals {
+            let StringMatch::Exact(principal) = principal else {
+                panic!("{policy:?}")
+            };
+            let _ = write!(text, "{} ", principal.replace("cluster.local/ns/", ""));
+        }
+        let _ = write!(text, "{:?}", others.destination_ports);
+    }
+    text
+}
+
+#[test]
+fn what_is_to_pass_a_waypoint_takes_nothing_else() {
+    let guards_of = |namespace: &str, pod: &str, more: &str| {
+        guards(&collection(&format!(
+            "{CLASS}{}{more}",
+            served(namespace, pod)
+        )))
+    };
+    let at = |labels: &str| waypoint("shop", labels, "");
+    assert_eq!(
+        guards_of(USE, "", &at("")),
+        "",
+        "of services, without a policy"
+    );
+    for reach in ["workload", "all"] {
+        let waypoint = at(&format!("istio.io/waypoint-for: {reach}"));
+        assert_eq!(guards_of(USE, "", &waypoint), "shop/sa/wp []", "{reach}");
+        assert_eq!(guards_of(USE, "istio.io/use-waypoint: none", &waypoint), "");
+    }
+    assert_eq!(guards_of(USE, "", ""), "shop/sa/wp []", "missing");
+    // A policy at the waypoint, or at the service behind it.
+    for target in [
+        "kind: Service, group: '', name: cart",
+        "kind: Gateway, group: gateway.networking.k8s.io, name: wp",
+    ] {
+        let with = |more: &str| format!("{}{}", at(""), policy(target, more));
+        assert_eq!(
+            guards_of(USE, "", &with("")),
+            "shop/sa/wp [80, 8080]",
+            "{target}"
+        );
+        let dry = ", annotations: {istio.io/dry-run: 'true'}";
+        assert_eq!(guards_of(USE, "", &with(dry)), "", "holds nothing");
+        assert_eq!(guards_of("", "", &with("")), "", "not behind it");
+    }
+    let of_another = policy("kind: Service, group: '', name: other", "");
+    assert_eq!(guards_of(USE, "", &format!("{}{of_another}", at(""))), "");
+}
+
+#[test]
+fn a_service_and_its_pod_may_have_different_waypoints() {
+    let two = waypoint("shop", "", "")
+        + &waypoint("shop", "istio.io/waypoint-for: workload", "").replace("name: wp", "name: own");
+    let manifest = served(USE, "istio.io/use-waypoint: own");
+    let collection = collection(&format!("{CLASS}{manifest}{two}"));
+    assert_eq!(guards(&collection), "shop/sa/own shop/sa/wp []");
+}
+
+#[test]
+fn a_guard_comes_after_the_way_and_goes_with_it() {
+    use std::time::{Duration, Instant};
+
+    use crate::source::file::read_text;
+    use crate::source::{Event, Kind, ObjectRef};
+
+    let manifest = format!("{CLASS}{}{}", served(USE, ""), waypoint("shop", "", ""));
+    let mut collection = from_folder(&manifest);
+    let start = Instant::now() + Duration::from_secs(3600);
+    let put = |collection: &mut Collection, text: &str, now| {
+        for event in read_text(text).events {
+            collection.apply(event);
+        }
+        collection.settle_at(now);
+        (guards(collection), collection.next_turn())
+    };
+    let at_wp = policy("kind: Gateway, name: wp", "");
+    let (held, turn) = put(&mut collection, &at_wp, start);
+    assert_eq!(held, "", "clients are told first");
+    let turn = turn.expect("it is put off");
+    let held = put(&mut collection, "", turn);
+    assert_eq!(held, ("shop/sa/wp [80, 8080]".to_owned(), None));
+    collection.apply(Event::Delete(ObjectRef::new(
+        Kind::AuthorizationPolicy,
+        "shop",
+        "p",
+    )));
+    assert_eq!(put(&mut collection, "", turn), (String::new(), None));
 }
