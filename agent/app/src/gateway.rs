@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_gateway::plan::{Plan, Sources};
+use agent_gateway::traffic::Policies;
+use agent_gateway::tuning::Tuning;
 use agent_gateway::{Follower, Gateway, Mesh, Records, Told, bind};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
@@ -190,6 +192,10 @@ fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
     for fault in &faults {
         tracing::warn!(subject = %fault.subject, problem = fault.what,
             "cannot be used: a listener is not served, requests of a rule get 500");
+    }
+    if let Some(object) = &told.gateway {
+        let policies = Policies::new(told.traffic.values());
+        gateway.tune(Tuning::told(policies, &object.key));
     }
     let ports: Vec<u16> = plan.ports().collect();
     let errors = gateway.apply(plan, |port| bind(address, port));

@@ -1,5 +1,7 @@
 //! Bodies on their way to a backend.
 
+mod replay;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -7,13 +9,15 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
 
+pub(crate) use replay::{Original, Replay, Room};
+
 /// Any error of a body.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Frames a mirror may be behind. One that is slower than its original is given up.
 const MIRROR_QUEUE: usize = 64;
 
-/// What is sent to a backend. Frames pass as they come; nothing is kept.
+/// What is sent to a backend. Frames pass as they come; nothing is kept but for a replay.
 pub(crate) enum RequestBody {
     /// The client's.
     Client(Incoming),
@@ -21,6 +25,8 @@ pub(crate) enum RequestBody {
     Copied(Incoming, Vec<mpsc::Sender<Copied>>),
     /// A copy.
     Mirror(mpsc::Receiver<Copied>),
+    /// That of one of several attempts.
+    Replay(Replay),
     /// None.
     Empty,
 }
@@ -75,6 +81,7 @@ impl Body for RequestBody {
                 Some(Copied::End) => None,
                 None => Some(Err("the original request was cut off".into())),
             }),
+            Self::Replay(replay) => replay.poll(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -84,6 +91,7 @@ impl Body for RequestBody {
             Self::Client(body) => body.is_end_stream(),
             // The end has to be polled, for the copies' sake.
             Self::Copied(..) | Self::Mirror(_) => false,
+            Self::Replay(replay) => replay.is_end(),
             Self::Empty => true,
         }
     }
@@ -92,6 +100,7 @@ impl Body for RequestBody {
         match self {
             Self::Client(body) | Self::Copied(body, _) => body.size_hint(),
             Self::Mirror(_) => SizeHint::default(),
+            Self::Replay(replay) => replay.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -133,8 +133,13 @@ impl Gateway {
         });
         Ok(Self {
             threads: threads.collect::<Result<_, _>>()?,
-            _keeper: Keeper::start(Arc::clone(&groups), state.clone())
-                .map_err(GatewayError::StartKeeper)?,
+            _keeper: Keeper::start(
+                Arc::clone(&groups),
+                state.clone(),
+                Arc::clone(&plan),
+                mesh.cloned(),
+            )
+            .map_err(GatewayError::StartKeeper)?,
             plan,
             groups,
             ports: Mutex::default(),

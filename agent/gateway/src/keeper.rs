@@ -6,12 +6,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_state::Reader;
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
+use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::upstream::Groups;
+use crate::mesh::Mesh;
+use crate::plan::Plan;
+use crate::upstream::{Checks, Dialer, Groups};
 
-/// How often endpoints are looked at; the grain of ejections.
+/// How often endpoints are looked at; the grain of ejections and of checks.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The thread; it ends when this is dropped.
@@ -21,7 +25,12 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn start(groups: Arc<Groups>, state: Reader) -> io::Result<Self> {
+    pub(crate) fn start(
+        groups: Arc<Groups>,
+        state: Reader,
+        plan: Arc<ArcSwap<Plan>>,
+        mesh: Option<Mesh>,
+    ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -29,10 +38,11 @@ impl Keeper {
         let thread = thread::Builder::new()
             .name("gateway-keeper".to_owned())
             .spawn(move || {
-                runtime.block_on(async {
+                LocalSet::new().block_on(&runtime, async {
+                    let checks = Checks::new(Dialer::new(mesh), plan);
                     tokio::select! {
                         _ = ended => {}
-                        () = keep(&groups, &state) => {}
+                        () = keep(&groups, &state, checks) => {}
                     }
                 });
             })?;
@@ -43,12 +53,14 @@ impl Keeper {
     }
 }
 
-async fn keep(groups: &Groups, state: &Reader) {
+async fn keep(groups: &Groups, state: &Reader, mut checks: Checks) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        groups.tick(&state.load(), Instant::now());
+        let (snapshot, now) = (state.load(), Instant::now());
+        groups.tick(&snapshot, now);
+        checks.run(groups, &snapshot, now);
     }
 }
 

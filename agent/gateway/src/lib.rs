@@ -37,6 +37,7 @@ mod request;
 mod response;
 pub mod retry;
 pub mod route;
+pub mod session;
 #[cfg(test)]
 mod tests;
 mod told;

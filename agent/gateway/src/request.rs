@@ -5,6 +5,7 @@ mod attempt;
 mod change;
 mod decide;
 mod mirror;
+mod way;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -140,9 +141,7 @@ async fn forward(
     if let Some(why) = &rule.broken {
         return Err(Refusal::new(Reason::BackendInvalid, why.clone()));
     }
-    let backend = rule
-        .split
-        .choose(rand::random())
+    let (backend, session) = way::choose(worker, rule, &parts.headers)
         .ok_or_else(|| Refusal::new(Reason::BackendInvalid, "the rule has no backend"))?;
     let (service, port, protocol) = match &backend.destination {
         Destination::Service {
@@ -167,13 +166,21 @@ async fn forward(
         port,
         protocol,
         client: Some(client.client.ip()),
-        session: None,
+        session: session.map(|session| session.endpoint),
         deadline: None,
     };
-    let (answer, deadline) = attempt::send(worker, rule, call, request).await?;
+    let way = way::way(worker, rule, backend);
+    let sent = attempt::send(worker, way, rule.timeouts, call, request).await;
+    let (answer, deadline) = sent?;
+    let endpoint = answer.lease.endpoint().key();
     record.endpoint = Some(answer.lease.endpoint().address());
     let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-    respond(client, rule, backend, answer, timer, upgrade.as_ref()).await
+    let mut response = respond(client, rule, backend, answer, timer, upgrade.as_ref()).await?;
+    if let Some(way) = way {
+        let secure = client.scheme == Scheme::Https;
+        way::remember(way, session, endpoint, secure, response.headers_mut());
+    }
+    Ok(response)
 }
 
 /// The client's side of a backend's answer.

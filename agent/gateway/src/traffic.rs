@@ -41,6 +41,11 @@ impl Policies {
         Self { by_target }
     }
 
+    /// Everything that policies are attached to, in no order.
+    pub fn targets(&self) -> impl Iterator<Item = &TrafficTarget> {
+        self.by_target.keys()
+    }
+
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
         self.by_target.is_empty()

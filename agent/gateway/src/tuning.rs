@@ -1,21 +1,32 @@
 //! How a gateway treats the endpoints of services: what a `TrafficPolicy` says of a service, in the
 //! form the data path works with.
 
+mod told;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::NamespacedHostname;
+use agent_model::gateway::traffic::TrafficTarget;
 use http::header::{COOKIE, HeaderMap, HeaderName};
 
 use crate::balance::{Algorithm, hashed};
+use crate::traffic::Policies;
 use crate::{circuit, outlier};
 
-/// Settings of every service that has some.
-#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) use told::{OfRule, Way};
+
+/// Settings of every service that has some, and of all others.
+#[derive(Debug, Default)]
 pub struct Tuning {
     services: HashMap<NamespacedHostname, Vec<OfPort>>,
+    others: Arc<Settings>,
+    /// What rules ask for retries and sessions.
+    policies: Arc<Policies>,
+    /// Where policies for everything are attached.
+    general: Vec<TrafficTarget>,
 }
 
 /// Settings of a port, or of those that have none of their own.
@@ -128,13 +139,13 @@ impl Default for HealthCheck {
 pub enum Probe {
     /// Whether it takes a connection.
     Tcp,
-    /// An HTTP/1.1 GET that has to be answered with one of these statuses, 200 to 299 when none
-    /// are given.
+    /// An HTTP/1.1 GET that has to be answered with a status from the first to the second of
+    /// these, both included.
     #[expect(missing_docs, reason = "the names say it")]
     Http {
         path: Arc<str>,
         host: Option<Arc<str>>,
-        statuses: Vec<u16>,
+        statuses: (u16, u16),
     },
     /// The gRPC health checking protocol: `grpc.health.v1.Health/Check` has to say `SERVING` of
     /// this service (`""` is the server as a whole).
@@ -152,7 +163,10 @@ impl Tuning {
             let of_service = services.entry(service).or_default();
             of_service.push((port, Arc::new(settings)));
         }
-        Self { services }
+        Self {
+            services,
+            ..Self::default()
+        }
     }
 
     /// The settings of a port: its own, else those of its service, else the defaults.
@@ -160,7 +174,16 @@ impl Tuning {
         let all = self.services.get(service).map_or(&[][..], Vec::as_slice);
         let with = |wanted: Option<u16>| all.iter().find(|(of, _)| *of == wanted);
         let found = with(Some(port)).or_else(|| with(None));
-        found.map_or_else(Arc::default, |(_, settings)| Arc::clone(settings))
+        let settings = found.map_or(&self.others, |(_, settings)| settings);
+        Arc::clone(settings)
+    }
+
+    /// Services and ports whose endpoints are checked, whoever asks for them.
+    pub(crate) fn checked(&self) -> impl Iterator<Item = (&NamespacedHostname, Option<u16>)> {
+        self.services.iter().flat_map(|(service, ports)| {
+            let checked = ports.iter().filter(|(_, one)| one.health.is_some());
+            checked.map(move |(port, _)| (service, *port))
+        })
     }
 }
 

@@ -8,9 +8,11 @@ mod group;
 mod groups;
 mod h1;
 mod h2;
+mod health;
 mod line;
 mod list;
 mod patient;
+mod probe;
 mod trial;
 mod view;
 
@@ -34,6 +36,7 @@ use crate::body::RequestBody;
 use crate::plan::{Inside, Plan};
 use crate::refusal::Refusal;
 use crate::retry::Failure;
+use crate::tuning::Tuning;
 use cluster::Cluster;
 use trial::Trial;
 
@@ -41,6 +44,7 @@ pub(crate) use connect::Dialer;
 pub(crate) use group::Group;
 pub(crate) use groups::Groups;
 pub(crate) use h1::{Leased, Upgraded};
+pub(crate) use health::Checks;
 pub(crate) use line::Line;
 pub use view::{BackendView, CircuitView, EndpointView};
 
@@ -181,6 +185,11 @@ impl Upstreams {
                 }
             }
         }
+    }
+
+    /// How endpoints are treated.
+    pub(crate) fn tuning(&self) -> Arc<Tuning> {
+        self.groups.tuning()
     }
 
     /// The group of a port of a service.

@@ -11,6 +11,7 @@ use agent_state::Reader;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
+use crate::body::Room;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
@@ -27,6 +28,8 @@ pub(crate) struct Worker {
     pub(crate) mesh: Option<Mesh>,
     pub(crate) network: Arc<str>,
     pub(crate) tunnels: Rc<Settings>,
+    /// For bodies that may have to be sent again.
+    pub(crate) room: Rc<Room>,
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
@@ -63,6 +66,7 @@ impl Worker {
             mesh,
             network,
             tunnels: Rc::default(),
+            room: Rc::default(),
             limits,
             connections: Cell::new(0),
             mirrors: Cell::new(0),

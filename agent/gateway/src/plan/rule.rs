@@ -1,15 +1,17 @@
 //! One rule, compiled.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use agent_model::NamespacedHostname;
 use agent_model::gateway::{
-    BackendProtocol, BackendRef, HttpRule, PathMatch, Retry, RouteKey, RouteKind, Target, Timeouts,
+    BackendProtocol, BackendRef, HttpRule, PathMatch, Retry, RouteKey, RouteKind,
+    SessionPersistence, Target, Timeouts,
 };
 
 use super::Steps;
 use crate::filter::Split;
 use crate::retry::Policy;
+use crate::tuning::Way;
 
 /// What happens to the requests of a rule.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When a failed request is sent again.
     pub retry: Option<Policy>,
+    /// How a client stays with one endpoint, as the rule says.
+    pub sessions: Option<SessionPersistence>,
     /// Why every request gets 500, when one of its filters cannot be used.
     pub broken: Option<String>,
 }
@@ -37,6 +41,8 @@ pub struct Backend {
     pub destination: Destination,
     /// Changes for this share, after those of the rule.
     pub steps: Steps,
+    /// How requests get there, once it is known.
+    pub(crate) way: OnceLock<Way>,
 }
 
 /// Where traffic goes.
@@ -63,6 +69,7 @@ impl Rule {
                 protocol: BackendProtocol::Http,
             },
             steps: Steps::default(),
+            way: OnceLock::new(),
         };
         Self {
             route: RouteKey::new(RouteKind::Http, &service.namespace, &service.hostname),
@@ -71,6 +78,7 @@ impl Rule {
             split: Split::new([(1, backend)]),
             timeouts: Timeouts::default(),
             retry: None,
+            sessions: None,
             broken: None,
         }
     }
@@ -95,12 +103,14 @@ impl Rule {
             Ok(steps) => Backend {
                 destination: Destination::new(&one.target, route.kind),
                 steps,
+                way: OnceLock::new(),
             },
             Err(unusable) => {
                 fault(unusable.to_string());
                 Backend {
                     destination: Destination::Invalid(unusable.to_string().into()),
                     steps: Steps::default(),
+                    way: OnceLock::new(),
                 }
             }
         };
@@ -112,6 +122,7 @@ impl Rule {
             steps,
             timeouts: rule.timeouts,
             retry: rule.retry.as_ref().map(policy),
+            sessions: rule.session_persistence.clone(),
             broken,
         }
     }

@@ -8,29 +8,31 @@ use http::Request;
 use hyper::body::Body;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::body::RequestBody;
-use crate::plan::Rule;
+use crate::body::{Original, RequestBody};
 use crate::refusal::Refusal;
 use crate::retry::{self, Decision, Failure, Policy, grpc_as_http};
+use crate::tuning::Way;
 use crate::upstream::{Answer, Call, Failed};
 use crate::worker::Worker;
 
 /// An answer's head, and when its body has to be over.
 type Timely = (Answer, Option<Instant>);
 
-/// Sends a request, and again as its rule says. Requests with a body are sent once: nothing of a
-/// body is kept.
+/// Sends a request, and again as is said of its way. Of a body as much is kept as
+/// [`REPLAY_MAX`](crate::body); a request of which more was sent is not sent again.
 pub(super) async fn send(
     worker: &Worker,
-    rule: &Rule,
+    way: Option<&Way>,
+    timeouts: Timeouts,
     call: Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<Timely, Refusal> {
-    let limits = Limits::begin(rule.timeouts);
-    let policy = rule.retry.as_ref();
+    let limits = Limits::begin(timeouts);
     let mut tried = Vec::new();
-    match policy.filter(|_| request.body().is_end_stream()) {
-        Some(policy) => again(worker, policy, &limits, call, request).await,
+    let retried = way.and_then(|way| Some((way, way.retry.as_ref()?)));
+    match retried {
+        // Boxed: most requests are sent once.
+        Some(retried) => Box::pin(again(worker, retried, &limits, call, request)).await,
         None => attempt(worker, call, &mut tried, request, limits.next()).await,
     }
     .map_err(|failed| failed.refusal)
@@ -38,20 +40,28 @@ pub(super) async fn send(
 
 async fn again(
     worker: &Worker,
-    policy: &Policy,
+    (way, policy): (&Way, &Policy),
     limits: &Limits,
     call: Call<'_>,
     request: Request<RequestBody>,
 ) -> Result<Timely, Failed> {
     let group = worker.upstreams.group(call.service, call.port);
-    let _in_flight = group.budget().begin();
-    let (parts, _) = request.into_parts();
+    let budget = way.budget.as_ref().unwrap_or_else(|| group.budget());
+    let _in_flight = budget.begin();
+    let (parts, body) = request.into_parts();
+    let original = match body.is_end_stream() {
+        true => None,
+        false => Some(Original::new(body, &worker.room)),
+    };
     let mut tried = Vec::new();
     let mut attempts = 0;
     let mut retrying = None;
     loop {
         attempts += 1;
-        let request = Request::from_parts(parts.clone(), RequestBody::Empty);
+        let body = original
+            .as_ref()
+            .map_or(RequestBody::Empty, Original::replay);
+        let request = Request::from_parts(parts.clone(), body);
         let outcome = attempt(worker, call, &mut tried, request, limits.next()).await;
         drop(retrying.take());
         let Some(failure) = failure(&outcome) else {
@@ -59,7 +69,7 @@ async fn again(
         };
         let described = retry::Request {
             method: parts.method.as_str(),
-            is_whole: true,
+            is_whole: original.as_ref().is_none_or(Original::is_whole),
             is_answered: false,
             attempts,
             time_left: limits.left(),
@@ -67,7 +77,7 @@ async fn again(
         let Decision::Again(delay) = policy.decide(described, failure, rand::random()) else {
             return outcome;
         };
-        retrying = group.retry();
+        retrying = group.retry(budget);
         if retrying.is_none() {
             return outcome;
         }

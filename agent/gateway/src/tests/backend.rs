@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub(super) struct Seen {
 struct Log {
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
+    is_ill: AtomicBool,
 }
 
 /// A running backend. Its answers carry its name in `x-backend`.
@@ -64,6 +65,10 @@ impl Backend {
         Self { address, log: kept }
     }
 
+    pub(super) fn set_well(&self, is_well: bool) {
+        self.log.is_ill.store(!is_well, Ordering::Relaxed);
+    }
+
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.log.seen.lock().unwrap().clone()
     }
@@ -92,7 +97,8 @@ impl Backend {
 
 type Answered = Result<Response<BoxBody<Bytes, hyper::Error>>, Infallible>;
 
-/// One whose name begins with `bad` answers 503. `/delay/MS` waits, `/status/CODE` answers that, `/fail-first/N` answers 503 so
+/// One whose name begins with `bad` answers 503, `grpc-bad` that it is unavailable. `/healthz`
+/// is answered as [`Backend::set_well`] says. `/delay/MS` waits, `/status/CODE` answers that, `/fail-first/N` answers 503 so
 /// often, `/close` closes the connection, `/trailers` has
 /// trailers, `/ws` changes to WebSocket and echoes, everything else echoes the body as it comes.
 async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming>) -> Answered {
@@ -149,6 +155,12 @@ async fn answer(name: &'static str, log: Arc<Log>, mut request: Request<Incoming
     }
     if name.starts_with("bad") {
         response = response.status(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    if name == "grpc-bad" {
+        response = response.header("grpc-status", "14");
+    }
+    if target == "/healthz" && log.is_ill.load(Ordering::Relaxed) {
+        response = response.status(StatusCode::INTERNAL_SERVER_ERROR);
     }
     if target.starts_with("/status/") {
         response = response.status(argument.parse::<u16>().unwrap());

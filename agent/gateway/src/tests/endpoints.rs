@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use agent_model::gateway::{Persistence, SessionPersistence};
 use agent_model::{Locality, Reason};
 use agent_xds::{Apply, Update};
 use http::{Request, Response};
 use http_body_util::Full;
 
 use super::backend::Backend;
-use super::bed::{Bed, endpoint, get, route, rule, service};
+use super::bed::{Bed, endpoint, get, route, rule, service, to};
 use crate::balance::Algorithm;
 use crate::outlier::Cause;
-use crate::tuning::{HashOn, Nearness, Settings, Tuning};
+use crate::tuning::{HashOn, HealthCheck, Nearness, Probe, Settings, Tuning};
 use crate::{BackendView, Config, circuit, outlier};
 
 fn tuned(bed: &Bed, settings: Settings) {
@@ -287,4 +288,157 @@ async fn the_near_ones_are_enough() {
     let gone = Update::RemoveAddress("c//Pod/ns/one-0".to_owned());
     assert!(bed.writer.apply(vec![gone]).is_empty());
     assert_eq!(who(&bed.ask(get("a", "/")).await), "far");
+}
+
+/// Waits until an endpoint may or may not be chosen.
+async fn usable(bed: &Bed, expected: &[bool]) {
+    let wait = async {
+        let seen = || -> Vec<bool> { view(bed).endpoints.iter().map(|one| one.usable).collect() };
+        while seen() != expected {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    assert!(waited.is_ok(), "{:?} and not {expected:?}", view(bed));
+}
+
+#[tokio::test]
+async fn who_fails_its_checks_is_left_out_unless_nearly_all_do() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let c = Backend::start("c").await;
+    let mut bed = workers(2);
+    bed.service("one", &[&a, &b, &c]);
+    let health = HealthCheck {
+        probe: Probe::Http {
+            path: "/healthz".into(),
+            host: Some("health.example".into()),
+            statuses: (200, 299),
+        },
+        interval: Duration::from_millis(50),
+        timeout: Duration::from_secs(2),
+        unhealthy: 2,
+        healthy: 2,
+        ..HealthCheck::default()
+    };
+    b.set_well(false);
+    tuned(
+        &bed,
+        Settings {
+            health: Some(health.clone()),
+            ..Settings::default()
+        },
+    );
+    // Nobody has asked for the service yet.
+    let wait = async {
+        while bed.gateway.backends().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    wait.await;
+    usable(&bed, &[true, false, true]).await;
+    assert!(!view(&bed).endpoints[1].healthy);
+    let seen = counts(&bed, 20).await;
+    assert!(!seen.contains_key(&(200, "b".to_owned())), "{seen:?}");
+    // Of three one is left: the gateway does not believe it.
+    c.set_well(false);
+    usable(&bed, &[true, true, true]).await;
+    assert!(!view(&bed).endpoints[2].healthy);
+    b.set_well(true);
+    c.set_well(true);
+    let wait = async {
+        while !view(&bed).endpoints.iter().all(|one| one.healthy) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .unwrap();
+    let asked = a.seen().into_iter().find(|seen| seen.target == "/healthz");
+    assert_eq!(asked.unwrap().host, "health.example");
+    // A port that nobody listens on, of one of them.
+    let closed = HealthCheck {
+        probe: Probe::Tcp,
+        port: Some(super::bed::free_port().port()),
+        panic_percent: 0,
+        ..health
+    };
+    tuned(
+        &bed,
+        Settings {
+            health: Some(closed),
+            ..Settings::default()
+        },
+    );
+    usable(&bed, &[false, false, false]).await;
+    assert_eq!(bed.get("a", "/").await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_client_stays_with_its_endpoint_and_its_share() {
+    let mut backends = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        backends.push(Backend::start(name).await);
+    }
+    let mut split = rule("/", "one");
+    split.backends = vec![to("one", 1), to("two", 1)];
+    split.session_persistence = Some(SessionPersistence {
+        name: "stay".into(),
+        kind: Persistence::Cookie { permanent: false },
+        absolute_timeout: None,
+        idle_timeout: None,
+    });
+    let mut bed = workers(3);
+    assert_eq!(bed.apply(&[route(vec![split])]), []);
+    bed.service("one", &[&backends[0], &backends[1]]);
+    bed.service("two", &[&backends[2], &backends[3]]);
+    let ask = |cookie: Option<String>| {
+        let mut request = Request::get("/").header("host", "a");
+        if let Some(cookie) = cookie {
+            request = request.header("cookie", cookie);
+        }
+        bed.ask(request.body(Full::default()).unwrap())
+    };
+    let given = |response: &Response<bytes::Bytes>| {
+        let cookie = response.headers().get("set-cookie")?.to_str().unwrap();
+        Some(cookie.split(';').next().unwrap().to_owned())
+    };
+    let at_random = |name| {
+        let settings = Settings {
+            algorithm: Algorithm::Random,
+            ..Settings::default()
+        };
+        (service(name).key(), None, settings)
+    };
+    bed.gateway.tune(Tuning::new(["one", "two"].map(at_random)));
+    let mut seen = BTreeSet::new();
+    let mut cookies = Vec::new();
+    for _ in 0..80 {
+        let response = ask(None).await;
+        seen.insert(who(&response));
+        cookies.push((given(&response).unwrap(), who(&response)));
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    for (cookie, name) in &cookies {
+        let response = ask(Some(cookie.clone())).await;
+        assert_eq!(who(&response), *name);
+        assert_eq!(given(&response), None, "it knows");
+    }
+    // What nobody wrote is as nothing.
+    let forged = cookies[0].0.replace(['0', '1'], "2");
+    assert!(given(&ask(Some(forged)).await).is_some());
+    // Its endpoint goes: another one, and that is told.
+    let (lost, _) = cookies.iter().find(|(_, name)| name == "d").unwrap();
+    let (kept, _) = cookies.iter().find(|(_, name)| name == "c").unwrap();
+    let gone = Update::RemoveAddress("c//Pod/ns/two-1".to_owned());
+    assert!(bed.writer.apply(vec![gone]).is_empty());
+    let ask = |cookie: &str| {
+        let request = Request::get("/").header("host", "a");
+        let request = request.header("cookie", cookie);
+        bed.ask(request.body(Full::default()).unwrap())
+    };
+    let response = ask(lost).await;
+    assert_eq!(who(&response), "c", "its share is still that service");
+    assert!(given(&response).is_some());
+    let response = ask(kept).await;
+    assert_eq!((who(&response).as_str(), given(&response)), ("c", None));
 }

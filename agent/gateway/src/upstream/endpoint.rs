@@ -52,6 +52,11 @@ impl Endpoint {
         self.address
     }
 
+    /// The same in every gateway.
+    pub(crate) fn key(&self) -> u64 {
+        self.vital.key
+    }
+
     /// Of this process only: what [`Upstreams::send`](super::Upstreams::send) has tried.
     pub(crate) fn id(&self) -> u64 {
         self.vital.id

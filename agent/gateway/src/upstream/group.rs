@@ -16,7 +16,7 @@ use super::list::{List, Member, Vital};
 use crate::circuit::{Circuit, Kind, Limits, Permit};
 use crate::outlier::{Cause, Change, Outliers};
 use crate::refusal::Refusal;
-use crate::retry::Budget;
+use crate::retry::{Budget, Retrying};
 use crate::tuning::Settings;
 
 /// Failures in a row are not counted.
@@ -217,9 +217,22 @@ impl Group {
         self.judge().outliers.as_ref()?.ejection(vital.id)
     }
 
-    /// A retry, as far as the budget has room. `None` is counted.
-    pub(crate) fn retry(&self) -> Option<crate::retry::Retrying> {
-        let retrying = self.budget.retry();
+    /// An endpoint passes its checks again, or not any more, for this reason.
+    pub(super) fn health_changed(&self, member: &Member, problem: Option<&str>) {
+        let Self { service, port, .. } = self;
+        let endpoint = member.address;
+        match problem {
+            Some(problem) => tracing::warn!(%service, port, %endpoint, problem,
+                "endpoint is unhealthy"),
+            None => tracing::info!(%service, port, %endpoint, "endpoint is healthy again"),
+        }
+        let judge = self.judge();
+        self.assess(&judge, &self.list.load());
+    }
+
+    /// A retry, as far as a budget has room. What has none is counted.
+    pub(crate) fn retry(&self, budget: &Arc<Budget>) -> Option<Retrying> {
+        let retrying = budget.retry();
         let counter = match &retrying {
             Some(_) => &self.events.retried,
             None => &self.events.unretried,

@@ -42,9 +42,6 @@ impl Groups {
 
     /// Works by other settings from now on.
     pub(crate) fn configure(&self, tuning: Tuning, now: Instant) {
-        if **self.tuning.load() == tuning {
-            return;
-        }
         let tuning = Arc::new(tuning);
         self.tuning.store(Arc::clone(&tuning));
         for group in self.all() {
@@ -64,6 +61,22 @@ impl Groups {
         let group = Group::new(service.clone(), port, settings, self.reclaim.clone());
         ports.push((port, Arc::clone(&group)));
         group
+    }
+
+    pub(super) fn tuning(&self) -> Arc<Tuning> {
+        self.tuning.load_full()
+    }
+
+    /// The groups whose endpoints are checked, those that nobody has asked for yet among them.
+    pub(super) fn checked(&self, snapshot: &Snapshot) -> Vec<Arc<Group>> {
+        for (service, port) in self.tuning.load().checked() {
+            let ports = snapshot.service(service).map(|service| &service.ports);
+            let ports = ports.into_iter().flatten().map(|one| one.service_port);
+            for port in ports.filter(|one| port.is_none_or(|port| port == *one)) {
+                self.group(service, port).follow(snapshot, &self.place);
+            }
+        }
+        self.all()
     }
 
     pub(super) fn place(&self) -> &Place {

@@ -198,6 +198,11 @@ impl Vital {
     pub(super) fn is_well(&self) -> bool {
         !self.is_ill.load(Ordering::Relaxed)
     }
+
+    /// Says whether it is well. True when that is news.
+    pub(super) fn set_well(&self, is_well: bool) -> bool {
+        self.is_ill.swap(!is_well, Ordering::Relaxed) == is_well
+    }
 }
 
 /// True when connections that were made to one workload may be used for the other.
