@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::source::istio::MeshConfigSpec;
+use crate::source::traffic::TrafficPolicySpec;
 
 /// Set by `cargo xtask codegen`: write the files instead of comparing them.
 const WRITE: &str = "CULVERT_WRITE_DEFINITIONS";
@@ -61,7 +62,10 @@ const FOREIGN: [Foreign; 4] = [
 fn checked_in_definitions_are_what_the_types_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes");
     let foreign: Vec<Value> = FOREIGN.iter().map(Foreign::definition).collect();
-    agrees(folder.join("base/crds.yaml"), &[mesh_config()]);
+    agrees(
+        folder.join("base/crds.yaml"),
+        &[mesh_config(), traffic_policy()],
+    );
     agrees(folder.join("istio-crds/crds.yaml"), &foreign);
 }
 
@@ -78,6 +82,16 @@ fn schemas_are_structural() {
     assert_eq!(spec["trustDomain"]["nullable"], true);
     assert_eq!(spec["limits"]["x-kubernetes-preserve-unknown-fields"], true);
     assert!(spec["accessLog"]["description"].is_string());
+    let own = traffic_policy();
+    let schema = &own["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    assert_structural(schema);
+    let spec = &schema["properties"]["spec"]["properties"];
+    let target = &spec["targetRefs"]["items"]["properties"];
+    assert_eq!(target["sectionName"]["type"], "string");
+    let balancing = &spec["loadBalancing"]["properties"];
+    let algorithms = &balancing["algorithm"]["enum"];
+    assert!(algorithms.as_array().unwrap().contains(&json!("peakEwma")));
+    assert_eq!(spec["rateLimit"]["type"], "object");
 }
 
 fn assert_structural(schema: &Value) {
@@ -102,6 +116,9 @@ fn assert_structural(schema: &Value) {
         .flat_map(Map::values)
     {
         assert_structural(property);
+    }
+    if let Some(items) = schema.get("items") {
+        assert_structural(items);
     }
 }
 
@@ -152,6 +169,41 @@ fn mesh_config() -> Value {
         &[],
         vec![version],
     )
+}
+
+fn traffic_policy() -> Value {
+    let schema = json!({
+        "type": "object",
+        "description": "How requests are limited, changed and sent to endpoints.",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": schema_of::<TrafficPolicySpec>(),
+            "status": open("What the control plane made of it, for each Gateway."),
+        },
+    });
+    let mut version = version("v1alpha1", true, schema);
+    version["additionalPrinterColumns"] = json!([
+        {"name": "Target", "type": "string", "jsonPath": ".spec.targetRefs[*].name"},
+        {
+            "name": "Accepted", "type": "string",
+            "jsonPath": ".status.ancestors[*].conditions[?(@.type=='Accepted')].status",
+        },
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let mut definition = definition(
+        "culvert.dev",
+        "TrafficPolicy",
+        "trafficpolicies",
+        "Namespaced",
+        &["tp"],
+        vec![version],
+    );
+    // What GEP-713 asks of policies, for tools.
+    let policy = json!("Direct");
+    definition["metadata"]["labels"]["gateway.networking.k8s.io/policy"] = policy;
+    definition
 }
 
 impl Foreign {
@@ -256,6 +308,8 @@ fn structural(schema: &mut Value) {
     };
     fields.remove("title");
     fields.remove("default");
+    // Of numbers: the API server knows others than Rust, and the bounds are there.
+    fields.remove("format");
     if let Some(additional) = fields.remove("additionalProperties")
         && additional != false
     {
@@ -263,6 +317,9 @@ fn structural(schema: &mut Value) {
             "x-kubernetes-preserve-unknown-fields".to_owned(),
             json!(true),
         );
+    }
+    if let Some(items) = fields.get_mut("items") {
+        structural(items);
     }
     for property in fields
         .get_mut("properties")

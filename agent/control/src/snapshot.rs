@@ -106,6 +106,12 @@ fn update_gateways(
             let name = agent_xds::route_name(&gateway.key, &route.key).into();
             offered.insert((ResourceType::Route, name));
         }
+        let traffic = resolved.traffic.iter();
+        for (_, policy) in traffic.filter(|(of, _)| *of == gateway.key) {
+            differs |= catalog.put_traffic_policy(&gateway.key, policy);
+            let name = agent_xds::policy_name(&gateway.key, &policy.key()).into();
+            offered.insert((ResourceType::TrafficPolicy, name));
+        }
         for backend in &resolved.backends {
             differs |= catalog.put_backend(&gateway.key, backend);
             let name = agent_xds::backend_name(&gateway.key, backend).into();

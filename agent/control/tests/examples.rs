@@ -8,7 +8,7 @@ use agent_control::Manifests;
 use agent_xds::ResourceType;
 
 /// Each with the policies that nodes are given of it.
-const EXAMPLES: [(&str, &[&str]); 4] = [
+const EXAMPLES: [(&str, &[&str]); 5] = [
     (
         "deny-by-default.yaml",
         &[
@@ -21,6 +21,7 @@ const EXAMPLES: [(&str, &[&str]); 4] = [
     ("migration-from-istio-ambient.yaml", &["shop/web-to-orders"]),
     ("quickstart.yaml", &[]),
     ("strict-mtls.yaml", &[]),
+    ("traffic-policy.yaml", &[]),
 ];
 
 /// A pod of the quickstart as a cluster would have it, for policies to be about.

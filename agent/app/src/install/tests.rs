@@ -415,6 +415,8 @@ fn the_control_plane_may_do_what_it_does_and_no_more() {
         tlsroutes                     get list watch
         tlsroutes/status              patch
         tokenreviews                  create
+        trafficpolicies               get list watch
+        trafficpolicies/status        patch
         udproutes                     get list watch
         udproutes/status              patch
         validatingwebhookconfigurations culvert-validation  get patch

@@ -328,7 +328,7 @@ fn route_kind(kind: Kind) -> RouteKind {
 }
 
 /// Seconds since 1970; 0 for one that was written by hand and does not say.
-fn created(metadata: &Metadata) -> u64 {
+pub(super) fn created(metadata: &Metadata) -> u64 {
     let created = metadata.creation_timestamp.as_deref();
     let created = created.and_then(|text| text.parse::<Timestamp>().ok());
     created.map_or(0, |time| u64::try_from(time.as_second()).unwrap_or(0))

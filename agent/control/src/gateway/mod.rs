@@ -4,14 +4,13 @@
 //! to a listener in a second one and send to a Service in a third. Pure: [`resolve`] reads a
 //! [`World`] and makes a [`Resolved`]. The order: which Gateways are ours ([`class`]), their
 //! listeners ([`listeners`]) with the objects they refer to ([`refs`]), the routes on them
-//! ([`attach`]) with their rules ([`rules`]), settings of backends ([`tls_policy`]), statuses
-//! ([`status`]).
+//! ([`attach`]) with their rules ([`rules`]), settings of backends ([`tls_policy`]), traffic
+//! policies ([`traffic_policy`]), statuses ([`status`]).
 
 mod addresses;
 mod attach;
 mod class;
 mod conflicts;
-mod duration;
 mod filters;
 mod listeners;
 mod matches;
@@ -24,11 +23,13 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod tls_policy;
+mod traffic_policy;
 mod waypoints;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 
 pub(crate) use addresses::GATEWAY_NAME;
@@ -74,6 +75,8 @@ pub(crate) struct Resolved {
     pub(crate) routes: Vec<Route>,
     /// Settings of backends.
     pub(crate) backends: Vec<Backend>,
+    /// Traffic policies, each with a gateway that is told.
+    pub(crate) traffic: Vec<(GatewayKey, TrafficPolicy)>,
     /// What is asked of whatever is made for a Gateway.
     pub(crate) deployments: Vec<Deployment>,
     /// What to say of each object.
@@ -102,6 +105,7 @@ pub(crate) fn resolve(world: &World<'_>) -> Resolved {
     }
     let uses = attach::routes(world, &mut gateways, &mut out);
     tls_policy::resolve(world, &uses, &mut out);
+    traffic_policy::resolve(world, &gateways, &uses, &mut out);
     for gateway in &gateways {
         gateway.report(world, &mut out);
     }

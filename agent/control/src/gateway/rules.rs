@@ -7,9 +7,9 @@ use agent_model::gateway::{
 };
 
 use super::refs::{self, From};
-use super::{Fault, World, duration, filters, matches};
-use crate::source::Kind;
+use super::{Fault, World, filters, matches};
 use crate::source::gateway_api::{self as api, Route, RouteRule};
+use crate::source::{Kind, duration};
 use crate::translate::service::key;
 
 /// Of a Service outside of the cluster, by one of the hosts of a ServiceEntry.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::source::gateway_api::{
     BackendTlsPolicy, ConfigMap, Gateway, GatewayClass, ListenerSet, ReferenceGrant, Route, Secret,
 };
+use crate::source::traffic::TrafficPolicyObject;
 use crate::source::{Kind, Object, ObjectRef};
 
 /// Namespace and name.
@@ -20,6 +21,7 @@ pub(crate) struct Tables {
     pub(super) routes: BTreeMap<(Kind, Arc<str>, Arc<str>), Arc<Route>>,
     pub(super) grants: BTreeMap<Key, Arc<ReferenceGrant>>,
     pub(super) policies: BTreeMap<Key, Arc<BackendTlsPolicy>>,
+    pub(super) traffic: BTreeMap<Key, Arc<TrafficPolicyObject>>,
     pub(super) secrets: BTreeMap<Key, Arc<Secret>>,
     pub(super) config_maps: BTreeMap<Key, Arc<ConfigMap>>,
 }
@@ -54,6 +56,7 @@ impl Tables {
             }
             Kind::ReferenceGrant => set!(grants, key(), Object::ReferenceGrant(it) => it),
             Kind::BackendTLSPolicy => set!(policies, key(), Object::BackendTLSPolicy(it) => it),
+            Kind::TrafficPolicy => set!(traffic, key(), Object::TrafficPolicy(it) => it),
             Kind::Secret => set!(secrets, key(), Object::Secret(it) => it),
             Kind::ConfigMap => set!(config_maps, key(), Object::ConfigMap(it) => it),
             _ => return false,
@@ -81,6 +84,7 @@ impl Tables {
             (Kind::ListenerSet, self.sets.len()),
             (Kind::ReferenceGrant, self.grants.len()),
             (Kind::BackendTLSPolicy, self.policies.len()),
+            (Kind::TrafficPolicy, self.traffic.len()),
             (Kind::Secret, self.secrets.len()),
             (Kind::ConfigMap, self.config_maps.len()),
         ];

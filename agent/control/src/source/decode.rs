@@ -17,6 +17,7 @@ use super::istio::{
 use super::kubernetes::{
     EndpointSlice, MIRROR, Metadata, Namespace, Node, Pod, Service, ServiceAccount,
 };
+use super::traffic::{TrafficPolicyObject, check_traffic_policy};
 use super::{Kind, Object, ObjectRef};
 
 /// Kubernetes allows 253 bytes for most names; they become parts of resource names here.
@@ -90,6 +91,7 @@ pub(crate) fn decode(value: Value) -> Result<Decoded, FieldError> {
         }
         Kind::ReferenceGrant => Object::ReferenceGrant(typed(kind, value, |_| Ok(()))?),
         Kind::BackendTLSPolicy => Object::BackendTLSPolicy(typed(kind, value, |_| Ok(()))?),
+        Kind::TrafficPolicy => Object::TrafficPolicy(typed(kind, value, check_traffic_policy)?),
         Kind::Secret => Object::Secret(typed(kind, value, |_| Ok(()))?),
         Kind::ConfigMap => Object::ConfigMap(typed(kind, value, |_| Ok(()))?),
     }))
@@ -142,6 +144,7 @@ fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError>
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &NETWORKING),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &NETWORKING),
         ("culvert.dev", "MeshConfig") => (Kind::MeshConfig, &["v1alpha1"]),
+        ("culvert.dev", "TrafficPolicy") => (Kind::TrafficPolicy, &["v1alpha1"]),
         ("", "Secret") => (Kind::Secret, &["v1"]),
         ("", "ConfigMap") => (Kind::ConfigMap, &["v1"]),
         (GROUP, "GatewayClass") => (Kind::GatewayClass, &["v1", "v1beta1"]),
@@ -216,7 +219,8 @@ fn check_texts(kind: Kind, value: &Value) -> Result<(), FieldError> {
         | Kind::TLSRoute
         | Kind::TCPRoute
         | Kind::UDPRoute
-        | Kind::BackendTLSPolicy => (&[&["spec"]], MAX_VALUE),
+        | Kind::BackendTLSPolicy
+        | Kind::TrafficPolicy => (&[&["spec"]], MAX_VALUE),
         _ => (&[], MAX_NAME),
     };
     let of_metadata: [&[&str]; 2] = [&["metadata", "labels"], &["metadata", "ownerReferences"]];
@@ -298,6 +302,7 @@ has_metadata!(
     Route,
     ReferenceGrant,
     BackendTlsPolicy,
+    TrafficPolicyObject,
     Secret,
     ConfigMap
 );

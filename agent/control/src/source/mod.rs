@@ -2,12 +2,14 @@
 //! a cluster is behind it.
 
 pub(crate) mod decode;
+pub(crate) mod duration;
 pub(crate) mod file;
 pub(crate) mod gateway_api;
 pub(crate) mod istio;
 pub(crate) mod kube;
 pub(crate) mod kubernetes;
 pub(crate) mod lenient;
+pub(crate) mod traffic;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use istio::{
     AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
 };
 use kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
+use traffic::TrafficPolicyObject;
 
 /// The kinds Culvert reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -46,6 +49,7 @@ pub(crate) enum Kind {
     UDPRoute,
     ReferenceGrant,
     BackendTLSPolicy,
+    TrafficPolicy,
     /// Those with a certificate that a Gateway names.
     Secret,
     /// Those with certificates of authorities that something of the Gateway API names.
@@ -126,6 +130,7 @@ pub(crate) enum Object {
     Route(Kind, Arc<Route>),
     ReferenceGrant(Arc<ReferenceGrant>),
     BackendTLSPolicy(Arc<BackendTlsPolicy>),
+    TrafficPolicy(Arc<TrafficPolicyObject>),
     Secret(Arc<Secret>),
     ConfigMap(Arc<ConfigMap>),
 }
@@ -150,6 +155,7 @@ impl Object {
             Self::Route(kind, _) => *kind,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::BackendTLSPolicy(_) => Kind::BackendTLSPolicy,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
         }
@@ -174,6 +180,7 @@ impl Object {
             Self::Route(_, object) => &object.metadata,
             Self::ReferenceGrant(object) => &object.metadata,
             Self::BackendTLSPolicy(object) => &object.metadata,
+            Self::TrafficPolicy(object) => &object.metadata,
             Self::Secret(object) => &object.metadata,
             Self::ConfigMap(object) => &object.metadata,
         }

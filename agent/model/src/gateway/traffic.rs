@@ -71,6 +71,27 @@ impl TrafficPolicy {
         PolicyKey::new(&self.namespace, &self.name)
     }
 
+    /// The parts it has, by the names that manifests give them.
+    pub fn parts(&self) -> impl Iterator<Item = &'static str> {
+        let parts = [
+            ("loadBalancing", self.load_balancing.is_some()),
+            ("locality", self.locality.is_some()),
+            ("retry", self.retry.is_some()),
+            ("timeouts", self.timeouts.is_some()),
+            ("circuitBreaker", self.circuit_breaker.is_some()),
+            ("outlierDetection", self.outlier_detection.is_some()),
+            ("healthCheck", self.health_check.is_some()),
+            ("rateLimit", self.rate_limit.is_some()),
+            ("fault", self.fault.is_some()),
+            ("sessionPersistence", self.session_persistence.is_some()),
+            ("compression", self.compression.is_some()),
+            ("headers", self.headers.is_some()),
+            ("bodyLimits", self.body_limits.is_some()),
+        ];
+        let there = parts.into_iter().filter(|(_, is_there)| *is_there);
+        there.map(|(part, _)| part)
+    }
+
     /// Its place among policies of equally specific targets: the least wins (GEP-713: the oldest,
     /// then the first by namespace and name).
     pub fn rank(&self) -> (u64, &str, &str) {

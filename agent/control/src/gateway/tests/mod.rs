@@ -7,6 +7,7 @@ mod listener_sets;
 mod mesh;
 mod routes;
 mod tls_policies;
+mod traffic_policies;
 mod translation;
 
 use std::fmt::Write as _;

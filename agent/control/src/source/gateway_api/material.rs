@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use agent_model::gateway::traffic::RedisLogin;
 use agent_model::gateway::{Certificate, SecretKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,13 +18,15 @@ use crate::source::kubernetes::Metadata;
 /// Certificates of one chain or one bundle.
 const MAX_CERTIFICATES: usize = 1_000;
 
-/// `v1 Secret` with a certificate (`tls.crt`) and its key (`tls.key`).
+/// `v1 Secret` with a certificate (`tls.crt`) and its key (`tls.key`), or with a login.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "RawSecret")]
 pub(crate) struct Secret {
     pub(crate) metadata: Metadata,
     /// What is wrong with it is for the status of whoever refers to it.
     pub(crate) pair: Result<Certificate, String>,
+    /// Its `password`, and `username` where there is one.
+    pub(crate) login: Option<RedisLogin>,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +53,13 @@ impl From<RawSecret> for Secret {
             let text = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
             text.ok_or_else(|| format!("{name} is not PEM"))
         };
+        let login = field("password")
+            .ok()
+            .filter(|password| !password.is_empty());
+        let login = login.map(|password| RedisLogin {
+            user: field("username").ok().map(Into::into),
+            password: SecretKey::new(password),
+        });
         let pair = field("tls.crt").and_then(|chain| Ok((chain, field("tls.key")?)));
         let pair = pair.and_then(|(chain, key)| {
             check_pair(&chain, &key)?;
@@ -61,6 +71,7 @@ impl From<RawSecret> for Secret {
         Self {
             metadata: raw.metadata,
             pair,
+            login,
         }
     }
 }
@@ -140,7 +151,10 @@ fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>,
         return Ok(BTreeMap::new());
     };
     let read = all.into_iter().filter_map(|(key, value)| {
-        let is_read = matches!(key.as_str(), "tls.crt" | "tls.key" | "ca.crt");
+        let is_read = matches!(
+            key.as_str(),
+            "tls.crt" | "tls.key" | "ca.crt" | "username" | "password"
+        );
         is_read
             .then_some(key)
             .zip(value.as_str().map(str::to_owned))

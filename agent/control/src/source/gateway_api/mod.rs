@@ -19,8 +19,8 @@ pub(crate) use gateway::{
 pub(crate) use grant::ReferenceGrant;
 pub(crate) use material::{ConfigMap, Secret};
 pub(crate) use route::{
-    BackendRef, Cors, Filter, GrpcMethod, HeaderModifier, MatchSpec, MethodSpec, Mirror, ParentRef,
-    PathEdit, PathSpec, Redirect, Route, RouteRule, UrlRewrite, Value, ValueMatch,
+    BackendRef, Cors, Filter, GrpcMethod, HeaderModifier, Marks, MatchSpec, MethodSpec, Mirror,
+    ParentRef, PathEdit, PathSpec, Redirect, Route, RouteRule, UrlRewrite, Value, ValueMatch,
 };
 pub(crate) use tls_policy::{BackendTlsPolicy, BackendValidation, PolicyTarget};
 
@@ -100,6 +100,10 @@ pub(crate) fn named(object: &Object) -> Vec<ObjectRef> {
         Object::BackendTLSPolicy(policy) => {
             let authorities = policy.spec.validation.ca_certificate_refs.iter();
             found.extend(authorities.filter_map(config_map));
+        }
+        Object::TrafficPolicy(policy) => {
+            let secret = policy.secret();
+            found.extend(secret.map(|name| ObjectRef::new(Kind::Secret, own, name)));
         }
         _ => {}
     }

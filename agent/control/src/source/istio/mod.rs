@@ -60,7 +60,7 @@ fn check_selector(selector: Option<&Selector>) -> Result<(), FieldError> {
 
 /// A field that is known and not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Skipped;
+pub(super) struct Skipped;
 
 impl<'de> Deserialize<'de> for Skipped {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

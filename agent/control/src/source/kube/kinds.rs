@@ -50,7 +50,7 @@ impl Watched {
 }
 
 /// Every kind that a cluster is asked for.
-pub(super) static WATCHED: [Watched; 21] = [
+pub(super) static WATCHED: [Watched; 22] = [
     metadata_only(Kind::Namespace, "namespaces", false),
     metadata_only(Kind::Node, "nodes", true),
     metadata_only(Kind::ServiceAccount, "serviceaccounts", true),
@@ -119,6 +119,12 @@ pub(super) static WATCHED: [Watched; 21] = [
         GROUP,
         &["v1", "v1alpha3"],
         "backendtlspolicies",
+    ),
+    custom(
+        Kind::TrafficPolicy,
+        "culvert.dev",
+        &["v1alpha1"],
+        "trafficpolicies",
     ),
 ];
 

@@ -162,7 +162,11 @@ impl Named {
 pub(super) fn decides_names(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::BackendTLSPolicy
+        Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::ListenerSet
+            | Kind::BackendTLSPolicy
+            | Kind::TrafficPolicy
     )
 }
 
@@ -199,7 +203,7 @@ pub(super) fn wanted<'a>(objects: impl Iterator<Item = &'a Object> + Clone) -> B
             let namespace = parent.namespace_or(&set.metadata.namespace);
             ours.contains(&(namespace, parent.name.as_str()))
         }
-        Object::BackendTLSPolicy(_) => !ours.is_empty(),
+        Object::BackendTLSPolicy(_) | Object::TrafficPolicy(_) => !ours.is_empty(),
         _ => false,
     };
     objects.filter(is_ours).flat_map(named).collect()

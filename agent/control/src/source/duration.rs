@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Parses up to four numbers of at most five digits, each with its unit, such as `1h30m` or
 /// `500ms`. `None` for anything else.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     for _ in 0..4 {
