@@ -185,6 +185,7 @@ fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
             gateway: object,
             routes: &told.routes().collect::<Vec<_>>(),
             backends: &told.backends().collect::<Vec<_>>(),
+            policies: &Policies::new(told.traffic.values()),
             before: Some(&gateway.plan()),
         }),
         None => (Plan::default(), Vec::new()),

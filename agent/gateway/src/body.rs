@@ -3,6 +3,8 @@
 mod replay;
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -27,8 +29,16 @@ pub(crate) enum RequestBody {
     Mirror(mpsc::Receiver<Copied>),
     /// That of one of several attempts.
     Replay(Replay),
+    /// One that is cut off where it is longer than it may be.
+    Limited(Box<Self>, Allowance),
     /// None.
     Empty,
+}
+
+/// How much of a body may come; says so to whoever asks when it was more.
+pub(crate) struct Allowance {
+    left: u64,
+    is_exceeded: Arc<AtomicBool>,
 }
 
 /// A frame of a body for a mirror.
@@ -40,6 +50,17 @@ pub(crate) enum Copied {
 }
 
 impl RequestBody {
+    /// The same body, no longer than `limit` bytes. What is returned with it becomes true when it
+    /// would have been.
+    pub(crate) fn limited(self, limit: u64) -> (Self, Arc<AtomicBool>) {
+        let is_exceeded = Arc::new(AtomicBool::new(false));
+        let allowance = Allowance {
+            left: limit,
+            is_exceeded: Arc::clone(&is_exceeded),
+        };
+        (Self::Limited(Box::new(self), allowance), is_exceeded)
+    }
+
     /// The client's body and as many copies of it.
     pub(crate) fn with_copies(client: Incoming, copies: usize) -> (Self, Vec<Self>) {
         if client.is_end_stream() {
@@ -82,6 +103,10 @@ impl Body for RequestBody {
                 None => Some(Err("the original request was cut off".into())),
             }),
             Self::Replay(replay) => replay.poll(cx),
+            Self::Limited(body, allowance) => {
+                let frame = ready!(Pin::new(&mut **body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| allowance.take(frame?)))
+            }
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -89,6 +114,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(body) => body.is_end_stream(),
+            Self::Limited(body, _) => body.is_end_stream(),
             // The end has to be polled, for the copies' sake.
             Self::Copied(..) | Self::Mirror(_) => false,
             Self::Replay(replay) => replay.is_end(),
@@ -101,7 +127,24 @@ impl Body for RequestBody {
             Self::Client(body) | Self::Copied(body, _) => body.size_hint(),
             Self::Mirror(_) => SizeHint::default(),
             Self::Replay(replay) => replay.size_hint(),
+            Self::Limited(body, _) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Allowance {
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => {
+                self.is_exceeded.store(true, Ordering::Relaxed);
+                Err("the body is longer than it may be".into())
+            }
         }
     }
 }

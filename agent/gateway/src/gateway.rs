@@ -166,6 +166,7 @@ impl Gateway {
         mut listen: impl FnMut(u16) -> io::Result<StdListener>,
     ) -> Vec<GatewayError> {
         let wanted: BTreeSet<u16> = plan.ports().collect();
+        plan.inherit(&self.plan.load());
         self.plan.store(Arc::new(plan));
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         for port in ports.difference(&wanted) {

@@ -14,7 +14,8 @@
 //! to backends. What workers share are the read sides of plan and mesh, and what is known of each
 //! backend: latencies, failures and limits are counted in atomics, so that a limit holds for the
 //! process and an endpoint that failed one worker is out for all. [`tuning`] says how backends are
-//! treated. A request stays in the task of its client's connection from its first byte to its last: the backend's
+//! treated; what traffic policies say is found by [`traffic`], and what they do to requests is
+//! compiled by [`treatment`]. A request stays in the task of its client's connection from its first byte to its last: the backend's
 //! connection is polled by the task that waits for it.
 
 pub mod balance;
@@ -32,6 +33,7 @@ pub mod normalize;
 pub mod outlier;
 pub mod plan;
 mod record;
+mod redis;
 mod refusal;
 mod request;
 mod response;
@@ -42,6 +44,7 @@ pub mod session;
 mod tests;
 mod told;
 pub mod traffic;
+pub mod treatment;
 pub mod tuning;
 mod upstream;
 mod worker;

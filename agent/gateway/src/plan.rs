@@ -9,6 +9,7 @@ mod rule;
 mod services;
 mod steps;
 mod tls;
+mod treatments;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -22,6 +23,9 @@ use agent_model::gateway::{
 use rustls::ServerConfig;
 
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
+use crate::traffic::Policies as TrafficPolicies;
+use crate::treatment::{Limits, Treatment};
+use treatments::{Place, Plain, Treating};
 
 pub use origination::{Inside, Origination, Originations, Reached};
 pub use rule::{Backend, Destination, Rule};
@@ -34,6 +38,8 @@ pub struct Plan {
     ports: BTreeMap<u16, PortPlan>,
     services: HashMap<NamespacedHostname, ServicePlan>,
     originations: Originations,
+    plain: Plain,
+    limits: Limits,
 }
 
 /// What a plan is compiled of.
@@ -45,6 +51,8 @@ pub struct Sources<'a> {
     pub routes: &'a [Arc<Route>],
     /// How endpoints of services are reached, where that is said.
     pub backends: &'a [Arc<BackendSettings>],
+    /// Traffic policies.
+    pub policies: &'a TrafficPolicies,
     /// The plan in force: what has not changed since is taken from it.
     pub before: Option<&'a Plan>,
 }
@@ -116,8 +124,10 @@ impl Plan {
             gateway,
             routes,
             backends,
+            policies,
             before,
         } = sources;
+        let mut treating = Treating::new(policies, &gateway.key);
         let mut faults = Vec::new();
         let shown = gateway.backend_client_certificate.as_ref();
         let nothing = Originations::default();
@@ -141,7 +151,14 @@ impl Plan {
             };
             match tls {
                 Ok(tls) => {
-                    let compiled = compile_listener(gateway, listener, tls, routes, &mut faults);
+                    let compiled = compile_listener(
+                        gateway,
+                        listener,
+                        tls,
+                        routes,
+                        &mut treating,
+                        &mut faults,
+                    );
                     let named = (listener.hostname.clone(), Arc::new(compiled));
                     ports.entry(listener.port).or_default().push(named);
                 }
@@ -151,7 +168,10 @@ impl Plan {
                 }),
             }
         }
-        let services = services::compile(routes, &mut faults);
+        let services = services::compile(routes, &mut treating, &mut faults);
+        let plain = treating.plain(&mut |unusable| {
+            tracing::warn!(problem = %unusable, "a change of a traffic policy is left out");
+        });
         // A rule that attaches to several listeners is wrong once.
         faults.sort_by(|a, b| (&a.subject, &a.what).cmp(&(&b.subject, &b.what)));
         faults.dedup();
@@ -175,6 +195,8 @@ impl Plan {
             ports: ports.chain(tunnels).collect(),
             services,
             originations,
+            plain,
+            limits: treating.into_limits(),
         };
         (plan, faults)
     }
@@ -199,6 +221,25 @@ impl Plan {
     /// How the endpoints behind a port of a service are reached, where it is said.
     pub fn origination(&self, service: &NamespacedHostname, port: u16) -> Option<&Reached> {
         self.originations.of(service, port)
+    }
+
+    /// What traffic policies do to requests to a service that has no rules.
+    pub fn treatment(&self, service: &NamespacedHostname, port: u16) -> &Arc<Treatment> {
+        self.plain.of(service, port)
+    }
+
+    /// What is done to requests that no traffic policy is for.
+    pub(crate) fn untreated(&self) -> &Arc<Treatment> {
+        self.plain.nothing()
+    }
+
+    /// Limits that are the same as in an earlier plan go on counting.
+    pub fn inherit(&self, earlier: &Self) {
+        for (key, limit) in &self.limits {
+            if let Some(before) = earlier.limits.get(key) {
+                limit.inherit(before);
+            }
+        }
     }
 
     /// Every port that is served.
@@ -231,6 +272,7 @@ fn compile_listener(
     listener: &Listener,
     tls: Option<Arc<ServerConfig>>,
     routes: &[Arc<Route>],
+    treating: &mut Treating<'_>,
     faults: &mut Vec<Fault>,
 ) -> HttpListener {
     let mut entries = Vec::new();
@@ -245,7 +287,8 @@ fn compile_listener(
     for route in attached {
         let names = effective_hostnames(listener.hostname.as_ref(), &route.hostnames);
         if let Some(hostnames) = names {
-            entries.extend(rules_of(route, &hostnames, faults));
+            let place = Place::Listener(&listener.name);
+            entries.extend(rules_of(route, &hostnames, place, treating, faults));
         }
     }
     let rules = index(entries, faults);
@@ -260,6 +303,8 @@ fn compile_listener(
 fn rules_of<'a>(
     route: &'a Route,
     hostnames: &[Hostname],
+    place: Place<'_>,
+    treating: &mut Treating<'_>,
     faults: &mut Vec<Fault>,
 ) -> Vec<Entry<'a, Arc<Rule>>> {
     let Rules::Http(rules) = &route.rules else {
@@ -279,7 +324,12 @@ fn rules_of<'a>(
             route: &route.key,
             rule: number,
             matches: &rule.matches,
-            value: Arc::new(Rule::compile(&route.key, rule, &mut fault)),
+            value: Arc::new(Rule {
+                treatment: Some(treating.rule(place, &route.key, rule, &mut |unusable| {
+                    fault(unusable.to_string());
+                })),
+                ..Rule::compile(&route.key, rule, &mut fault)
+            }),
         }
     });
     entries.collect()

@@ -5,6 +5,7 @@ mod attempt;
 mod change;
 mod decide;
 mod mirror;
+mod treat;
 mod way;
 
 use std::cell::RefCell;
@@ -82,7 +83,9 @@ pub(crate) async fn serve(
         parts.version,
         std::time::Instant::now(),
     ));
-    let decided = decide(&worker.plan.load(), client, &mut parts);
+    let plan = worker.plan.load_full();
+    let decided = decide(worker, &plan, client, &mut parts).await;
+    drop(plan);
     let mut cors = None;
     let answered = match decided {
         Err(refusal) => Err(refusal),
@@ -103,7 +106,11 @@ pub(crate) async fn serve(
     let mut response = answered.unwrap_or_else(|refusal| {
         record.reason = refusal.reason;
         record.detail.clone_from(&refusal.detail);
-        refused(&refusal, grpc)
+        let mut response = refused(&refusal, grpc);
+        if let Some(more) = refusal.headers {
+            response.headers_mut().extend(*more);
+        }
+        response
     });
     if let (Some(granted), Some(rule)) = (&cors, &record.rule)
         && let Some(rules) = &rule.steps.cors
@@ -137,7 +144,15 @@ async fn forward(
     body: Incoming,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let Decision { rule, upgrade, .. } = &decision;
+    let Decision {
+        rule,
+        treatment,
+        upgrade,
+        ..
+    } = &decision;
+    let coding = treat::coding(treatment, &parts);
+    let limit = treatment.body_limit;
+    treat::check_length(limit, &body)?;
     if let Some(why) = &rule.broken {
         return Err(Refusal::new(Reason::BackendInvalid, why.clone()));
     }
@@ -155,6 +170,7 @@ async fn forward(
     };
     change_request(client, &decision, backend, &mut parts)?;
     let body = mirror(worker, rule, &parts, body);
+    let (body, is_too_long) = treat::limit_body(limit, body);
     // WebSocket over HTTP/2 would be another request altogether (RFC 8441).
     let upgrade = upgrade
         .clone()
@@ -170,23 +186,24 @@ async fn forward(
         deadline: None,
     };
     let way = way::way(worker, rule, backend);
-    let sent = attempt::send(worker, way, rule.timeouts, call, request).await;
-    let (answer, deadline) = sent?;
+    let timeouts = treatment.timeouts(rule.timeouts);
+    let sent = attempt::send(worker, way, timeouts, call, request).await;
+    let (answer, deadline) = sent.map_err(|refusal| treat::or_too_long(refusal, &is_too_long))?;
     let endpoint = answer.lease.endpoint().key();
     record.endpoint = Some(answer.lease.endpoint().address());
     let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-    let mut response = respond(client, rule, backend, answer, timer, upgrade.as_ref()).await?;
+    let mut response = respond(client, &decision, backend, answer, timer, upgrade.as_ref()).await?;
     if let Some(way) = way {
         let secure = client.scheme == Scheme::Https;
         way::remember(way, session, endpoint, secure, response.headers_mut());
     }
-    Ok(response)
+    Ok(treat::finish(&decision.treatment, coding, response))
 }
 
 /// The client's side of a backend's answer.
 async fn respond(
     client: &Downstream,
-    rule: &Rule,
+    decision: &Decision,
     backend: &Backend,
     answer: Answer,
     timer: Option<Pin<Box<Sleep>>>,
@@ -195,7 +212,7 @@ async fn respond(
     let Answer { response, lease } = answer;
     let (mut head, body) = response.into_parts();
     let switched = head.headers.get(UPGRADE).cloned();
-    change_response(rule, backend, &mut head.headers)?;
+    change_response(decision, backend, &mut head.headers)?;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let agreed = switched.filter(|to| upgrade.is_some_and(|asked| same_protocol(asked, to)));
         let (Some(protocol), Some(upgraded)) = (agreed, lease.upgrade().await) else {

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use agent_model::Reason;
@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use crate::body::BodyError;
 use crate::record::{Record, Records};
 use crate::refusal::Refusal;
+use crate::treatment::{Coder, Coding};
 use crate::upstream::Leased;
 
 /// The body of a response. It drives the backend's connection while it is read, and ends the
@@ -27,6 +28,15 @@ pub(crate) struct ResponseBody {
     ending: Option<Ending>,
     /// What breaks off ends with a gRPC status.
     speaks_grpc: bool,
+    coding: Option<Box<Coded>>,
+}
+
+/// What happens to the content on its way.
+struct Coded {
+    /// Until the content is over.
+    coder: Option<Coder>,
+    /// Trailers that come after what the coder still gave.
+    trailers: Option<Frame<Bytes>>,
 }
 
 enum Content {
@@ -53,8 +63,9 @@ impl ResponseBody {
             deadline,
             ending: None,
             speaks_grpc: false,
+            coding: None,
         };
-        if body.is_end_stream() {
+        if body.is_content_over() {
             body.release();
         }
         body
@@ -68,7 +79,17 @@ impl ResponseBody {
             deadline: None,
             ending: None,
             speaks_grpc: false,
+            coding: None,
         }
+    }
+
+    /// The content is compressed as it comes; the head has to say so.
+    pub(crate) fn coded(mut self, coding: Coding) -> Self {
+        self.coding = Some(Box::new(Coded {
+            coder: Some(Coder::new(coding)),
+            trailers: None,
+        }));
+        self
     }
 
     /// The record ends with the body.
@@ -111,6 +132,61 @@ impl ResponseBody {
         }
     }
 
+    fn is_content_over(&self) -> bool {
+        match &self.content {
+            Content::Backend(body) => body.is_end_stream(),
+            Content::Own(content) => content.is_empty(),
+        }
+    }
+
+    fn poll_content(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.content {
+            Content::Own(content) if content.is_empty() => Poll::Ready(None),
+            Content::Own(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+            Content::Backend(_) => self.poll_backend(cx),
+        }
+    }
+
+    fn poll_coded(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let held = self
+                .coding
+                .as_mut()
+                .and_then(|coding| coding.trailers.take());
+            if let Some(trailers) = held {
+                return Poll::Ready(Some(Ok(trailers)));
+            }
+            let polled = ready!(self.poll_content(cx));
+            let Some(coding) = self.coding.as_mut() else {
+                return Poll::Ready(polled);
+            };
+            let out = match polled {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match (frame.into_data(), &mut coding.coder) {
+                    (Ok(data), Some(coder)) => coder.push(&data),
+                    (Ok(data), None) => data,
+                    (Err(frame), coder) => {
+                        coding.trailers = Some(frame);
+                        coder.take().map(Coder::finish).unwrap_or_default()
+                    }
+                },
+                None => match coding.coder.take() {
+                    Some(coder) => coder.finish(),
+                    None => return Poll::Ready(None),
+                },
+            };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+        }
+    }
+
     fn poll_backend(
         &mut self,
         cx: &mut Context<'_>,
@@ -134,7 +210,7 @@ impl ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
-                if self.is_end_stream() {
+                if self.is_content_over() {
                     self.release();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -154,10 +230,9 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = match &mut self.content {
-            Content::Own(content) if content.is_empty() => Poll::Ready(None),
-            Content::Own(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
-            Content::Backend(_) => self.poll_backend(cx),
+        let polled = match self.coding {
+            None => self.poll_content(cx),
+            Some(_) => self.poll_coded(cx),
         };
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let (Some(data), Some(ending)) = (frame.data_ref(), &mut self.ending)
@@ -168,14 +243,13 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Backend(body) => body.is_end_stream(),
-            Content::Own(content) => content.is_empty(),
-        }
+        let is_over = |coding: &Coded| coding.coder.is_none() && coding.trailers.is_none();
+        self.is_content_over() && self.coding.as_deref().is_none_or(is_over)
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
+            _ if self.coding.is_some() => SizeHint::default(),
             Content::Backend(body) => body.size_hint(),
             Content::Own(content) => SizeHint::with_exact(content.len() as u64),
         }

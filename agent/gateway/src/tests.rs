@@ -11,4 +11,5 @@ mod retry;
 mod secure;
 mod serve;
 mod tls;
+mod traffic;
 mod waypoint;

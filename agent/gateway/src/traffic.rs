@@ -51,6 +51,24 @@ impl Policies {
         self.by_target.is_empty()
     }
 
+    /// Services that something is attached to.
+    pub fn services(&self) -> impl Iterator<Item = &NamespacedHostname> {
+        self.by_target.keys().filter_map(|target| match target {
+            TrafficTarget::Service { service, .. } => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Ports of a service that something is attached to.
+    pub fn ports_of(&self, service: &NamespacedHostname) -> impl Iterator<Item = u16> {
+        self.by_target
+            .keys()
+            .filter_map(move |target| match target {
+                TrafficTarget::Service { service: of, port } if of == service => *port,
+                _ => None,
+            })
+    }
+
     /// The part that decides: of the first scope that has one, from the policy that wins there.
     /// Scopes go from specific to general.
     pub fn part<T>(

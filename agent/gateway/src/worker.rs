@@ -15,6 +15,7 @@ use crate::body::Room;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
+use crate::redis::Redises;
 use crate::upstream::{Dialer, Groups, Upstreams};
 
 /// How often connections that wait are looked at.
@@ -30,6 +31,8 @@ pub(crate) struct Worker {
     pub(crate) tunnels: Rc<Settings>,
     /// For bodies that may have to be sent again.
     pub(crate) room: Rc<Room>,
+    /// Those that count for rate limits.
+    pub(crate) redises: Redises,
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
@@ -67,6 +70,7 @@ impl Worker {
             network,
             tunnels: Rc::default(),
             room: Rc::default(),
+            redises: Redises::default(),
             limits,
             connections: Cell::new(0),
             mirrors: Cell::new(0),
@@ -82,6 +86,7 @@ impl Worker {
                 let Some(worker) = swept.upgrade() else {
                     return;
                 };
+                worker.redises.sweep(Instant::now());
                 match is_wanted {
                     true => worker.upstreams.reclaim(),
                     false => worker.upstreams.sweep(Instant::now()),

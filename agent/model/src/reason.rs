@@ -77,6 +77,12 @@ pub enum Reason {
     RequestTimeout,
     /// The service has as many connections or requests as its policy allows (HTTP 503).
     CircuitOpen,
+    /// A traffic policy lets no more requests through for now (HTTP 429).
+    RateLimited,
+    /// The request's body is larger than a traffic policy allows (HTTP 413).
+    BodyTooLarge,
+    /// A traffic policy asks for this fault; the status is the policy's.
+    FaultInjected,
     /// The destination refused the TCP connection.
     ConnectRefused,
     /// The destination did not answer the TCP connection in time; a NetworkPolicy may block it.
@@ -135,6 +141,9 @@ impl Reason {
         Self::BackendInvalid,
         Self::RequestTimeout,
         Self::CircuitOpen,
+        Self::RateLimited,
+        Self::BodyTooLarge,
+        Self::FaultInjected,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
@@ -178,6 +187,9 @@ impl Reason {
             Self::BackendInvalid => "backend-invalid",
             Self::RequestTimeout => "request-timeout",
             Self::CircuitOpen => "circuit-open",
+            Self::RateLimited => "rate-limited",
+            Self::BodyTooLarge => "body-too-large",
+            Self::FaultInjected => "fault-injected",
             Self::ConnectRefused => "connect-refused",
             Self::ConnectTimeout => "connect-timeout",
             Self::ConnectFailed => "connect-failed",
@@ -204,6 +216,9 @@ impl Reason {
             | Self::PolicyNotAllowed
             | Self::PolicyChanged
             | Self::WaypointBypassed
+            | Self::RateLimited
+            | Self::BodyTooLarge
+            | Self::FaultInjected
             | Self::PeerDenied => Fault::Policy,
             Self::PolicyUnknown
             | Self::SourceUnknown

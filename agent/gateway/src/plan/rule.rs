@@ -11,6 +11,7 @@ use agent_model::gateway::{
 use super::Steps;
 use crate::filter::Split;
 use crate::retry::Policy;
+use crate::treatment::Treatment;
 use crate::tuning::Way;
 
 /// What happens to the requests of a rule.
@@ -30,6 +31,9 @@ pub struct Rule {
     pub retry: Option<Policy>,
     /// How a client stays with one endpoint, as the rule says.
     pub sessions: Option<SessionPersistence>,
+    /// What traffic policies do; `None` for a rule that stands for a service without rules, of
+    /// which the plan says it.
+    pub treatment: Option<Arc<Treatment>>,
     /// Why every request gets 500, when one of its filters cannot be used.
     pub broken: Option<String>,
 }
@@ -79,6 +83,7 @@ impl Rule {
             timeouts: Timeouts::default(),
             retry: None,
             sessions: None,
+            treatment: None,
             broken: None,
         }
     }
@@ -123,6 +128,7 @@ impl Rule {
             timeouts: rule.timeouts,
             retry: rule.retry.as_ref().map(policy),
             sessions: rule.session_persistence.clone(),
+            treatment: None,
             broken,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use agent_model::NamespacedHostname;
 use agent_model::gateway::{Parent, Route};
 
+use super::treatments::{Place, Treating};
 use super::{Fault, Rule, index, rules_of};
 use crate::route::Index;
 
@@ -40,6 +41,7 @@ type Attached<'a> = (&'a Route, Option<u16>);
 
 pub(super) fn compile(
     routes: &[Arc<Route>],
+    treating: &mut Treating<'_>,
     faults: &mut Vec<Fault>,
 ) -> HashMap<NamespacedHostname, ServicePlan> {
     let mut attached: HashMap<_, HashMap<Option<&Arc<str>>, Vec<Attached<'_>>>> = HashMap::new();
@@ -60,7 +62,7 @@ pub(super) fn compile(
     let services = attached.into_iter().map(|(service, by_clients)| {
         let mut plan = ServicePlan::default();
         for (clients, attached) in by_clients {
-            let ports = by_port(&attached, faults);
+            let ports = by_port(service, &attached, treating, faults);
             match clients {
                 None => plan.everybody = ports,
                 Some(namespace) => {
@@ -73,14 +75,21 @@ pub(super) fn compile(
     services.collect()
 }
 
-fn by_port(attached: &[Attached<'_>], faults: &mut Vec<Fault>) -> ByPort {
-    let named: BTreeSet<u16> = attached.iter().filter_map(|(_, port)| *port).collect();
+fn by_port(
+    service: &NamespacedHostname,
+    attached: &[Attached<'_>],
+    treating: &mut Treating<'_>,
+    faults: &mut Vec<Fault>,
+) -> ByPort {
+    let named = attached.iter().filter_map(|(_, port)| *port);
+    let named: BTreeSet<u16> = named.chain(treating.ports_of(service)).collect();
     let mut compiled = |wanted: Option<u16>| {
         let takes = |port: &Option<u16>| port.is_none() || *port == wanted;
         let routes: Vec<_> = attached.iter().filter(|(_, port)| takes(port)).collect();
-        let entries = routes
-            .iter()
-            .flat_map(|(route, _)| rules_of(route, &[], faults));
+        let entries = routes.iter().flat_map(|(route, _)| {
+            let place = Place::Service(service, wanted);
+            rules_of(route, &[], place, treating, faults)
+        });
         let entries = entries.collect();
         (!routes.is_empty()).then(|| index(entries, faults))
     };

@@ -14,7 +14,7 @@ use super::Downstream;
 use super::decide::Decision;
 use crate::filter::replaced_path;
 use crate::normalize;
-use crate::plan::{Backend, Rule};
+use crate::plan::Backend;
 use crate::refusal::Refusal;
 
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -39,7 +39,9 @@ pub(super) fn change_request(
         };
         headers.insert(&FORWARDED_PROTO, scheme);
     }
-    let edits = rule.steps.request.iter().chain(&backend.steps.request);
+    let edits = decision.treatment.request.iter();
+    let edits = edits.chain(&rule.steps.request);
+    let edits = edits.chain(&backend.steps.request);
     edits.for_each(|edits| edits.apply(headers));
     let rewritten = backend.steps.host.as_ref().or(rule.steps.host.as_ref());
     let host = rewritten.map(|change| &change.0).or(decision.host.as_ref());
@@ -96,12 +98,14 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Takes off what is for the backend's connection only, and makes the rule's changes.
 pub(super) fn change_response(
-    rule: &Rule,
+    decision: &Decision,
     backend: &Backend,
     headers: &mut HeaderMap,
 ) -> Result<(), Refusal> {
     normalize::clean_response(headers);
-    let edits = backend.steps.response.iter().chain(&rule.steps.response);
+    let edits = backend.steps.response.iter();
+    let edits = edits.chain(&decision.rule.steps.response);
+    let edits = edits.chain(&decision.treatment.response);
     edits.for_each(|edits| edits.apply(headers));
     Ok(())
 }

@@ -8,12 +8,15 @@ use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
+use super::treat::treat;
 use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
 use crate::normalize::{self, Malformed, PathRules};
 use crate::plan::{Plan, Rule};
 use crate::refusal::Refusal;
 use crate::route::Facts;
+use crate::treatment::Treatment;
+use crate::worker::Worker;
 
 /// What becomes of a request.
 pub(super) enum Outcome {
@@ -30,6 +33,8 @@ pub(super) enum Outcome {
 /// What is known of a request that goes to a backend.
 pub(super) struct Decision {
     pub(super) rule: Arc<Rule>,
+    /// What traffic policies do.
+    pub(super) treatment: Arc<Treatment>,
     /// What its match took of the path.
     pub(super) prefix: Option<usize>,
     /// The path in its normal form, where it had another one.
@@ -43,7 +48,8 @@ pub(super) struct Decision {
 
 /// Normalises a request and finds its rule. Headers that are for the client's connection only are
 /// gone from `parts` afterwards.
-pub(super) fn decide(
+pub(super) async fn decide(
+    worker: &Worker,
     plan: &Plan,
     client: &Downstream,
     parts: &mut Parts,
@@ -87,6 +93,9 @@ pub(super) fn decide(
             headers,
         });
     }
+    let treatment = Arc::clone(treatment(plan, client, &rule));
+    let who = (client.client.ip(), None);
+    treat(worker, &treatment, who, &facts).await?;
     if let Some((status, redirect)) = &rule.steps.redirect {
         let from = Redirected {
             scheme: client.scheme,
@@ -113,6 +122,7 @@ pub(super) fn decide(
     let host = forwarded_host(raw, &host, parts.headers.contains_key(HOST))?;
     Ok(Outcome::Forward(Box::new(Decision {
         rule,
+        treatment,
         prefix,
         path: match path {
             Cow::Borrowed(_) => None,
@@ -122,6 +132,15 @@ pub(super) fn decide(
         upgrade,
         granted,
     })))
+}
+
+/// What traffic policies do to requests of a rule.
+fn treatment<'a>(plan: &'a Plan, client: &Downstream, rule: &'a Rule) -> &'a Arc<Treatment> {
+    match (&rule.treatment, &client.origin) {
+        (Some(treatment), _) => treatment,
+        (None, Origin::Service { service, .. }) => plan.treatment(service, client.port),
+        (None, Origin::Port { .. }) => plan.untreated(),
+    }
 }
 
 /// A rule, and what its match took of the path.

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{
     BackendProtocol, BackendRef, Certificate, Gateway as GatewayModel, GatewayKey, GatewayKind,
     HttpMatch, HttpRule, Listener, Parent, PathMatch, Protocol, Route, RouteKey, RouteKind, Rules,
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 
 use super::backend::Backend;
 use crate::plan::{Fault, Plan, Sources};
+use crate::traffic::Policies;
 use crate::{Config, Gateway, Mesh, Record, Records, bind};
 
 /// What is kept of a record.
@@ -104,6 +106,24 @@ impl Bed {
             gateway: &gateway,
             routes: &routes,
             backends: &self.backends,
+            policies: &Policies::default(),
+            before: Some(&self.gateway.plan()),
+        });
+        let errors = self.gateway.apply(plan, loopback);
+        assert!(errors.is_empty(), "{errors:?}");
+        faults
+    }
+
+    /// The listener `http` with these routes and traffic policies.
+    pub(super) fn apply_treated(&self, routes: &[Route], policies: &[TrafficPolicy]) -> Vec<Fault> {
+        let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
+        let policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
+        let gateway = model(vec![listener("http", self.address.port())]);
+        let (plan, faults) = Plan::compile(Sources {
+            gateway: &gateway,
+            routes: &routes,
+            backends: &self.backends,
+            policies: &Policies::new(&policies),
             before: Some(&self.gateway.plan()),
         });
         let errors = self.gateway.apply(plan, loopback);

@@ -102,6 +102,9 @@ impl From<Reason> for Flag {
             | Reason::Misdirected
             | Reason::BackendInvalid
             | Reason::RequestTimeout
+            | Reason::RateLimited
+            | Reason::BodyTooLarge
+            | Reason::FaultInjected
             | Reason::CircuitOpen
             | Reason::ConnectRefused
             | Reason::ConnectFailed

@@ -13,6 +13,7 @@ mod interop;
 mod kubernetes;
 mod labels;
 mod lifecycle;
+mod limits;
 mod names;
 mod observe;
 mod on_demand;
@@ -135,6 +136,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     gateway::CASES,
+    limits::CASES,
     hostile::CASES,
     talk::CASES,
     control_plane::CASES,
