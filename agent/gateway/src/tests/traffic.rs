@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::backend::Backend;
-use super::bed::{Bed, free_port, get, route, rule, service, to, whole};
+use super::bed::{Bed, free_port, route, rule, service, to, whole};
 
 fn gateway() -> TrafficTarget {
     TrafficTarget::Gateway {
@@ -380,7 +380,9 @@ async fn responses_are_compressed_for_who_takes_them_so() {
 async fn trailers_come_after_what_is_compressed() {
     let (bed, _one) = bed(vec![rule("/", "one")], &[compressing()]).await;
     let mut client = bed.http2().await;
-    let request = Request::get("http://a/trailers").header("accept-encoding", "gzip");
+    let request = Request::get("http://a/trailers")
+        .header("te", "trailers")
+        .header("accept-encoding", "gzip");
     let request = request.body(Full::default()).unwrap();
     let response = client.send_request(request).await.unwrap();
     assert_eq!(response.headers()["content-encoding"], "gzip");

@@ -81,7 +81,7 @@ fn a_limit_counts_by_what_it_says() {
         headers(&[("x-user", "bob")]),
         HeaderMap::new(),
     );
-    let mut passes = |ip, headers| limit.check(&requester(ip, headers), now).is_allowed;
+    let passes = |ip, headers| limit.check(&requester(ip, headers), now).is_allowed;
     assert!(passes("10.0.0.1", &ann));
     assert!(!passes("10.0.0.1", &ann), "her token is gone");
     assert!(!passes("::ffff:10.0.0.1", &ann), "the same address");
