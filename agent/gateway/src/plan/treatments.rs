@@ -27,10 +27,13 @@ pub(super) enum Place<'a> {
     Service(&'a NamespacedHostname, Option<u16>),
 }
 
+/// Of a port of a service; `None` is every port without a treatment of its own.
+type OfPort = (Option<u16>, Arc<Treatment>);
+
 /// Treatments of requests to services that have no rules.
 #[derive(Debug, Default)]
 pub(super) struct Plain {
-    services: HashMap<NamespacedHostname, Vec<(Option<u16>, Arc<Treatment>)>>,
+    services: HashMap<NamespacedHostname, Vec<OfPort>>,
     others: Arc<Treatment>,
     nothing: Arc<Treatment>,
 }

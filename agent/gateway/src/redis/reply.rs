@@ -17,7 +17,7 @@ pub(crate) enum Reply {
     /// A number.
     Number(i64),
     /// A list.
-    List(Vec<Reply>),
+    List(Vec<Self>),
     /// Nothing.
     Nil,
 }
