@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use agent_gateway::plan::{Plan, Sources};
 use agent_gateway::traffic::Policies;
 use agent_gateway::tuning::Tuning;
-use agent_gateway::{Follower, Gateway, Mesh, Records, Told, bind};
+use agent_gateway::{Follower, Gateway, Mesh, Place, Records, SystemLookup, Told, bind};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
 use agent_net::socket::listen_on;
@@ -123,6 +123,7 @@ struct Known {
 fn follow(config: &GatewayConfig, control: &Runtime, draining: &Watcher) -> Known {
     let (writer, mesh) = agent_state::channel();
     let (follower, told) = Follower::new(writer);
+    control.spawn(follower.names().follow(SystemLookup, draining.clone()));
     let (status, sync) = watch::channel(ClientStatus::default());
     let GatewayConfig { gateway, .. } = config;
     let client = ClientConfig {
@@ -198,8 +199,8 @@ fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
         let policies = Policies::new(told.traffic.values());
         gateway.tune(Tuning::told(policies, &object.key));
     }
-    let ports: Vec<u16> = plan.ports().collect();
-    let errors = gateway.apply(plan, |port| bind(address, port));
+    let ports: Vec<Place> = plan.places().collect();
+    let errors = gateway.apply(plan, |place| bind(address, place));
     for error in &errors {
         tracing::warn!(error = chain(error), "port not served");
     }

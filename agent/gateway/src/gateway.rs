@@ -2,17 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_model::Locality;
+use agent_net::datagram::ServingSocket;
 use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
 use agent_state::Reader;
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
@@ -20,6 +19,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::keeper::Keeper;
 use crate::listener;
 use crate::mesh::Mesh;
+use crate::place::{Door, Place, Transport};
 use crate::plan::Plan;
 use crate::record::Records;
 use crate::tuning::Tuning;
@@ -42,10 +42,10 @@ pub enum GatewayError {
     #[error("cannot start the keeper of endpoints")]
     StartKeeper(#[source] io::Error),
     /// A port could not be listened on. The other ports are served.
-    #[error("cannot listen on port {port}")]
+    #[error("cannot listen on port {place}")]
     Listen {
         /// Which one.
-        port: u16,
+        place: Place,
         /// Why.
         #[source]
         source: io::Error,
@@ -65,6 +65,11 @@ pub struct Config {
     pub mirrors_per_worker: usize,
     /// Where the gateway is; `None`: where the mesh says that the workload of its address is.
     pub locality: Option<Locality>,
+    /// Sessions of datagrams that one worker has at a time; of more, those that have been quiet
+    /// for the longest end. Default 4096.
+    pub sessions_per_worker: usize,
+    /// How long a session of datagrams may be quiet. Default 60 s.
+    pub session_idle: Duration,
 }
 
 impl Default for Config {
@@ -75,6 +80,8 @@ impl Default for Config {
             connections_per_worker: 16384,
             mirrors_per_worker: 1024,
             locality: None,
+            sessions_per_worker: 4096,
+            session_idle: Duration::from_secs(60),
         }
     }
 }
@@ -84,7 +91,7 @@ pub struct Gateway {
     threads: Vec<Thread>,
     plan: Arc<ArcSwap<Plan>>,
     groups: Arc<Groups>,
-    ports: Mutex<BTreeSet<u16>>,
+    places: Mutex<BTreeSet<Place>>,
     _keeper: Keeper,
 }
 
@@ -96,10 +103,10 @@ struct Thread {
 enum Command {
     Listen {
         port: u16,
-        listener: StdListener,
+        door: Door,
     },
     Close {
-        port: u16,
+        place: Place,
         /// Told when the listener is closed; its connections may live on.
         closed: std_mpsc::SyncSender<()>,
     },
@@ -142,7 +149,7 @@ impl Gateway {
             .map_err(GatewayError::StartKeeper)?,
             plan,
             groups,
-            ports: Mutex::default(),
+            places: Mutex::default(),
         })
     }
 
@@ -159,39 +166,31 @@ impl Gateway {
 
     /// Serves `plan` from now on. Requests that are under way end as they began; ports and
     /// connections that both plans have are not touched. New ports are listened on by `listen`
-    /// (see [`bind`]), and ports that are gone let their requests finish.
+    /// (see [`bind`](crate::bind)), and ports that are gone let their requests finish.
     pub fn apply(
         &self,
         plan: Plan,
-        mut listen: impl FnMut(u16) -> io::Result<StdListener>,
+        mut listen: impl FnMut(Place) -> io::Result<Door>,
     ) -> Vec<GatewayError> {
-        let wanted: BTreeSet<u16> = plan.ports().collect();
+        let wanted: BTreeSet<Place> = plan.places().collect();
         plan.inherit(&self.plan.load());
         self.plan.store(Arc::new(plan));
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        for port in ports.difference(&wanted) {
-            self.close(*port);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in places.difference(&wanted) {
+            self.close(*place);
         }
-        ports.retain(|port| wanted.contains(port));
+        places.retain(|place| wanted.contains(place));
         let mut errors = Vec::new();
-        for port in wanted {
-            if ports.contains(&port) {
+        for place in wanted {
+            if places.contains(&place) {
                 continue;
             }
-            let listened = listen(port).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                self.tell(|| {
-                    Ok(Command::Listen {
-                        port,
-                        listener: listener.try_clone()?,
-                    })
-                })
-            });
-            match listened {
+            let opened = listen(place).and_then(|door| self.open(place, &door));
+            match opened {
                 Ok(()) => {
-                    ports.insert(port);
+                    places.insert(place);
                 }
-                Err(source) => errors.push(GatewayError::Listen { port, source }),
+                Err(source) => errors.push(GatewayError::Listen { place, source }),
             }
         }
         errors
@@ -232,50 +231,58 @@ impl Gateway {
         finished
     }
 
-    /// Has every worker close a listener, and waits for it: the port may be wanted again.
-    fn close(&self, port: u16) {
-        let (closed, all_closed) = std_mpsc::sync_channel(self.threads.len());
-        let told = self.tell(|| {
+    fn open(&self, place: Place, door: &Door) -> io::Result<()> {
+        for thread in self.threads_of(place) {
+            let door = match door {
+                Door::Connections(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Door::Connections(listener.try_clone()?)
+                }
+                Door::Datagrams(socket) => Door::Datagrams(socket.try_clone()?),
+            };
+            let port = place.port;
+            thread.tell(Command::Listen { port, door })?;
+        }
+        Ok(())
+    }
+
+    /// Has workers close a port, and waits for it: it may be wanted again.
+    fn close(&self, place: Place) {
+        let threads = self.threads_of(place);
+        let (closed, all_closed) = std_mpsc::sync_channel(threads.len());
+        for thread in threads {
             let closed = closed.clone();
-            Ok(Command::Close { port, closed })
-        });
-        if let Err(error) = told {
-            tracing::error!(port, %error, "cannot close a listener");
+            if let Err(error) = thread.tell(Command::Close { place, closed }) {
+                tracing::error!(%place, %error, "cannot close a port");
+            }
         }
         drop(closed);
-        for _ in &self.threads {
+        for _ in threads {
             if all_closed.recv_timeout(LISTENER_DEADLINE).is_err() {
-                tracing::error!(port, "a worker did not close a listener in time");
+                tracing::error!(%place, "a worker did not close a port in time");
             }
         }
     }
 
-    fn tell(&self, mut command: impl FnMut() -> io::Result<Command>) -> io::Result<()> {
-        for thread in &self.threads {
-            thread
-                .commands
-                .try_send(command()?)
-                .map_err(|error| io::Error::other(format!("worker: {error}")))?;
+    /// Who serves a port. All do, but for datagrams: each of a session has to come to the same
+    /// worker, so that one serves all of a port.
+    fn threads_of(&self, place: Place) -> &[Thread] {
+        match place.transport {
+            Transport::Tcp => &self.threads,
+            Transport::Udp => {
+                let at = usize::from(place.port) % self.threads.len();
+                &self.threads[at..=at]
+            }
         }
-        Ok(())
     }
 }
 
-/// Listens on an address. `SO_REUSEADDR`, so that a gateway can start where another one has just
-/// stopped; an IPv6 address that is unspecified takes IPv4 too.
-pub fn bind(ip: IpAddr, port: u16) -> io::Result<StdListener> {
-    /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-    const BACKLOG: i32 = 4096;
-    let address = SocketAddr::new(ip, port);
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if ip.is_ipv6() {
-        socket.set_only_v6(!ip.is_unspecified())?;
+impl Thread {
+    fn tell(&self, command: Command) -> io::Result<()> {
+        self.commands
+            .try_send(command)
+            .map_err(|error| io::Error::other(format!("worker: {error}")))
     }
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn start_thread(
@@ -297,6 +304,8 @@ fn start_thread(
                 let limits = Limits {
                     connections: config.connections_per_worker,
                     mirrors: config.mirrors_per_worker,
+                    sessions: config.sessions_per_worker,
+                    session_idle: config.session_idle,
                 };
                 let worker =
                     Worker::new(plan, state, (config.network, groups), mesh, records, limits);
@@ -312,7 +321,7 @@ fn start_thread(
 /// The ports of one worker.
 struct Ports {
     worker: std::rc::Rc<Worker>,
-    open: BTreeMap<u16, (Drain, JoinHandle<()>)>,
+    open: BTreeMap<Place, (Drain, JoinHandle<()>)>,
 }
 
 impl Ports {
@@ -326,9 +335,9 @@ impl Ports {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Listen { port, listener } => self.listen(port, listener),
-                Command::Close { port, closed } => {
-                    if let Some((drain, accepting)) = self.open.remove(&port) {
+                Command::Listen { port, door } => self.listen(port, door),
+                Command::Close { place, closed } => {
+                    if let Some((drain, accepting)) = self.open.remove(&place) {
                         spawn_local(drain.drain(CLOSE_DEADLINE));
                         spawn_local(async move {
                             let _ = accepting.await;
@@ -344,15 +353,24 @@ impl Ports {
         }
     }
 
-    fn listen(&mut self, port: u16, listener: StdListener) {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => {
-                let (drain, draining) = drain::channel();
-                let worker = std::rc::Rc::clone(&self.worker);
-                let accepting = spawn_local(listener::run(worker, listener, port, draining));
-                self.open.insert(port, (drain, accepting));
+    fn listen(&mut self, port: u16, door: Door) {
+        let worker = std::rc::Rc::clone(&self.worker);
+        let (drain, draining) = drain::channel();
+        let served = match door {
+            Door::Connections(listener) => TcpListener::from_std(listener).map(|listener| {
+                let serving = listener::run(worker, listener, port, draining);
+                (Place::tcp(port), spawn_local(serving))
+            }),
+            Door::Datagrams(socket) => ServingSocket::new(socket).map(|socket| {
+                let serving = listener::run_datagrams(worker, socket, port, draining);
+                (Place::udp(port), spawn_local(serving))
+            }),
+        };
+        match served {
+            Ok((place, serving)) => {
+                self.open.insert(place, (drain, serving));
             }
-            Err(error) => tracing::error!(port, %error, "cannot serve listener"),
+            Err(error) => tracing::error!(port, %error, "cannot serve a port"),
         }
     }
 

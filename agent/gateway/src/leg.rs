@@ -4,8 +4,10 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use agent_hbone::TunnelIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -15,6 +17,23 @@ pub(crate) enum Leg {
     Tcp(TcpStream),
     Tunnel(TunnelIo),
     Tls(Box<TlsStream<Self>>),
+}
+
+impl Leg {
+    /// Closes it so that the endpoint does not take it for a clean end, once it is dropped.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Tcp(stream) => reset(stream),
+            // A tunnel that is dropped before its end is reset.
+            Self::Tunnel(_) => {}
+            Self::Tls(stream) => stream.get_ref().0.abort(),
+        }
+    }
+}
+
+/// Has a connection reset when it is closed; fails on one that is already gone.
+pub(crate) fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 impl AsyncRead for Leg {

@@ -1,12 +1,16 @@
 //! Clients' connections: accept, find out what is spoken, serve.
 
 mod accept;
+mod datagrams;
 mod detect;
 mod http;
+mod relay;
 mod serve;
 mod splice;
+mod stream;
 mod strict;
 mod tls;
 mod tunnel;
 
 pub(crate) use accept::run;
+pub(crate) use datagrams::run as run_datagrams;

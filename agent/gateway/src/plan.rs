@@ -8,10 +8,11 @@ mod origination;
 mod rule;
 mod services;
 mod steps;
+mod stream;
 mod tls;
 mod treatments;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,22 +23,27 @@ use agent_model::gateway::{
 };
 use rustls::ServerConfig;
 
+use crate::place;
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
 use crate::traffic::Policies as TrafficPolicies;
 use crate::treatment::{Limits, Treatment};
+use tls::Terminations;
 use treatments::{Place, Plain, Treating};
 
 pub use origination::{Inside, Origination, Originations, Reached};
 pub use rule::{Backend, Destination, Rule};
 pub use services::ServicePlan;
 pub use steps::{HostChange, MirrorTo, Steps};
+pub use stream::{StreamListener, StreamRule};
 
 /// What a gateway serves, by port.
 #[derive(Debug, Default)]
 pub struct Plan {
     ports: BTreeMap<u16, PortPlan>,
+    datagrams: BTreeMap<u16, Arc<StreamListener>>,
     services: HashMap<NamespacedHostname, ServicePlan>,
     originations: Originations,
+    terminations: Terminations,
     plain: Plain,
     limits: Limits,
 }
@@ -61,15 +67,26 @@ pub struct Sources<'a> {
 #[derive(Debug)]
 pub struct PortPlan {
     spoken: Outer,
-    listeners: HostMap<Arc<HttpListener>>,
+    listeners: HostMap<Served>,
 }
 
-/// What a port's clients begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What clients of a listener get.
+#[derive(Debug, Clone)]
+pub enum Served {
+    /// An answer to each of their requests.
+    Http(Arc<HttpListener>),
+    /// A connection to a backend.
+    Stream(Arc<StreamListener>),
+}
+
+/// What a port's clients begin with. Of two on one port the greater counts: it hides more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outer {
+    /// Anything.
+    Bytes,
     /// HTTP.
     Http,
-    /// TLS, and HTTP inside.
+    /// TLS, and HTTP or anything inside.
     Tls,
     /// The mesh's tunnels, and anything inside.
     Tunnel,
@@ -137,20 +154,33 @@ impl Plan {
             subject: Subject::Backend(service.clone(), port),
             what: why.to_string(),
         }));
-        let mut ports: BTreeMap<u16, Vec<_>> = BTreeMap::new();
-        let mut tunnels = BTreeSet::new();
+        let mut ports: BTreeMap<u16, Vec<Named>> = BTreeMap::new();
+        let mut datagrams = BTreeMap::new();
+        let nothing = Terminations::default();
+        let known = before.map_or(&nothing, |plan| &plan.terminations);
+        let mut terminations = Terminations::default();
         for listener in &gateway.listeners {
-            let tls = match listener.protocol {
-                Protocol::Http => Ok(None),
-                Protocol::Https => tls::terminate(listener.tls.as_ref(), &tls::HTTP).map(Some),
-                Protocol::Hbone => {
-                    tunnels.insert(listener.port);
+            let tls = terminations.take(listener, known);
+            let tls = match tls {
+                Ok(tls) => tls,
+                Err(what) => {
+                    faults.push(Fault {
+                        subject: Subject::Listener(Arc::clone(&listener.name)),
+                        what,
+                    });
                     continue;
                 }
-                Protocol::Tls | Protocol::Tcp | Protocol::Udp => continue,
             };
-            match tls {
-                Ok(tls) => {
+            let stream = |tls| {
+                let compiled = StreamListener::compile(gateway, listener, tls, routes);
+                Arc::new(compiled)
+            };
+            let (spoken, served) = match listener.protocol {
+                Protocol::Http | Protocol::Https => {
+                    let spoken = match tls {
+                        Some(_) => Outer::Tls,
+                        None => Outer::Http,
+                    };
                     let compiled = compile_listener(
                         gateway,
                         listener,
@@ -159,14 +189,23 @@ impl Plan {
                         &mut treating,
                         &mut faults,
                     );
-                    let named = (listener.hostname.clone(), Arc::new(compiled));
-                    ports.entry(listener.port).or_default().push(named);
+                    (spoken, Some(Served::Http(Arc::new(compiled))))
                 }
-                Err(what) => faults.push(Fault {
-                    subject: Subject::Listener(Arc::clone(&listener.name)),
-                    what,
-                }),
-            }
+                Protocol::Tls => (Outer::Tls, Some(Served::Stream(stream(tls)))),
+                Protocol::Tcp => (Outer::Bytes, Some(Served::Stream(stream(None)))),
+                Protocol::Hbone => (Outer::Tunnel, None),
+                Protocol::Udp => {
+                    // Of two listeners the first wins.
+                    let port = datagrams.entry(listener.port);
+                    port.or_insert_with(|| stream(None));
+                    continue;
+                }
+            };
+            ports.entry(listener.port).or_default().push(Named {
+                spoken,
+                hostname: listener.hostname.clone(),
+                served,
+            });
         }
         let services = services::compile(routes, &mut treating, &mut faults);
         let plain = treating.plain(&mut |unusable| {
@@ -175,26 +214,15 @@ impl Plan {
         // A rule that attaches to several listeners is wrong once.
         faults.sort_by(|a, b| (&a.subject, &a.what).cmp(&(&b.subject, &b.what)));
         faults.dedup();
-        let ports = ports.into_iter().map(|(port, mut listeners)| {
-            // Of two for one name the first wins, and the map keeps the last.
-            listeners.reverse();
-            let is_secure = listeners.iter().any(|(_, listener)| listener.tls.is_some());
-            // A port speaks one protocol; where two claim it, the one that hides more wins.
-            listeners.retain(|(_, listener)| listener.tls.is_some() == is_secure);
-            let port_plan = PortPlan {
-                spoken: match is_secure {
-                    true => Outer::Tls,
-                    false => Outer::Http,
-                },
-                listeners: listeners.into_iter().collect(),
-            };
-            (port, port_plan)
-        });
-        let tunnels = tunnels.into_iter().map(|port| (port, PortPlan::tunnel()));
+        let ports = ports.into_iter();
         let plan = Self {
-            ports: ports.chain(tunnels).collect(),
+            ports: ports
+                .map(|(port, listeners)| (port, PortPlan::new(listeners)))
+                .collect(),
+            datagrams,
             services,
             originations,
+            terminations,
             plain,
             limits: treating.into_limits(),
         };
@@ -242,17 +270,32 @@ impl Plan {
         }
     }
 
+    /// The listener for datagrams on a port.
+    pub fn datagrams(&self, port: u16) -> Option<&Arc<StreamListener>> {
+        self.datagrams.get(&port)
+    }
+
     /// Every port that is served.
-    pub fn ports(&self) -> impl Iterator<Item = u16> {
-        self.ports.keys().copied()
+    pub fn places(&self) -> impl Iterator<Item = place::Place> {
+        let datagrams = self.datagrams.keys().copied().map(place::Place::udp);
+        let ports = self.ports.keys().copied().map(place::Place::tcp);
+        ports.chain(datagrams)
     }
 }
 
 impl PortPlan {
-    fn tunnel() -> Self {
+    fn new(mut listeners: Vec<Named>) -> Self {
+        let spoken = listeners.iter().map(|listener| listener.spoken).max();
+        let spoken = spoken.unwrap_or(Outer::Bytes);
+        // A port begins with one protocol.
+        listeners.retain(|listener| listener.spoken == spoken);
+        // Of two for one name the first wins, and the map keeps the last.
+        let listeners = listeners.into_iter().rev();
         Self {
-            spoken: Outer::Tunnel,
-            listeners: HostMap::from_iter([]),
+            spoken,
+            listeners: listeners
+                .filter_map(|listener| Some((listener.hostname, listener.served?)))
+                .collect(),
         }
     }
 
@@ -263,8 +306,32 @@ impl PortPlan {
 
     /// The listener that takes requests for a host.
     pub fn listener(&self, host: &str) -> Option<&Arc<HttpListener>> {
-        self.listeners.best(host)
+        match self.listeners.best(host)? {
+            Served::Http(listener) => Some(listener),
+            Served::Stream(_) => None,
+        }
     }
+
+    /// The listener that takes connections for a name.
+    pub fn stream(&self, name: &str) -> Option<&Arc<StreamListener>> {
+        match self.listeners.best(name)? {
+            Served::Http(_) => None,
+            Served::Stream(listener) => Some(listener),
+        }
+    }
+
+    /// What clients get that ask for a name.
+    pub fn served(&self, name: &str) -> Option<&Served> {
+        self.listeners.best(name)
+    }
+}
+
+/// A listener of a port that others may share.
+struct Named {
+    spoken: Outer,
+    hostname: Option<Hostname>,
+    /// `None` for tunnels.
+    served: Option<Served>,
 }
 
 fn compile_listener(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use agent_model::Reason;
 use http::{Method, StatusCode, Version};
 
+use crate::passage::Passage;
 use crate::plan::Rule;
 
 /// Takes records. Called on the worker's thread when the last byte of a response is gone, so it
@@ -14,6 +15,9 @@ use crate::plan::Rule;
 pub trait Records: Send + Sync {
     /// One request is over.
     fn take(&self, record: &Record);
+
+    /// One connection, or session of datagrams, is over whose bytes nobody looked into.
+    fn passage(&self, passage: &Passage);
 }
 
 /// One request, from its head to the end of its response.

@@ -11,6 +11,8 @@ use agent_state::Writer;
 use agent_xds::{Apply, Rejection, ResourceType, Update};
 use tokio::sync::watch;
 
+use crate::names::Names;
+
 /// The gateway's own part of what it is told; clones share it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
@@ -34,7 +36,7 @@ pub struct Told {
 /// whole, and only when it changed something.
 #[derive(Debug)]
 pub struct Follower {
-    mesh: Writer,
+    mesh: Names,
     told: watch::Sender<Told>,
 }
 
@@ -42,7 +44,13 @@ impl Follower {
     /// A follower that knows nothing yet, and what it will know.
     pub fn new(mesh: Writer) -> (Self, watch::Receiver<Told>) {
         let (told, receiver) = watch::channel(Told::default());
+        let mesh = Names::new(mesh);
         (Self { mesh, told }, receiver)
+    }
+
+    /// The endpoints that are known by name, for whoever looks names up.
+    pub fn names(&self) -> Names {
+        self.mesh.clone()
     }
 }
 

@@ -18,7 +18,7 @@ mod view;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,7 +159,7 @@ impl Upstreams {
     }
 
     /// Connects to an endpoint of a service, for bytes that nobody looks into.
-    pub(crate) async fn connect(&self, call: &Call<'_>) -> Result<Line, Refusal> {
+    pub(crate) async fn connect(&self, call: &Call<'_>, inside: Inside) -> Result<Line, Refusal> {
         let cluster = self.cluster(call.service, call.port);
         let mut tried = Vec::new();
         loop {
@@ -167,7 +167,7 @@ impl Upstreams {
             let endpoint = cluster.choose(call, None, &tried, now)?;
             let permit = cluster.group().admit()?;
             let mut trial = Trial::begin(Rc::clone(&endpoint), permit, None, now);
-            match self.dialer.line(&endpoint, Inside::Bytes).await {
+            match self.dialer.line(&endpoint, inside).await {
                 Ok(line) => {
                     trial.connected();
                     return Ok(line.of(trial));
@@ -195,6 +195,28 @@ impl Upstreams {
     /// The group of a port of a service.
     pub(crate) fn group(&self, service: &NamespacedHostname, port: u16) -> Arc<Group> {
         Arc::clone(self.cluster(service, port).group())
+    }
+
+    /// An endpoint of a service, for datagrams.
+    pub(crate) fn endpoint(&self, call: &Call<'_>) -> Result<SocketAddr, Refusal> {
+        let cluster = self.cluster(call.service, call.port);
+        let endpoint = cluster.choose(call, None, &[], std::time::Instant::now())?;
+        if endpoint.tls().is_some() {
+            let Call { service, port, .. } = call;
+            let detail = format!("{service}:{port} wants TLS, which datagrams have not");
+            return Err(Refusal::new(Reason::BackendInvalid, detail));
+        }
+        Ok(endpoint.address())
+    }
+
+    /// Whether an address still is one of a service's endpoints.
+    pub(crate) fn has(
+        &self,
+        service: &NamespacedHostname,
+        port: u16,
+        endpoint: SocketAddr,
+    ) -> bool {
+        self.cluster(service, port).has(endpoint)
     }
 
     /// The newest snapshot of the mesh.

@@ -1,11 +1,12 @@
 //! What the tasks of one worker share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_hbone::Settings;
+use agent_net::datagram::LONGEST_DATAGRAM;
 use agent_net::tasks::spawn_local;
 use agent_state::Reader;
 use arc_swap::ArcSwap;
@@ -36,6 +37,9 @@ pub(crate) struct Worker {
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
+    sessions: Cell<usize>,
+    /// Datagrams are read into it, one at a time.
+    datagram: RefCell<Box<[u8]>>,
 }
 
 /// What one worker takes at a time.
@@ -45,6 +49,10 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Copies of requests under way.
     pub(crate) mirrors: usize,
+    /// Sessions of datagrams.
+    pub(crate) sessions: usize,
+    /// How long a session of datagrams may be quiet.
+    pub(crate) session_idle: Duration,
 }
 
 /// Counts until it is dropped.
@@ -74,6 +82,8 @@ impl Worker {
             limits,
             connections: Cell::new(0),
             mirrors: Cell::new(0),
+            sessions: Cell::new(0),
+            datagram: RefCell::new(vec![0; LONGEST_DATAGRAM].into()),
         });
         let swept = Rc::downgrade(&worker);
         let mut reclaimed = worker.upstreams.reclaimed();
@@ -104,6 +114,21 @@ impl Worker {
     /// Counts a copy of a request; `None` when there are enough.
     pub(crate) fn mirror(self: &Rc<Self>) -> Option<Slot> {
         self.count(|worker| &worker.mirrors, self.limits.mirrors)
+    }
+
+    /// Counts a session of datagrams; `None` when there are enough.
+    pub(crate) fn session(self: &Rc<Self>) -> Option<Slot> {
+        self.count(|worker| &worker.sessions, self.limits.sessions)
+    }
+
+    /// How long a session of datagrams may be quiet.
+    pub(crate) fn datagrams_idle(&self) -> Duration {
+        self.limits.session_idle
+    }
+
+    /// Room for one datagram; not to be held across a wait.
+    pub(crate) fn datagram_buffer(&self) -> RefMut<'_, Box<[u8]>> {
+        self.datagram.borrow_mut()
     }
 
     fn count(self: &Rc<Self>, count: fn(&Self) -> &Cell<usize>, limit: usize) -> Option<Slot> {

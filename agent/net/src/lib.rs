@@ -9,6 +9,7 @@
 
 pub mod backoff;
 pub mod copy;
+pub mod datagram;
 pub mod drain;
 pub mod flow;
 mod kernel;

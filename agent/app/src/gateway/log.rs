@@ -1,6 +1,6 @@
-//! One access-log line per request.
+//! One access-log line per request, and per connection that nobody looked into.
 
-use agent_gateway::{Record, Records};
+use agent_gateway::{Passage, Record, Records, Transport};
 
 /// Writes the lines.
 pub(super) struct AccessLog;
@@ -25,6 +25,31 @@ impl Records for AccessLog {
             reason = record.reason.as_str(),
             detail = record.detail,
             "request complete"
+        );
+    }
+
+    fn passage(&self, passage: &Passage) {
+        let route = passage.rule.as_ref().map(|rule| rule.route.to_string());
+        let endpoint = passage.endpoint.map(|endpoint| endpoint.to_string());
+        let transport = match passage.transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        tracing::event!(
+            target: "access",
+            tracing::Level::INFO,
+            src.addr = %passage.client,
+            dst.addr = endpoint,
+            listener.port = passage.port,
+            listener.transport = transport,
+            tls.sni = passage.name,
+            route = route,
+            bytes_received = passage.received,
+            bytes_sent = passage.sent,
+            duration = ?passage.duration,
+            reason = passage.reason.as_str(),
+            detail = passage.detail,
+            "connection complete"
         );
     }
 }

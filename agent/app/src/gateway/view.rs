@@ -1,6 +1,7 @@
 //! What `culvert status` shows of a gateway.
 
 use agent_gateway::plan::Fault;
+use agent_gateway::{Place, Transport};
 use agent_model::gateway::GatewayKey;
 use agent_xds::ClientStatus;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ pub(super) struct InForce {
     /// Names of the routes.
     pub(super) routes: Vec<String>,
     /// Ports that are wanted.
-    pub(super) ports: Vec<u16>,
+    pub(super) ports: Vec<Place>,
     /// Those of them that cannot be had, each with the reason.
     pub(super) ports_missing: Vec<String>,
     /// Rules that cannot be used.
@@ -53,10 +54,18 @@ impl GatewayView {
                     "reason": rejection.reason,
                 })).collect::<Vec<_>>(),
             },
-            "ports": now.ports,
+            "ports": now.ports.iter().map(place).collect::<Vec<_>>(),
             "portsMissing": now.ports_missing,
             "routes": now.routes,
             "faults": now.faults.iter().map(fault).collect::<Vec<_>>(),
         })
+    }
+}
+
+/// A number, or `53/udp`.
+fn place(place: &Place) -> Value {
+    match place.transport {
+        Transport::Tcp => json!(place.port),
+        Transport::Udp => json!(place.to_string()),
     }
 }

@@ -1,20 +1,21 @@
 //! One client's connection.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use agent_model::gateway::Scheme;
 use agent_net::drain::Watcher;
 use http::HeaderValue;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
-use super::detect::{Rewound, detect};
+use super::detect::{Rewound, Spoken, detect};
 use super::http::speak;
-use super::tls::{Secured, handshake};
-use super::tunnel;
-use crate::plan::{Outer, PortPlan};
+use super::tls::Hello;
+use super::{stream, tunnel};
+use crate::plan::{HttpListener, Outer, PortPlan, Served};
 use crate::request::{Downstream, Origin};
 use crate::worker::Worker;
 
@@ -26,61 +27,106 @@ pub(super) async fn serve(
     port: u16,
     draining: Watcher,
 ) {
-    let address = client.ip().to_string();
-    let Ok(forwarded_for) = HeaderValue::from_str(&address) else {
-        return;
-    };
-    let mut downstream = Downstream {
-        port,
-        scheme: Scheme::Http,
-        origin: Origin::Port { listener: None },
-        client,
-        forwarded_for: Some(forwarded_for),
-        upgraded: RefCell::default(),
-    };
     let spoken = worker.plan.load().port(port).map(PortPlan::spoken);
-    if spoken == Some(Outer::Tunnel) {
-        return tunnel::serve(worker, stream, client, draining).await;
-    }
-    let mut drain_began = draining.clone();
-    let greet = async {
-        if spoken != Some(Outer::Tls) {
-            let (spoken, stream) = detect(stream).await?;
-            return Some((spoken, Stream::Plain(stream)));
-        }
-        let Secured {
-            stream,
-            listener,
-            spoken,
-        } = handshake(&worker, stream, port).await?;
-        downstream.scheme = Scheme::Https;
-        downstream.origin = Origin::Port {
-            listener: Some(listener),
-        };
-        Some((spoken, Stream::Tls(Rewound::fresh(stream))))
-    };
-    let greeted = tokio::select! {
-        greeted = greet => greeted,
-        () = drain_began.signalled() => None,
-    };
-    let downstream = Rc::new(downstream);
-    match greeted {
+    match spoken {
         None => {}
-        Some((spoken, Stream::Plain(stream))) => {
-            speak(worker, downstream, spoken, stream, draining).await;
+        Some(Outer::Tunnel) => tunnel::serve(worker, stream, client, draining).await,
+        Some(Outer::Bytes) => stream::serve(worker, stream, client, port, draining).await,
+        Some(Outer::Http) => serve_http(worker, stream, client, port, draining).await,
+        // Boxed: it holds the client's first message.
+        Some(Outer::Tls) => Box::pin(serve_tls(worker, stream, client, port, draining)).await,
+    }
+}
+
+async fn serve_http(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    port: u16,
+    draining: Watcher,
+) {
+    let greeted = unless_draining(&draining, detect(stream)).await;
+    if let Some((spoken, stream)) = greeted.flatten()
+        && let Some(downstream) = downstream(client, port, None)
+    {
+        speak(worker, downstream, spoken, stream, draining).await;
+    }
+}
+
+/// The name that the client asks for says what it gets.
+async fn serve_tls(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    port: u16,
+    draining: Watcher,
+) {
+    let failed = |error: io::Error| tracing::debug!(port, %client, %error, "TLS handshake failed");
+    let hello = match unless_draining(&draining, Hello::read(stream)).await {
+        None => return,
+        Some(Err(error)) => return failed(error),
+        Some(Ok(hello)) => hello,
+    };
+    let served = {
+        let plan = worker.plan.load();
+        let port = plan.port(port);
+        port.and_then(|port| port.served(&hello.name)).cloned()
+    };
+    match served {
+        None => {
+            tracing::debug!(port, %client, sni = hello.name, "no listener takes this name");
+            hello.refuse().await;
         }
-        Some((spoken, Stream::Tls(stream))) => {
-            speak(worker, downstream, spoken, stream, draining).await;
+        Some(Served::Stream(listener)) => {
+            stream::serve_named(worker, hello, listener, client, port, draining).await;
+        }
+        Some(Served::Http(listener)) => {
+            let Some(config) = &listener.tls else { return };
+            let shaken = unless_draining(&draining, hello.terminate(config)).await;
+            let stream = match shaken {
+                None => return,
+                Some(Err(error)) => return failed(error),
+                Some(Ok(stream)) => stream,
+            };
+            let spoken = match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Spoken::Http2,
+                _ => Spoken::Http1,
+            };
+            let Some(downstream) = downstream(client, port, Some(&listener)) else {
+                return;
+            };
+            speak(worker, downstream, spoken, Rewound::fresh(stream), draining).await;
         }
     }
 }
 
-/// What a client's bytes come over.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for a moment, on its way into a task"
-)]
-enum Stream {
-    Plain(Rewound<TcpStream>),
-    Tls(Rewound<TlsStream<TcpStream>>),
+/// A client of a listener that its TLS chose, or of whichever its requests name.
+fn downstream(
+    client: SocketAddr,
+    port: u16,
+    listener: Option<&HttpListener>,
+) -> Option<Rc<Downstream>> {
+    let forwarded_for = HeaderValue::from_str(&client.ip().to_string()).ok()?;
+    Some(Rc::new(Downstream {
+        port,
+        scheme: match listener {
+            None => Scheme::Http,
+            Some(_) => Scheme::Https,
+        },
+        origin: Origin::Port {
+            listener: listener.map(|listener| Arc::clone(&listener.name)),
+        },
+        client,
+        forwarded_for: Some(forwarded_for),
+        upgraded: RefCell::default(),
+    }))
+}
+
+/// Clients that have said nothing yet are let go when the drain begins.
+async fn unless_draining<T>(draining: &Watcher, greeting: impl Future<Output = T>) -> Option<T> {
+    let mut drain_began = draining.clone();
+    tokio::select! {
+        greeted = greeting => Some(greeted),
+        () = drain_began.signalled() => None,
+    }
 }

@@ -23,7 +23,7 @@ use super::detect::detect;
 use super::http::speak;
 use super::splice::copy;
 use crate::mesh::Mesh;
-use crate::plan::Rule;
+use crate::plan::{Inside, Rule};
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
 use crate::upstream::Call;
@@ -226,7 +226,7 @@ async fn pass_through(
         session: None,
         deadline: None,
     };
-    match worker.upstreams.connect(&call).await {
+    match worker.upstreams.connect(&call, Inside::Bytes).await {
         Ok(backend) => {
             if let Ok(stream) = incoming.accept(None) {
                 copy(TunnelIo::new(stream), backend).await;

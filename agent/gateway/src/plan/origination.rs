@@ -33,6 +33,8 @@ pub enum Inside {
     Http2,
     /// Bytes that nobody looks into: no protocol is offered.
     Bytes,
+    /// TLS of the client, who speaks with the endpoint itself: there is none of ours around it.
+    Tls,
 }
 
 /// TLS to the endpoints of a service.
@@ -56,7 +58,7 @@ impl Origination {
         match inside {
             Inside::Http1 => &self.http1,
             Inside::Http2 => &self.http2,
-            Inside::Bytes => &self.bytes,
+            Inside::Bytes | Inside::Tls => &self.bytes,
         }
     }
 

@@ -1,10 +1,13 @@
 //! TLS of listeners: TLS 1.3 and 1.2, certificates chosen by name, clients verified where asked
 //! for.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use agent_model::gateway::{ClientValidation, ClientValidationMode, ListenerTls};
+use agent_model::gateway::{
+    ClientValidation, ClientValidationMode, Listener, ListenerTls, Protocol,
+};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
@@ -18,21 +21,61 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, Sign
 use super::material::{certified, roots};
 
 /// What HTTP clients are offered, in order of preference.
-pub(super) const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const HTTP: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The TLS of a listener where it ends, with the protocols that clients are offered inside, or what
-/// is wrong with it. Keys never appear in the text. All cipher suites are AEADs with forward
-/// secrecy, in TLS 1.2 too.
-pub(super) fn terminate(
-    tls: Option<&ListenerTls>,
-    protocols: &[&[u8]],
-) -> Result<Arc<ServerConfig>, String> {
-    let Some(ListenerTls::Terminate {
+/// The TLS of listeners, by their names.
+#[derive(Debug, Default)]
+pub(super) struct Terminations(HashMap<Arc<str>, Termination>);
+
+#[derive(Debug, Clone)]
+struct Termination {
+    told: ListenerTls,
+    is_http: bool,
+    config: Arc<ServerConfig>,
+}
+
+impl Terminations {
+    /// The TLS of a listener where it ends there, or what is wrong with it. What `before` has is
+    /// not compiled again: its sessions live on.
+    pub(super) fn take(
+        &mut self,
+        listener: &Listener,
+        before: &Self,
+    ) -> Result<Option<Arc<ServerConfig>>, String> {
+        let is_http = listener.protocol == Protocol::Https;
+        let told = match (listener.protocol, &listener.tls) {
+            (Protocol::Https | Protocol::Tls, Some(told @ ListenerTls::Terminate { .. })) => told,
+            (Protocol::Tls, Some(ListenerTls::Passthrough)) => return Ok(None),
+            (Protocol::Https | Protocol::Tls, _) => {
+                return Err("this listener has to terminate TLS".to_owned());
+            }
+            _ => return Ok(None),
+        };
+        let known = before.0.get(&listener.name);
+        let known = known.filter(|one| one.told == *told && one.is_http == is_http);
+        let termination = match known {
+            Some(known) => known.clone(),
+            None => Termination {
+                told: told.clone(),
+                is_http,
+                config: terminate(told, if is_http { &HTTP } else { &[] })?,
+            },
+        };
+        let config = Arc::clone(&termination.config);
+        self.0.insert(Arc::clone(&listener.name), termination);
+        Ok(Some(config))
+    }
+}
+
+/// TLS that ends here, with the protocols that clients are offered inside. Keys never appear in
+/// what is said to be wrong. All cipher suites are AEADs with forward secrecy, in TLS 1.2 too.
+fn terminate(told: &ListenerTls, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, String> {
+    let ListenerTls::Terminate {
         certificates,
         client_validation,
-    }) = tls
+    } = told
     else {
-        return Err("this listener has to terminate TLS".to_owned());
+        return Err("this listener does not terminate TLS".to_owned());
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let keys = certificates

@@ -1,7 +1,7 @@
 //! A gateway with services behind it, and clients in front of it.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use super::backend::Backend;
 use crate::plan::{Fault, Plan, Sources};
 use crate::traffic::Policies;
-use crate::{Config, Gateway, Mesh, Record, Records, bind};
+use crate::{Config, Door, Gateway, Mesh, Passage, Place, Record, Records, bind};
 
 /// What is kept of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,19 @@ pub(super) struct Kept {
     pub(super) endpoint: Option<SocketAddr>,
 }
 
+/// What is kept of a connection that nobody looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Carried {
+    pub(super) name: Option<String>,
+    pub(super) route: Option<String>,
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) reason: Reason,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
 #[derive(Default)]
-struct Book(Mutex<Vec<Kept>>);
+struct Book(Mutex<Vec<Kept>>, Mutex<Vec<Carried>>);
 
 impl Records for Book {
     fn take(&self, record: &Record) {
@@ -48,6 +59,20 @@ impl Records for Book {
             reason: record.reason,
             sent: record.sent,
             endpoint: record.endpoint,
+        });
+    }
+
+    fn passage(&self, passage: &Passage) {
+        self.1.lock().unwrap().push(Carried {
+            name: passage.name.clone(),
+            route: passage
+                .rule
+                .as_ref()
+                .map(|rule| rule.route.name.to_string()),
+            endpoint: passage.endpoint,
+            reason: passage.reason,
+            received: passage.received,
+            sent: passage.sent,
         });
     }
 }
@@ -61,6 +86,8 @@ pub(super) struct Bed {
     pub(super) backends: Vec<Arc<agent_model::gateway::Backend>>,
     /// Shown to backends that ask; counts from the next plan on.
     pub(super) shown: Option<Certificate>,
+    /// Where it listens; counts for ports that are opened from now on.
+    pub(super) listen_at: IpAddr,
     book: Arc<Book>,
 }
 
@@ -88,6 +115,7 @@ impl Bed {
             writer,
             backends: Vec::new(),
             shown: None,
+            listen_at: Ipv4Addr::LOCALHOST.into(),
             book,
         }
     }
@@ -109,7 +137,9 @@ impl Bed {
             policies: &Policies::default(),
             before: Some(&self.gateway.plan()),
         });
-        let errors = self.gateway.apply(plan, loopback);
+        let errors = self
+            .gateway
+            .apply(plan, |place| bind(self.listen_at, place));
         assert!(errors.is_empty(), "{errors:?}");
         faults
     }
@@ -126,7 +156,9 @@ impl Bed {
             policies: &Policies::new(&policies),
             before: Some(&self.gateway.plan()),
         });
-        let errors = self.gateway.apply(plan, loopback);
+        let errors = self
+            .gateway
+            .apply(plan, |place| bind(self.listen_at, place));
         assert!(errors.is_empty(), "{errors:?}");
         faults
     }
@@ -157,6 +189,19 @@ impl Bed {
             .await
             .expect("too few records");
         self.book.0.lock().unwrap().clone()
+    }
+
+    /// The connections so far that nobody looked into, once there are that many.
+    pub(super) async fn passages(&self, count: usize) -> Vec<Carried> {
+        let wait = async {
+            while self.book.1.lock().unwrap().len() < count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), wait)
+            .await
+            .expect("too few connections");
+        self.book.1.lock().unwrap().clone()
     }
 
     pub(super) async fn http1(&self) -> http1::SendRequest<Full<Bytes>> {
@@ -221,13 +266,16 @@ pub(super) fn listener(name: &str, port: u16) -> Listener {
     }
 }
 
-pub(super) fn loopback(port: u16) -> io::Result<TcpListener> {
-    bind(Ipv4Addr::LOCALHOST.into(), port)
+pub(super) fn loopback(place: Place) -> io::Result<Door> {
+    bind(Ipv4Addr::LOCALHOST.into(), place)
 }
 
 /// A port that nothing listens on; the kernel does not give it to others for a while.
 pub(super) fn free_port() -> SocketAddr {
-    loopback(0).unwrap().local_addr().unwrap()
+    match loopback(Place::tcp(0)).unwrap() {
+        Door::Connections(listener) => listener.local_addr().unwrap(),
+        Door::Datagrams(socket) => socket.local_addr().unwrap(),
+    }
 }
 
 pub(super) fn route(rules: Vec<HttpRule>) -> Route {

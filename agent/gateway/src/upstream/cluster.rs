@@ -1,6 +1,7 @@
 //! One worker's side of a port of a service.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -100,6 +101,12 @@ impl Cluster {
     /// How many endpoints there are.
     pub(super) fn len(&self) -> usize {
         self.endpoints.borrow().len()
+    }
+
+    /// True when that is one of them.
+    pub(super) fn has(&self, address: SocketAddr) -> bool {
+        let endpoints = self.endpoints.borrow();
+        endpoints.iter().any(|one| one.address() == address)
     }
 
     /// The endpoint that takes a request: the one of its session, else by the algorithm; one of

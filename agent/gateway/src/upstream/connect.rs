@@ -48,8 +48,10 @@ impl Dialer {
     pub(super) async fn line(&self, endpoint: &Endpoint, inside: Inside) -> Result<Line, Refusal> {
         let admission = endpoint.group().connection(CONNECT_TIMEOUT).await?;
         let (workload, address) = (endpoint.workload(), endpoint.address());
+        // Who speaks with the endpoint by TLS of their own is not wrapped in another.
+        let tls = endpoint.tls().filter(|_| inside != Inside::Tls);
         // Boxed: it is large, and most requests need none.
-        let dialled = Box::pin(self.dial((&workload, address), endpoint.tls(), inside)).await;
+        let dialled = Box::pin(self.dial((&workload, address), tls, inside)).await;
         let pass = admission.map(Admission::made);
         dialled.map(|leg| Line::new(leg, pass))
     }

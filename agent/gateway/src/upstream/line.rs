@@ -1,6 +1,7 @@
 //! A connection to an endpoint, with the right to it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -15,7 +16,7 @@ pub(crate) struct Line {
     leg: Leg,
     _pass: Option<Pass>,
     /// For connections whose bytes nobody looks into: each is like one long request.
-    _trial: Option<Trial>,
+    trial: Option<Trial>,
 }
 
 impl Line {
@@ -23,16 +24,27 @@ impl Line {
         Self {
             leg,
             _pass: pass,
-            _trial: None,
+            trial: None,
         }
     }
 
     /// The whole connection is one request.
     pub(super) fn of(self, trial: Trial) -> Self {
         Self {
-            _trial: Some(trial),
+            trial: Some(trial),
             ..self
         }
+    }
+
+    /// The endpoint, where the whole connection is one request.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        let trial = self.trial.as_ref()?;
+        Some(trial.endpoint().address())
+    }
+
+    /// Closes it so that the endpoint does not take it for a clean end, once it is dropped.
+    pub(crate) fn abort(&self) {
+        self.leg.abort();
     }
 }
 

@@ -1,0 +1,170 @@
+//! Connections whose bytes nobody looks into: they go to an endpoint of the route's backends.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_model::gateway::BackendProtocol;
+use agent_model::{NamespacedHostname, Reason};
+use agent_net::drain::Watcher;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::relay::{Abort, relay};
+use super::tls::Hello;
+use crate::passage::{Carried, Passage};
+use crate::place::Transport;
+use crate::plan::{Destination, Inside, Outer, StreamListener, StreamRule};
+use crate::refusal::Refusal;
+use crate::upstream::Call;
+use crate::worker::Worker;
+
+/// Serves a client of a listener for TCP.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    port: u16,
+    draining: Watcher,
+) {
+    let listener = {
+        let plan = worker.plan.load();
+        let port = plan.port(port).filter(|port| port.spoken() == Outer::Bytes);
+        port.and_then(|port| port.stream("")).cloned()
+    };
+    let Some(listener) = listener else {
+        return stream.abort();
+    };
+    let mut passage = Passage::begin(client, port, Transport::Tcp, Instant::now());
+    let carried = Carried::default();
+    carry(
+        &worker,
+        &listener,
+        (stream, Bytes::new()),
+        Inside::Bytes,
+        (&mut passage, &carried),
+        draining,
+    )
+    .await;
+    end(&worker, passage, &carried);
+}
+
+/// Serves a client that asked for a name by TLS.
+pub(super) async fn serve_named(
+    worker: Rc<Worker>,
+    hello: Hello<TcpStream>,
+    listener: Arc<StreamListener>,
+    client: SocketAddr,
+    port: u16,
+    draining: Watcher,
+) {
+    let mut passage = Passage::begin(client, port, Transport::Tcp, Instant::now());
+    passage.name = Some(hello.name.clone());
+    let carried = Carried::default();
+    let book = (&mut passage, &carried);
+    match &listener.tls {
+        None if listener.rule(&hello.name).is_none() => {
+            passage.refuse(no_route(&listener));
+            hello.refuse().await;
+        }
+        None => {
+            let (said, stream) = hello.into_parts();
+            carry(
+                &worker,
+                &listener,
+                (stream, said),
+                Inside::Tls,
+                book,
+                draining,
+            )
+            .await;
+        }
+        Some(config) => match hello.terminate(config).await {
+            Ok(stream) => {
+                let client = (stream, Bytes::new());
+                carry(&worker, &listener, client, Inside::Bytes, book, draining).await;
+            }
+            Err(error) => {
+                passage.refuse(Refusal::new(Reason::TlsFailed, error.to_string()));
+            }
+        },
+    }
+    end(&worker, passage, &carried);
+}
+
+/// Finds the endpoint and copies until the connection is over. `early` is what the client has said
+/// already; `inside` says what the bytes are.
+async fn carry<C>(
+    worker: &Worker,
+    listener: &StreamListener,
+    (client, early): (C, Bytes),
+    inside: Inside,
+    (passage, carried): (&mut Passage, &Carried),
+    draining: Watcher,
+) where
+    C: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let name = passage.name.as_deref().unwrap_or_default();
+    let Some(rule) = listener.rule(name) else {
+        passage.refuse(no_route(listener));
+        return client.abort();
+    };
+    passage.rule = Some(Arc::clone(rule));
+    let connected = match destination(rule, rand::random()) {
+        Ok((service, port)) => {
+            let call = call(service, port, passage.client);
+            worker.upstreams.connect(&call, inside).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match connected {
+        Ok(backend) => {
+            passage.endpoint = backend.endpoint();
+            let ended = relay(client, backend, early, carried, draining).await;
+            (passage.reason, passage.detail) = ended;
+        }
+        Err(refusal) => {
+            passage.refuse(refusal);
+            client.abort();
+        }
+    }
+}
+
+/// The service that a client is sent to. `random` is uniform over all of `u64`.
+pub(super) fn destination(
+    rule: &StreamRule,
+    random: u64,
+) -> Result<(&NamespacedHostname, u16), Refusal> {
+    match rule.split.choose(random) {
+        Some(Destination::Service { service, port, .. }) => Ok((service, *port)),
+        Some(Destination::Invalid(why)) => Err(Refusal::new(Reason::BackendInvalid, why.as_ref())),
+        None => Err(Refusal::new(
+            Reason::BackendInvalid,
+            "the rule has no backend",
+        )),
+    }
+}
+
+/// A connection to a service, or a session of datagrams with it.
+pub(super) fn call(service: &NamespacedHostname, port: u16, client: SocketAddr) -> Call<'_> {
+    Call {
+        service,
+        port,
+        protocol: BackendProtocol::default(),
+        client: Some(client.ip()),
+        session: None,
+        deadline: None,
+    }
+}
+
+pub(super) fn no_route(listener: &StreamListener) -> Refusal {
+    let detail = format!("no route of listener {}", listener.name);
+    Refusal::new(Reason::NoRoute, detail)
+}
+
+fn end(worker: &Worker, mut passage: Passage, carried: &Carried) {
+    passage.end(carried, Instant::now());
+    worker.records.passage(&passage);
+}

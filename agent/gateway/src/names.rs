@@ -1,0 +1,263 @@
+//! Endpoints that are known by name only (ServiceEntry, `resolution: DNS`): their names are looked
+//! up, and each address becomes an endpoint of the mesh's state. A name that cannot be looked up
+//! keeps the addresses that it had.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use agent_model::Workload;
+use agent_net::drain::Watcher;
+use agent_state::Writer;
+use agent_xds::{Apply, Rejection, Update};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+#[cfg(test)]
+mod tests;
+
+/// How long an answer counts; up to a sixth is added, so that names are not asked for in step.
+const FRESH: Duration = Duration::from_secs(30);
+/// When a name that could not be looked up is asked for again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long a look-up may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Look-ups at a time.
+const AT_A_TIME: usize = 8;
+/// Names that are looked up; endpoints of more have no address.
+const MOST_NAMES: usize = 1024;
+/// Addresses of one name that count.
+const MOST_ADDRESSES: usize = 16;
+
+/// Looks names up.
+pub trait Lookup: Clone + Send + 'static {
+    /// The addresses of a host, in any order.
+    fn addresses(&self, host: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send;
+}
+
+/// As the system does it (`/etc/hosts`, `/etc/resolv.conf`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemLookup;
+
+impl Lookup for SystemLookup {
+    async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let found = tokio::net::lookup_host((host, 0)).await?;
+        Ok(found.map(|address| address.ip()).collect())
+    }
+}
+
+/// The mesh's state, and the names in it; clones share them.
+#[derive(Debug, Clone)]
+pub struct Names {
+    table: Arc<Mutex<Table>>,
+    news: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Table {
+    mesh: Writer,
+    /// Endpoints that are known by name only, by their uid.
+    named: BTreeMap<Arc<str>, Workload>,
+    names: BTreeMap<Arc<str>, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    due: Instant,
+}
+
+impl Names {
+    pub(crate) fn new(mesh: Writer) -> Self {
+        Self {
+            table: Arc::new(Mutex::new(Table {
+                mesh,
+                named: BTreeMap::new(),
+                names: BTreeMap::new(),
+            })),
+            news: Arc::default(),
+        }
+    }
+
+    /// Passes updates on to the state, with what is known of names in them.
+    pub(crate) fn apply(&self, updates: Vec<Update>) -> Vec<Rejection> {
+        let mut table = self.table();
+        let mut out = Vec::with_capacity(updates.len());
+        for update in updates {
+            table.take(update, Instant::now(), &mut out);
+        }
+        self.news.notify_one();
+        table.mesh.apply(out)
+    }
+
+    /// Looks names up whenever it is time, until the drain begins.
+    pub async fn follow(self, lookup: impl Lookup, mut draining: Watcher) {
+        tokio::select! {
+            () = self.look_up_all(lookup) => {}
+            () = draining.signalled() => {}
+        }
+    }
+
+    async fn look_up_all(&self, lookup: impl Lookup) {
+        let mut under_way: JoinSet<(Arc<str>, io::Result<Vec<IpAddr>>)> = JoinSet::new();
+        loop {
+            let room = AT_A_TIME - under_way.len();
+            let (due, next) = self.table().due(Instant::now(), room);
+            for name in due {
+                let lookup = lookup.clone();
+                under_way.spawn(async move {
+                    let late = || io::Error::from(io::ErrorKind::TimedOut);
+                    let found = timeout(PATIENCE, lookup.addresses(&name)).await;
+                    (name, found.map_err(|_| late()).and_then(|found| found))
+                });
+            }
+            tokio::select! {
+                Some(Ok((name, found))) = under_way.join_next(), if !under_way.is_empty() => {
+                    self.found(&name, found);
+                }
+                () = sleep_until(next) => {}
+                () = self.news.notified() => {}
+            }
+        }
+    }
+
+    fn found(&self, name: &str, found: io::Result<Vec<IpAddr>>) {
+        let now = Instant::now();
+        match found {
+            Ok(addresses) => {
+                let jitter = FRESH.mul_f64(rand::random::<f64>() / 6.0);
+                self.table().resolve(name, addresses, now + FRESH + jitter);
+            }
+            Err(error) => {
+                tracing::debug!(name, %error, "an endpoint's name cannot be looked up");
+                if let Some(known) = self.table().names.get_mut(name) {
+                    known.due = now + AGAIN;
+                }
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn take(&mut self, update: Update, now: Instant, out: &mut Vec<Update>) {
+        match update {
+            Update::Workload(workload) => {
+                self.forget(&workload.uid, out);
+                if workload.addresses.is_empty() && !workload.hostname.is_empty() {
+                    self.learn(&workload, now, out);
+                }
+                out.push(Update::Workload(workload));
+            }
+            Update::RemoveAddress(name) => {
+                self.forget(&name, out);
+                out.push(Update::RemoveAddress(name));
+            }
+            other => out.push(other),
+        }
+    }
+
+    fn learn(&mut self, workload: &Workload, now: Instant, out: &mut Vec<Update>) {
+        let name = &workload.hostname;
+        if !self.names.contains_key(name) {
+            if self.names.len() >= MOST_NAMES {
+                tracing::warn!(%name, "too many names of endpoints: this one is not looked up");
+                return;
+            }
+            let known = Known {
+                addresses: Vec::new(),
+                due: now,
+            };
+            self.names.insert(Arc::clone(name), known);
+        }
+        if let Some(known) = self.names.get(name) {
+            out.extend(known.addresses.iter().map(|ip| at(workload, *ip)));
+        }
+        self.named
+            .insert(Arc::clone(&workload.uid), workload.clone());
+    }
+
+    /// Takes back what is known of an endpoint. Its name goes with the last that has it.
+    fn forget(&mut self, uid: &str, out: &mut Vec<Update>) {
+        let Some(workload) = self.named.remove(uid) else {
+            return;
+        };
+        let name = &workload.hostname;
+        if let Some(known) = self.names.get(name) {
+            let gone = known.addresses.iter().map(|ip| uid_at(uid, *ip));
+            out.extend(gone.map(Update::RemoveAddress));
+        }
+        if !self.named.values().any(|other| other.hostname == *name) {
+            self.names.remove(name);
+        }
+    }
+
+    /// Names that are to be looked up now, and when to ask again.
+    fn due(&mut self, now: Instant, room: usize) -> (Vec<Arc<str>>, Instant) {
+        let mut due = Vec::new();
+        let mut next = now + FRESH;
+        for (name, known) in &mut self.names {
+            if known.due <= now && due.len() < room {
+                // Under way: not again before it is late.
+                known.due = now + PATIENCE + AGAIN;
+                due.push(Arc::clone(name));
+            }
+            next = next.min(known.due);
+        }
+        // Where there is no room, the end of a look-up is the time.
+        (due, next.max(now + Duration::from_millis(10)))
+    }
+
+    fn resolve(&mut self, name: &str, mut addresses: Vec<IpAddr>, due: Instant) {
+        addresses.retain(is_allowed);
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(MOST_ADDRESSES);
+        let Some(known) = self.names.get_mut(name) else {
+            return;
+        };
+        known.due = due;
+        if known.addresses == addresses {
+            return;
+        }
+        let before = std::mem::replace(&mut known.addresses, addresses.clone());
+        let mut out = Vec::new();
+        for workload in self.named.values().filter(|one| *one.hostname == *name) {
+            let gone = before.iter().filter(|ip| !addresses.contains(ip));
+            out.extend(gone.map(|ip| Update::RemoveAddress(uid_at(&workload.uid, *ip))));
+            let new = addresses.iter().filter(|ip| !before.contains(ip));
+            out.extend(new.map(|ip| at(workload, *ip)));
+        }
+        self.mesh.apply(out);
+    }
+}
+
+/// An endpoint at one of the addresses of its name.
+fn at(workload: &Workload, ip: IpAddr) -> Update {
+    Update::Workload(Box::new(Workload {
+        uid: uid_at(&workload.uid, ip).into(),
+        addresses: vec![ip],
+        ..workload.clone()
+    }))
+}
+
+fn uid_at(uid: &str, ip: IpAddr) -> String {
+    format!("{uid}/{ip}")
+}
+
+/// Whoever answers for a name must not lead to the gateway itself, nor to what only its host may
+/// speak with (metadata services).
+fn is_allowed(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(is_link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+}
