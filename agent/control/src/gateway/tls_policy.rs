@@ -18,6 +18,8 @@ use crate::translate::service::key;
 
 /// Which Gateways send to a service.
 pub(super) type Uses = BTreeMap<NamespacedHostname, BTreeSet<GatewayKey>>;
+/// Group of ServiceEntries.
+const ISTIO: &str = "networking.istio.io";
 /// Ancestors of one policy.
 const MAX_ANCESTORS: usize = 16;
 
@@ -44,7 +46,7 @@ pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
     for policy in policies {
         let judged = judge(world, policy);
         let targets = policy.spec.target_refs.iter();
-        let places = targets.filter_map(|target| place(world, policy, target));
+        let places = targets.flat_map(|target| places(world, policy, target));
         let places: Vec<Place> = places.collect();
         let mut conflict = None;
         let mut is_any = false;
@@ -62,14 +64,17 @@ pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
                 tls: Some(judged.tls.clone()),
             });
         }
-        let missing = || Fault::new("TargetNotFound", "no target is a Service of this namespace");
+        let missing = || {
+            let message = "no target is a Service of this namespace, or a host of a ServiceEntry";
+            Fault::new("TargetNotFound", message)
+        };
         let fault = match conflict {
             Some(conflict) if !is_any => Some(conflict),
             _ if places.is_empty() => Some(missing()),
             _ => judged.unaccepted,
         };
         report(
-            policy,
+            (policy, &places),
             uses,
             fault.as_ref(),
             judged.unresolved.as_ref(),
@@ -79,21 +84,19 @@ pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
 }
 
 fn report(
-    policy: &BackendTlsPolicy,
+    (policy, places): (&BackendTlsPolicy, &[Place]),
     uses: &Uses,
     unaccepted: Option<&Fault>,
     unresolved: Option<&Fault>,
     out: &mut Resolved,
 ) {
     let metadata = &policy.metadata;
-    let targets = policy
-        .spec
-        .target_refs
-        .iter()
-        .filter(|target| is_service(target));
-    let services = targets.map(|target| key(&metadata.namespace, &target.name));
+    let services: BTreeSet<NamespacedHostname> = named(policy)
+        .chain(places.iter().map(|(service, _)| service.clone()))
+        .collect();
     let gateways: BTreeSet<&GatewayKey> = services
-        .filter_map(|service| uses.get(&service))
+        .iter()
+        .filter_map(|service| uses.get(service))
         .flatten()
         .collect();
     let ancestors = gateways
@@ -126,12 +129,52 @@ fn is_service(target: &PolicyTarget) -> bool {
     target.group.is_empty() && target.kind == "Service"
 }
 
-/// What a target is; `None` when there is no such thing.
-fn place(world: &World<'_>, policy: &BackendTlsPolicy, target: &PolicyTarget) -> Option<Place> {
+/// The Services that are named, whether or not there are such.
+fn named(policy: &BackendTlsPolicy) -> impl Iterator<Item = NamespacedHostname> {
+    let targets = policy.spec.target_refs.iter();
+    let targets = targets.filter(|target| is_service(target));
+    targets.map(|target| key(&policy.metadata.namespace, &target.name))
+}
+
+/// What a target is: a Service, each host of a ServiceEntry, or one of those by its name.
+fn places(world: &World<'_>, policy: &BackendTlsPolicy, target: &PolicyTarget) -> Vec<Place> {
     let namespace = policy.metadata.namespace.as_str();
-    let service = world
-        .service(namespace, &target.name)
-        .filter(|_| is_service(target))?;
+    if is_service(target) {
+        return place(world, namespace, target).into_iter().collect();
+    }
+    let is_host = match (target.group.as_str(), target.kind.as_str()) {
+        (ISTIO, "ServiceEntry") => false,
+        (ISTIO, "Hostname") => true,
+        _ => return Vec::new(),
+    };
+    let objects = world.objects.get(namespace);
+    let entries = objects
+        .into_iter()
+        .flat_map(|one| one.service_entries.iter());
+    let mut found = Vec::new();
+    for (name, entry) in entries {
+        let port = match target.section_name.as_deref() {
+            None | Some("") => None,
+            Some(section) => match entry.spec.ports.iter().find(|port| port.name == section) {
+                Some(port) => Some(port.number),
+                None => continue,
+            },
+        };
+        let hosts = entry.spec.hosts.iter().filter(|host| match is_host {
+            true => **host == target.name,
+            false => **name == *target.name,
+        });
+        found.extend(hosts.map(|host| (NamespacedHostname::new(namespace, host), port)));
+    }
+    // Entries may share a host.
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// `None` when there is no such thing.
+fn place(world: &World<'_>, namespace: &str, target: &PolicyTarget) -> Option<Place> {
+    let service = world.service(namespace, &target.name)?;
     let port = match target.section_name.as_deref() {
         None | Some("") => None,
         Some(name) => {

@@ -11,7 +11,7 @@ use agent_model::{
     Workload, WorkloadType,
 };
 
-use super::service::{key, tcp_ports};
+use super::service::{key, ports};
 use super::service_entry::InForce;
 use super::{Endpoints, Note, Scope};
 use crate::code::Code;
@@ -224,7 +224,7 @@ fn add(
 
 /// The ports of a service as something outside of the cluster serves them.
 fn ports_outside(service: &Service, endpoint: &EntryEndpoint) -> Vec<ServicePort> {
-    let ports = tcp_ports(service).filter_map(|port| {
+    let ports = ports(service).filter_map(|port| {
         let target = match &port.target_port {
             None => None,
             Some(TargetPort::Number(number)) => Some(*number),
@@ -265,11 +265,11 @@ fn pods_by_label<'a>(scope: &Scope<'a>) -> PodsByLabel<'a> {
 
 /// A port by name is left out for a pod that has no port of that name.
 fn selected_ports(service: &Service, pod: &Pod) -> Vec<ServicePort> {
-    let ports = tcp_ports(service).filter_map(|port| {
+    let ports = ports(service).filter_map(|port| {
         let target_port = match &port.target_port {
             None => port.port,
             Some(TargetPort::Number(number)) => *number,
-            Some(TargetPort::Name(name)) => named_port(pod, name)?,
+            Some(TargetPort::Name(name)) => port_named(pod, name, port.protocol)?,
         };
         Some(ServicePort {
             service_port: port.port,
@@ -281,6 +281,10 @@ fn selected_ports(service: &Service, pod: &Pod) -> Vec<ServicePort> {
 
 /// The number of a pod's TCP port of this name.
 pub(crate) fn named_port(pod: &Pod, name: &str) -> Option<u16> {
+    port_named(pod, name, Protocol::Tcp)
+}
+
+fn port_named(pod: &Pod, name: &str, protocol: Protocol) -> Option<u16> {
     let sidecars = pod.spec.init_containers.iter();
     let sidecars = sidecars.filter(|container| container.restart_policy == "Always");
     pod.spec
@@ -288,16 +292,16 @@ pub(crate) fn named_port(pod: &Pod, name: &str) -> Option<u16> {
         .iter()
         .chain(sidecars)
         .flat_map(|container| &container.ports)
-        .find(|port| port.protocol == Protocol::Tcp && port.name == name)
+        .find(|port| port.protocol == protocol && port.name == name)
         .map(|port| port.container_port)
 }
 
 /// Ports of a service and of its slices belong together by name.
 fn slice_ports(service: &Service, slice: &EndpointSlice) -> Vec<ServicePort> {
-    let ports = tcp_ports(service).filter_map(|port| {
+    let ports = ports(service).filter_map(|port| {
         let mut of_slice = slice.ports.iter();
         let target = of_slice
-            .find(|candidate| candidate.protocol == Protocol::Tcp && candidate.name == port.name)?;
+            .find(|candidate| candidate.protocol == port.protocol && candidate.name == port.name)?;
         Some(ServicePort {
             service_port: port.port,
             target_port: target.port.filter(|port| *port != 0)?,

@@ -34,7 +34,7 @@ pub(crate) fn translate(scope: &Scope<'_>, service: &kubernetes::Service) -> Opt
         namespace: key.namespace,
         hostname: key.hostname,
         vips: vips.collect(),
-        ports: tcp_ports(service).map(port).collect(),
+        ports: ports(service).map(port).collect(),
         subject_alt_names: Vec::new(),
         waypoint: waypoint::of_service(scope, &service.metadata).map(|bound| bound.address),
         load_balancing: load_balancing(scope, service),
@@ -47,6 +47,19 @@ pub(crate) fn translate(scope: &Scope<'_>, service: &kubernetes::Service) -> Opt
 /// The key of a service in discovery.
 pub(crate) fn key(namespace: &str, name: &str) -> NamespacedHostname {
     NamespacedHostname::new(namespace, &format!("{name}.{namespace}.svc.cluster.local"))
+}
+
+/// The ports of a service: those of TCP, and those of UDP whose number TCP has not. The mesh leaves
+/// UDP alone, gateways serve it; where both have a number, the target of TCP counts.
+pub(crate) fn ports(
+    service: &kubernetes::Service,
+) -> impl Iterator<Item = &kubernetes::ServicePort> {
+    let ports = service.spec.ports.iter();
+    ports.filter(|port| match port.protocol {
+        Protocol::Tcp => true,
+        Protocol::Udp => !tcp_ports(service).any(|other| other.port == port.port),
+        Protocol::Sctp => false,
+    })
 }
 
 /// The ports a node handles.

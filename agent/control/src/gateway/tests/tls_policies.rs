@@ -170,3 +170,33 @@ fn a_policy_that_no_gateway_of_ours_uses_says_nothing() {
     let status = world(&marked).status("BackendTLSPolicy infra/p");
     assert_eq!(status, serde_json::json!({"ancestors": []}));
 }
+
+#[test]
+fn hosts_of_service_entries_are_reached_by_tls_too() {
+    let entry = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: api, \
+         namespace: infra}\nspec: {hosts: [api.example.com, b.example.com], resolution: DNS, ports: \
+         [{number: 80, name: http, protocol: HTTP, targetPort: 443}]}\n";
+    let of = |name: &str, kind: &str, target: &str| {
+        let spec = format!(
+            "{{targetRefs: [{{group: networking.istio.io, kind: {kind}, name: {target}}}], \
+             validation: {{hostname: api.example.com, {CA}}}}}"
+        );
+        made("BackendTLSPolicy", "infra", name, EARLY, &spec)
+    };
+    let places = |policy: &str| {
+        let world = world(&format!("{policy}{entry}"));
+        let backends = world.0.backends.iter();
+        let places = backends.map(|one| (one.service.hostname.to_string(), one.port));
+        places.collect::<Vec<_>>()
+    };
+    let (a, b) = ("api.example.com".to_owned(), "b.example.com".to_owned());
+    let all = [(a.clone(), None), (b, None)];
+    assert_eq!(places(&of("p", "ServiceEntry", "api")), all);
+    let section = "Hostname, sectionName: http";
+    assert_eq!(
+        places(&of("p", section, "api.example.com")),
+        [(a, Some(80))]
+    );
+    assert_eq!(places(&of("p", "Hostname", "c.example.com")), []);
+    assert_eq!(places(&of("p", "ServiceEntry", "other")), []);
+}
