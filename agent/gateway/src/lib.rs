@@ -32,6 +32,7 @@ mod mesh;
 mod names;
 pub mod normalize;
 pub mod outlier;
+mod outside;
 mod passage;
 mod place;
 pub mod plan;

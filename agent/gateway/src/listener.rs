@@ -3,6 +3,7 @@
 mod accept;
 mod datagrams;
 mod detect;
+mod egress;
 mod http;
 mod relay;
 mod serve;

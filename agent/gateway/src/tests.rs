@@ -5,6 +5,7 @@ mod backend;
 mod bed;
 mod change;
 mod datagrams;
+mod egress;
 mod endpoints;
 mod hard;
 mod refuse;

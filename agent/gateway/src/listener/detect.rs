@@ -64,6 +64,16 @@ impl<T> Rewound<T> {
         }
     }
 
+    /// A stream of which this was read.
+    pub(super) fn begun(first: Bytes, stream: T) -> Self {
+        Self { first, stream }
+    }
+
+    /// The stream.
+    pub(super) fn get_ref(&self) -> &T {
+        &self.stream
+    }
+
     /// What was read and not taken, and the stream.
     pub(super) fn into_parts(self) -> (Bytes, T) {
         (self.first, self.stream)

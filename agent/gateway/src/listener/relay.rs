@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use agent_hbone::TunnelIo;
 use agent_model::Reason;
 use agent_net::drain::Watcher;
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
+use super::detect::Rewound;
 use crate::leg::reset;
 use crate::passage::Carried;
 use crate::upstream::Line;
@@ -35,6 +37,18 @@ impl Abort for TcpStream {
 impl<T: Abort> Abort for TlsStream<T> {
     fn abort(&self) {
         self.get_ref().0.abort();
+    }
+}
+
+impl Abort for TunnelIo {
+    fn abort(&self) {
+        // A tunnel that is dropped before its end is reset.
+    }
+}
+
+impl<T: Abort> Abort for Rewound<T> {
+    fn abort(&self) {
+        self.get_ref().abort();
     }
 }
 
@@ -60,7 +74,7 @@ where
         copy_bidirectional(&mut client, &mut backend).await
     };
     let ended = tokio::select! {
-        copied = copied => copied.map_err(|error| (Reason::ConnectionReset, error.to_string())),
+        copied = copied => copied.map_err(|error| (reason(&error), error.to_string())),
         () = async {
             draining.signalled().await;
             sleep(FAREWELL).await;
@@ -73,6 +87,13 @@ where
             backend.abort();
             failed
         }
+    }
+}
+
+fn reason(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Reason::Misdirected,
+        _ => Reason::ConnectionReset,
     }
 }
 

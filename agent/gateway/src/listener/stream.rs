@@ -111,15 +111,40 @@ async fn carry<C>(
         passage.refuse(no_route(listener));
         return client.abort();
     };
-    passage.rule = Some(Arc::clone(rule));
-    let connected = match destination(rule, rand::random()) {
-        Ok((service, port)) => {
-            let call = call(service, port, passage.client);
-            worker.upstreams.connect(&call, inside).await
+    let rule = Arc::clone(rule);
+    passage.rule = Some(Arc::clone(&rule));
+    match destination(&rule, rand::random()) {
+        Ok(to) => {
+            through(
+                worker,
+                to,
+                (client, early),
+                inside,
+                (passage, carried),
+                draining,
+            )
+            .await
         }
-        Err(refusal) => Err(refusal),
-    };
-    match connected {
+        Err(refusal) => {
+            passage.refuse(refusal);
+            client.abort();
+        }
+    }
+}
+
+/// Copies between a client and an endpoint of a service until the connection is over.
+pub(super) async fn through<C>(
+    worker: &Worker,
+    (service, port): (&NamespacedHostname, u16),
+    (client, early): (C, Bytes),
+    inside: Inside,
+    (passage, carried): (&mut Passage, &Carried),
+    draining: Watcher,
+) where
+    C: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let call = call(service, port, passage.client);
+    match worker.upstreams.connect(&call, inside).await {
         Ok(backend) => {
             passage.endpoint = backend.endpoint();
             let ended = relay(client, backend, early, carried, draining).await;
@@ -164,7 +189,7 @@ pub(super) fn no_route(listener: &StreamListener) -> Refusal {
     Refusal::new(Reason::NoRoute, detail)
 }
 
-fn end(worker: &Worker, mut passage: Passage, carried: &Carried) {
+pub(super) fn end(worker: &Worker, mut passage: Passage, carried: &Carried) {
     passage.end(carried, Instant::now());
     worker.records.passage(&passage);
 }

@@ -20,9 +20,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::detect::detect;
+use super::egress::{Leaving, leave};
 use super::http::speak;
 use super::splice::copy;
 use crate::mesh::Mesh;
+use crate::outside::is_outside;
 use crate::plan::{Inside, Rule};
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
@@ -183,14 +185,27 @@ async fn serve_service(
 ) {
     let namespace: Arc<str> = tunnel.peer.namespace().into();
     let plan = worker.plan.load_full();
-    if plan.service(&service, port, &namespace).is_none() {
+    let is_ruled = plan.service(&service, port, &namespace).is_some();
+    drop(plan);
+    if !is_ruled && !is_outside(&service) {
         return pass_through(&worker, tunnel, incoming, &service, port).await;
     }
-    drop(plan);
     let Ok(stream) = incoming.accept(None) else {
         return;
     };
-    let Some((spoken, stream)) = detect(TunnelIo::new(stream)).await else {
+    let stream = TunnelIo::new(stream);
+    let found = match is_ruled {
+        true => detect(stream).await,
+        false => {
+            let leaving = Leaving {
+                client: tunnel.client,
+                service: &service,
+                port,
+            };
+            leave(&worker, leaving, stream, tunnel.draining.clone()).await
+        }
+    };
+    let Some((spoken, stream)) = found else {
         return;
     };
     let plain = Arc::new(Rule::plain(&service, port));

@@ -12,6 +12,7 @@ use super::treat::treat;
 use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
 use crate::normalize::{self, Malformed, PathRules};
+use crate::outside::{is_name_of, is_outside, other_name};
 use crate::plan::{Plan, Rule};
 use crate::refusal::Refusal;
 use crate::route::Facts;
@@ -149,6 +150,11 @@ type Found = (Arc<Rule>, Option<usize>);
 /// The rule of a request.
 fn find(plan: &Plan, client: &Downstream, facts: &Facts<'_>) -> Result<Option<Found>, Refusal> {
     let rules = match &client.origin {
+        Origin::Service { service, .. }
+            if is_outside(service) && !is_name_of(service, facts.host) =>
+        {
+            return Err(other_name(service, facts.host));
+        }
         Origin::Service {
             service,
             namespace,

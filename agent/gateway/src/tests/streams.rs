@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::bed::{Bed, get, listener, route, rule, service, target, whole};
 
 /// Says its name, then echoes until its client is done; over TLS where it has a certificate.
-async fn echo(name: &'static str, tls: Option<Arc<ServerConfig>>) -> SocketAddr {
+pub(super) async fn echo(name: &'static str, tls: Option<Arc<ServerConfig>>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -55,7 +55,9 @@ async fn serve_echo(name: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin)
 }
 
 /// Sends, half-closes, and reads to the end.
-async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<String> {
+pub(super) async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> io::Result<String> {
     stream.write_all(b":hi").await?;
     stream.shutdown().await?;
     let mut all = String::new();

@@ -40,8 +40,8 @@ fn certificates() -> Certificates {
 }
 
 /// A waypoint with the service `one` behind it.
-struct Site {
-    bed: Bed,
+pub(super) struct Site {
+    pub(super) bed: Bed,
     certificates: Certificates,
     tunnels: Pool,
 }
@@ -53,7 +53,7 @@ fn mesh(certificates: &Certificates) -> Mesh {
     }
 }
 
-fn behind_waypoint(name: &str) -> Service {
+pub(super) fn behind_waypoint(name: &str) -> Service {
     Service {
         vips: vec![NetworkAddress {
             network: "".into(),
@@ -68,7 +68,7 @@ fn behind_waypoint(name: &str) -> Service {
 }
 
 impl Site {
-    fn start(endpoint: Workload) -> Self {
+    pub(super) fn start(endpoint: Workload) -> Self {
         let certificates = certificates();
         let mut bed = Bed::idle(Some(&mesh(&certificates)));
         // Of several that own an address the first by uid is taken.
@@ -96,7 +96,11 @@ impl Site {
     }
 
     /// A stream of a client in a namespace to an authority.
-    async fn open(&self, namespace: &str, authority: &str) -> Result<TunnelIo, HboneError> {
+    pub(super) async fn open(
+        &self,
+        namespace: &str,
+        authority: &str,
+    ) -> Result<TunnelIo, HboneError> {
         let client = identity(namespace, "client");
         let certificate = self.certificates.get(&client).await.unwrap();
         let expected = vec![identity("ns", "waypoint")];
@@ -122,7 +126,7 @@ impl Site {
 }
 
 /// Runs a test as a worker runs: one thread, one local set.
-async fn worker(test: impl Future<Output = ()>) {
+pub(super) async fn worker(test: impl Future<Output = ()>) {
     let limited = tokio::time::timeout(Duration::from_secs(60), test);
     LocalSet::new()
         .run_until(limited)
