@@ -146,6 +146,8 @@ pub(crate) struct NodeConfig {
     pub(crate) cluster_id: String,
     /// Network of the pods (`""` is the default network).
     pub(crate) network: String,
+    /// Name servers that the agent itself asks.
+    pub(crate) resolv_conf: PathBuf,
     /// Names that are answered for the pods.
     pub(crate) names: Option<agent_proxy::dns::Config>,
     /// Data-path threads.
@@ -280,6 +282,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
         network: flags.data_plane.network,
+        resolv_conf: flags.resolv_conf,
         names: flags.dns_capture.then(|| agent_proxy::dns::Config {
             domain: flags.cluster_domain.into(),
             except: flags.dns_except.into_iter().collect(),

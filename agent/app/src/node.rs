@@ -27,6 +27,7 @@ use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_model::NodeWishes;
 use agent_net::Netns;
 use agent_net::drain::{self, Watcher};
+use agent_net::lookup::Lookup;
 use agent_net::private::PrivateListener;
 use agent_proxy::handover::{Estate, ListenerName};
 use agent_proxy::{Mesh, Workers};
@@ -211,6 +212,7 @@ impl BroughtUp {
             kernel: Arc::<Datapath>::clone(&datapath),
             metrics: Arc::clone(&view.metrics),
             names: Arc::default(),
+            lookup: Arc::new(Lookup::new(config.resolv_conf.clone())),
             config: agent_proxy::Config {
                 network: config.network.as_str().into(),
                 workers: config.workers,
@@ -219,6 +221,9 @@ impl BroughtUp {
                 names: config.names.clone(),
             },
         })?);
+        if let Some(wishes) = &estate.wishes {
+            workers.heed(Arc::clone(wishes));
+        }
         for pod in estate.pods {
             adopt(&datapath, &workers, pod);
         }
@@ -311,6 +316,10 @@ impl Agent {
         };
         let (attachment, follow) = attach::attach(control, line, draining);
         let wishes = follow.wishes.clone();
+        control.spawn(follow::names(
+            Arc::clone(&workers),
+            attachment.wishes.clone(),
+        ));
         let (pauses, requests) = pauses();
         let enrolment = serve_enrolment(
             Arc::clone(&datapath),

@@ -136,6 +136,14 @@ impl Asked<'_> {
                 why.service = service.map(|service| service.hostname.to_string());
                 why.endpoint = workload.map(|w| endpoint(&w, destination, destination, Vec::new()));
             }
+            Outbound::Named(named) => {
+                why.route = RouteKind::Direct;
+                why.route_detail = format!(
+                    "to port {} of what {:?} means to the node when the connection is made",
+                    named.port, named.host
+                );
+                why.service = Some(named.service.hostname.to_string());
+            }
             Outbound::Tunnel(hop) => self.tunnelled(why, &hop),
             Outbound::Deny { reason, detail } => {
                 why.route = RouteKind::Deny;

@@ -146,8 +146,9 @@ codes! {
     AddressBlock = "address-block", Warning, "List single addresses.";
     /// A ServiceEntry without an address: clients resolve its hosts and connect without the mesh.
     EntryWithoutAddress = "entry-without-address", Info, "Give it an address, when it shall be one of the mesh's.";
-    /// An endpoint is given by a name, which nodes do not resolve.
-    EndpointByName = "endpoint-by-name", Warning, "Give its address.";
+    /// A wildcard host whose names are to be resolved, without a waypoint: nothing says which name a
+    /// connection is for.
+    EndpointByName = "endpoint-by-name", Warning, "Bind the entry to a waypoint, or list the hosts.";
     /// Resolution is STATIC, and an endpoint has no address or there is none.
     StaticWithoutAddress = "static-without-address", Error, "Give addresses, or another resolution.";
     /// An endpoint is a Unix socket, which other machines cannot reach.

@@ -10,7 +10,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent_net::{NamePlace, NameSockets, Netns, NetnsCookie, OriginalDst, SocketTags};
+use agent_net::{
+    NAME_SERVERS, NamePlace, NameSockets, Netns, NetnsCookie, OriginalDst, SocketTags,
+};
 use ebpf_common::{
     ClientKey, NAME_PORT, OwnKey, Settings, SocketAddress, SocketState, Table, counter, role,
 };
@@ -319,6 +321,19 @@ impl NameSockets for Datapath {
         self.tables
             .name_sockets
             .put(&to_kernel_place(pod, place), &descriptor)
+    }
+
+    fn leave_names(&self, pod: NetnsCookie) -> io::Result<()> {
+        self.must_own().map_err(io::Error::other)?;
+        for slot in 0..NAME_SERVERS {
+            for is_ipv4 in [true, false] {
+                let place = NamePlace { slot, is_ipv4 };
+                self.tables
+                    .name_sockets
+                    .remove(&to_kernel_place(pod, place))?;
+            }
+        }
+        Ok(())
     }
 
     fn name_server(&self, pod: NetnsCookie, place: NamePlace) -> Option<IpAddr> {

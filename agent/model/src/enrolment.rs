@@ -87,6 +87,14 @@ pub struct WantedPod {
     pub wanted: Wanted,
     /// Why, in one word.
     pub reason: String,
+    /// Its questions for names are answered, where its node does that at all.
+    #[serde(default = "yes")]
+    pub dns_capture: bool,
+}
+
+/// What those who know nothing else go by.
+fn yes() -> bool {
+    true
 }
 
 impl WantedPod {

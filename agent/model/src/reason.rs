@@ -56,6 +56,8 @@ pub enum Reason {
     NoEndpoint,
     /// The service does not have the dialled port, or its target port cannot be resolved.
     ServicePortUnknown,
+    /// The endpoint has a host name only, and the node found no address for it.
+    DnsFailed,
     /// The destination is behind a waypoint that cannot be reached; Culvert never goes around it.
     WaypointUnavailable,
     /// The destination takes only what came through its waypoint, and this did not (HTTP 401).
@@ -131,6 +133,7 @@ impl Reason {
         Self::AgentPort,
         Self::NoEndpoint,
         Self::ServicePortUnknown,
+        Self::DnsFailed,
         Self::WaypointUnavailable,
         Self::WaypointBypassed,
         Self::RequestInvalid,
@@ -177,6 +180,7 @@ impl Reason {
             Self::AgentPort => "agent-port",
             Self::NoEndpoint => "no-endpoint",
             Self::ServicePortUnknown => "service-port-unknown",
+            Self::DnsFailed => "dns-failed",
             Self::WaypointUnavailable => "waypoint-unavailable",
             Self::WaypointBypassed => "waypoint-bypassed",
             Self::RequestInvalid => "request-invalid",
@@ -248,6 +252,7 @@ impl Reason {
             | Self::Drained
             | Self::PodRemoved
             | Self::LimitExceeded
+            | Self::DnsFailed
             | Self::Internal => Fault::Node,
             Self::PeerIdentityMismatch | Self::PeerRevoked | Self::NoCertificate => {
                 Fault::Certificate

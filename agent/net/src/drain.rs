@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 pub struct Drain {
     signal: watch::Sender<bool>,
     finished: mpsc::Receiver<std::convert::Infallible>,
+    alive: mpsc::WeakSender<std::convert::Infallible>,
 }
 
 /// Sees the drain begin; the drain waits until every clone is dropped.
@@ -23,7 +24,11 @@ pub fn channel() -> (Drain, Watcher) {
     let (signal, seen) = watch::channel(false);
     let (alive, finished) = mpsc::channel(1);
     (
-        Drain { signal, finished },
+        Drain {
+            signal,
+            finished,
+            alive: alive.downgrade(),
+        },
         Watcher {
             signal: seen,
             _alive: alive,
@@ -43,6 +48,14 @@ impl Drain {
 }
 
 impl Drain {
+    /// One more watcher; none once all are dropped, and the drain with them is over.
+    pub fn watcher(&self) -> Option<Watcher> {
+        Some(Watcher {
+            signal: self.signal.subscribe(),
+            _alive: self.alive.upgrade()?,
+        })
+    }
+
     /// Waits until every watcher is dropped, without a signal. Safe to drop before.
     pub async fn finished(&mut self) {
         // Nothing is ever sent: this ends when the last sender is gone.

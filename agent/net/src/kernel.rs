@@ -61,6 +61,9 @@ pub trait NameSockets: Send + Sync {
         socket: BorrowedFd<'_>,
     ) -> io::Result<()>;
 
+    /// Ends that, for all of the pod's sockets: from now on its queries are left alone.
+    fn leave_names(&self, pod: NetnsCookie) -> io::Result<()>;
+
     /// The server that the pod means by what it sends to that socket.
     fn name_server(&self, pod: NetnsCookie, place: NamePlace) -> Option<IpAddr>;
 }

@@ -1,4 +1,4 @@
-//! Sockets, listeners, copy, drain, back-off and network namespaces, and the traits for what the
+//! Sockets, listeners, copy, drain, back-off, network namespaces and lookups of names, and the traits for what the
 //! kernel side gives to the proxy.
 //!
 //! Nothing here knows of workloads, identities or policy.
@@ -13,6 +13,7 @@ pub mod datagram;
 pub mod drain;
 pub mod flow;
 mod kernel;
+pub mod lookup;
 pub mod netns;
 pub mod passing;
 pub mod private;

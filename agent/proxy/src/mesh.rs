@@ -8,6 +8,7 @@ use std::sync::Arc;
 use agent_hbone::{Pool, Settings};
 use agent_identity::Certificates;
 use agent_net::drain::{Drain, Watcher};
+use agent_net::lookup::Lookup;
 use agent_net::{NameSockets, NetnsCookie, OriginalDst, SocketTags};
 use agent_telemetry::Metrics;
 use tokio::sync::watch;
@@ -53,6 +54,8 @@ pub struct Mesh {
     pub metrics: Arc<Metrics>,
     /// Questions for names.
     pub names: Arc<dns::Counters>,
+    /// Finds endpoints that have a host name and no address.
+    pub lookup: Arc<Lookup>,
     /// Settings.
     pub config: Config,
 }

@@ -1,7 +1,7 @@
 //! Outbound: what an application of the pod dialled, captured by the kernel.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use agent_hbone::{Target, TunnelStream};
 use agent_model::{Reason, Workload};
 use agent_net::NAME_PORT;
 use agent_net::copy::Counters;
-use agent_state::resolve::{self, Chooser, Outbound};
+use agent_state::Snapshot;
+use agent_state::resolve::{self, Chooser, Named, Outbound};
 use agent_telemetry::{Direction, Ends, Record};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -154,13 +155,6 @@ async fn dial(
             },
         );
         let (attempt, workload) = match decision {
-            Outbound::Passthrough { destination } => {
-                let stream = pod
-                    .dial_persistently(destination)
-                    .await
-                    .map_err(|error| Refusal::connect(&error))?;
-                return Ok((None, Upstream::Plain(stream)));
-            }
             Outbound::Deny { reason, detail } => match last.take() {
                 // Nobody is left; who did not answer may yet do so before the deadline.
                 Some(refusal) if refusal.reason == Reason::ConnectTimeout => {
@@ -169,36 +163,19 @@ async fn dial(
                 }
                 last => return Err(last.unwrap_or_else(|| Refusal::new(reason, detail))),
             },
-            Outbound::Direct {
-                destination,
-                workload,
-                service,
-            } => {
-                workload
-                    .iter()
-                    .for_each(|workload| record.destination(workload, None));
-                service.iter().for_each(|service| record.service(service));
-                let active = workload
-                    .as_ref()
-                    .map(|workload| worker.active.begin(&workload.uid));
-                let stream = pod
-                    .dial(destination)
-                    .await
-                    .map_err(|error| Refusal::connect(&error));
-                (
-                    stream.map(|stream| (active, Upstream::Plain(stream))),
-                    workload,
-                )
+            Outbound::Named(named) => {
+                let ends = (client, original);
+                let attempt = by_name(pod, source, &snapshot, &named, ends, record).await;
+                (attempt, Some(named.workload))
             }
-            Outbound::Tunnel(hop) => {
-                record.destination(&hop.workload, hop.workload.identity().ok());
-                hop.service
-                    .iter()
-                    .for_each(|service| record.service(service));
-                let active = worker.active.begin(&hop.workload.uid);
-                let stream = open_tunnel(pod, source, client, &hop, record).await;
-                let upstream = stream.map(|stream| (Some(active), Upstream::Tunnel(stream)));
-                (upstream, Some(hop.workload))
+            decision => {
+                let workload = match &decision {
+                    Outbound::Direct { workload, .. } => workload.clone(),
+                    Outbound::Tunnel(hop) => Some(Arc::clone(&hop.workload)),
+                    _ => None,
+                };
+                let attempt = attempt(pod, source, client, decision, record).await;
+                (attempt, workload)
             }
         };
         match (attempt, workload) {
@@ -213,6 +190,108 @@ async fn dial(
         }
     }
     Err(last.unwrap_or_else(|| Refusal::new(Reason::NoEndpoint, "every endpoint failed")))
+}
+
+/// One attempt to get where a decision leads.
+async fn attempt(
+    pod: &LocalPod,
+    source: &Arc<Workload>,
+    client: SocketAddr,
+    decision: Outbound,
+    record: &mut Record,
+) -> Result<(Option<ActiveEndpoint>, Upstream), Refusal> {
+    let active = &pod.worker.active;
+    match decision {
+        Outbound::Passthrough { destination } => {
+            let stream = pod.dial_persistently(destination).await;
+            let stream = stream.map_err(|error| Refusal::connect(&error))?;
+            Ok((None, Upstream::Plain(stream)))
+        }
+        Outbound::Direct {
+            destination,
+            workload,
+            service,
+        } => {
+            let workload = workload.as_ref();
+            workload
+                .iter()
+                .for_each(|workload| record.destination(workload, None));
+            service.iter().for_each(|service| record.service(service));
+            let active = workload.map(|workload| active.begin(&workload.uid));
+            let stream = pod.dial(destination).await;
+            let stream = stream.map_err(|error| Refusal::connect(&error))?;
+            Ok((active, Upstream::Plain(stream)))
+        }
+        Outbound::Tunnel(hop) => {
+            record.destination(&hop.workload, hop.workload.identity().ok());
+            hop.service
+                .iter()
+                .for_each(|service| record.service(service));
+            let active = active.begin(&hop.workload.uid);
+            let stream = open_tunnel(pod, source, client, &hop, record).await?;
+            Ok((Some(active), Upstream::Tunnel(stream)))
+        }
+        Outbound::Named(named) => {
+            let detail = format!("{} leads to another name", named.host);
+            Err(Refusal::new(Reason::DnsFailed, detail))
+        }
+        Outbound::Deny { reason, detail } => Err(Refusal::new(reason, detail)),
+    }
+}
+
+/// Gets to an endpoint by one of the addresses of its name, those of the family that was dialled
+/// first. The share of the endpoint counts, whichever it is.
+async fn by_name(
+    pod: &LocalPod,
+    source: &Arc<Workload>,
+    snapshot: &Snapshot,
+    named: &Named,
+    (client, original): (SocketAddr, SocketAddr),
+    record: &mut Record,
+) -> Result<(Option<ActiveEndpoint>, Upstream), Refusal> {
+    let worker = &pod.worker;
+    let Named { host, workload, .. } = named;
+    record.destination(workload, None);
+    record.service(&named.service);
+    let failed = |detail: String| Refusal::new(Reason::DnsFailed, detail);
+    let found = worker.mesh.lookup.addresses(host).await;
+    let found = found.map_err(|error| failed(format!("{host}: {error}")))?;
+    let families = [true, false].map(|is_ipv4| {
+        let mut own = pod.pod.info().ips.iter().map(IpAddr::to_canonical);
+        own.any(|ip| ip.is_ipv4() == is_ipv4)
+    });
+    let prefers_ipv4 = original.ip().to_canonical().is_ipv4();
+    let turn = rand::random::<u32>() as usize;
+    let mut last = failed(format!("{host}: no address of a family that the pod has"));
+    let active = worker.active.begin(&workload.uid);
+    for address in in_order(&found, families, prefers_ipv4, turn) {
+        let mut chooser = Chooser {
+            random: &mut rand::random,
+            active: &|uid| worker.active.count(uid),
+            tried: &[],
+        };
+        let decision = resolve::named(snapshot, source, named, address, &mut chooser);
+        match attempt(pod, source, client, decision, record).await {
+            Ok((own, upstream)) => return Ok((own.or(Some(active)), upstream)),
+            Err(refusal) if is_worth_another(refusal.reason) => last = refusal,
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Err(last)
+}
+
+/// Addresses to try, of the families that can be dialled (IPv4, IPv6): each time another one first.
+fn in_order(found: &[IpAddr], families: [bool; 2], prefers_ipv4: bool, turn: usize) -> Vec<IpAddr> {
+    let [ipv4, ipv6] = families;
+    let mut addresses: Vec<IpAddr> = found.iter().map(IpAddr::to_canonical).collect();
+    addresses.retain(|ip| if ip.is_ipv4() { ipv4 } else { ipv6 });
+    if !addresses.is_empty() {
+        let by = turn % addresses.len();
+        addresses.rotate_left(by);
+    }
+    addresses.sort_by_key(|ip| ip.is_ipv4() != prefers_ipv4);
+    addresses.truncate(MAX_ATTEMPTS);
+    addresses
 }
 
 /// Opens a stream on a pooled tunnel to the hop, dialling one where there is none.
@@ -289,5 +368,29 @@ fn is_worth_another(reason: Reason) -> bool {
             // are as many tunnels as there may be.
             | Reason::IdleTimeout
             | Reason::LimitExceeded
+            // Another endpoint may have an address, or another name.
+            | Reason::DnsFailed
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_can_be_dialled_in_turn_those_of_the_family_asked_for_first() {
+        let found = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| ip.parse().unwrap());
+        let order = |families, prefers_ipv4, turn| -> Vec<String> {
+            let order = in_order(&found, families, prefers_ipv4, turn);
+            order.iter().map(ToString::to_string).collect()
+        };
+        let [a, b, c] = found.map(|ip: IpAddr| ip.to_string());
+        let both = [true, true];
+        assert_eq!(order(both, true, 0), [&a, &b, &c].map(String::as_str));
+        assert_eq!(order(both, true, 1), [&b, &a, &c].map(String::as_str));
+        assert_eq!(order(both, false, 0), [&c, &a, &b].map(String::as_str));
+        assert_eq!(order([true, false], false, 3), [&b, &a].map(String::as_str));
+        assert!(order([false, false], true, 0).is_empty());
+        assert!(in_order(&[], both, true, 7).is_empty());
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use agent_datapath::{EnrolledPod, OlderConnection};
 use agent_model::{PodInfo, Workload};
+use agent_net::drain::Drain;
 use agent_net::{Netns, NetnsCookie};
 use agent_state::Snapshot;
 
@@ -26,6 +27,8 @@ pub struct Pod {
     pub(crate) older: Older,
     /// Its listeners, for a successor of this agent; empty once the pod is let go of.
     listeners: Mutex<Option<[TcpListener; 3]>>,
+    /// Ends the serving of its name sockets; none while they are not served.
+    names: Mutex<Option<Drain>>,
 }
 
 impl Pod {
@@ -46,6 +49,7 @@ impl Pod {
             tunnels: Arc::default(),
             older: Older::new(older, Instant::now()),
             listeners: Mutex::new(Some([outbound, inbound, hbone])),
+            names: Mutex::default(),
         }
     }
 
@@ -68,6 +72,15 @@ impl Pod {
     /// Closes its listeners, those aside that the workers accept from.
     pub(crate) fn let_go(&self) {
         self.listeners().take();
+    }
+
+    /// Its questions for names are answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.names().is_some()
+    }
+
+    pub(crate) fn names(&self) -> MutexGuard<'_, Option<Drain>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn listeners(&self) -> MutexGuard<'_, Option<[TcpListener; 3]>> {

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use agent_datapath::{EnrolledPod, PodSink};
 use agent_hbone::{Pool, PoolStats, Settings};
-use agent_model::Reason;
+use agent_model::{NodeWishes, Reason};
 use agent_net::NetnsCookie;
 use agent_net::drain::{self, Drain, Watcher};
+use agent_net::lookup::Lookup;
 use agent_net::tasks::spawn_local;
 use tokio::net::TcpListener;
 use tokio::runtime::RuntimeMetrics;
@@ -27,7 +28,7 @@ use crate::dns;
 use crate::endpoints::ActiveEndpoints;
 use crate::local::LocalPod;
 use crate::mesh::{Mesh, Worker};
-use crate::names::serve;
+use crate::names::{Choice, Chosen, Names, serve};
 use crate::pod::Pod;
 use crate::{accept, inbound, outbound, passthrough};
 
@@ -49,6 +50,8 @@ pub enum ProxyError {
 pub struct Workers {
     threads: Vec<Thread>,
     pods: Mutex<BTreeMap<NetnsCookie, Arc<Pod>>>,
+    /// Whose names are answered; held while that is put into practice.
+    choice: Choice,
     pub(crate) mesh: Arc<Mesh>,
     /// Told of every pod that is added.
     pub(crate) enrolled: watch::Sender<()>,
@@ -73,8 +76,11 @@ enum Command {
     Add {
         pod: Arc<Pod>,
         listeners: Listeners,
-        /// Of one worker only.
-        names: Vec<serve::Socket>,
+    },
+    /// For one worker only.
+    Serve {
+        pod: NetnsCookie,
+        names: Names,
     },
     Leave {
         pod: NetnsCookie,
@@ -123,6 +129,7 @@ impl Workers {
         Ok(Self {
             threads,
             pods: Mutex::default(),
+            choice: Choice::default(),
             mesh,
             enrolled: watch::Sender::new(()),
             turnover: Default::default(),
@@ -142,6 +149,11 @@ impl Workers {
     /// Questions for names.
     pub fn names(&self) -> &dns::Counters {
         &self.mesh.names
+    }
+
+    /// Finds endpoints that have a host name and no address.
+    pub fn lookup(&self) -> &Lookup {
+        &self.mesh.lookup
     }
 
     /// How many pods were taken since start.
@@ -247,8 +259,7 @@ impl PodSink for Workers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(pod.cookie(), Arc::clone(&pod));
-        let mut names = self.open_names(&pod);
-        for (index, (thread, share)) in self.threads.iter().zip(shares).enumerate() {
+        for (thread, share) in self.threads.iter().zip(shares) {
             let listeners = Listeners {
                 outbound: share.outbound,
                 inbound: share.inbound,
@@ -257,16 +268,13 @@ impl PodSink for Workers {
             let command = Command::Add {
                 pod: Arc::clone(&pod),
                 listeners,
-                names: match pod.cookie().0 % self.threads.len() as u64 == index as u64 {
-                    true => std::mem::take(&mut names),
-                    false => Vec::new(),
-                },
             };
             thread
                 .commands
                 .try_send(command)
                 .map_err(|error| io::Error::other(format!("worker: {error}")))?;
         }
+        self.follow_choice(&self.choice.now(), &pod);
         self.turnover[ADDED].fetch_add(1, Ordering::Relaxed);
         self.enrolled.send_replace(());
         Ok(())
@@ -282,19 +290,30 @@ impl PodSink for Workers {
 }
 
 impl Workers {
-    /// The pod's name sockets. Without them it asks its servers itself, as it does where names are
-    /// not answered.
-    fn open_names(&self, pod: &Pod) -> Vec<serve::Socket> {
-        let mesh = &self.mesh;
-        let namespace = &pod.info().namespace;
-        let is_served = mesh.config.names.as_ref();
-        if is_served.is_none_or(|names| names.except.contains(namespace)) {
-            return Vec::new();
+    /// Takes what the control plane says of the node's pods: whose questions for names are left
+    /// alone. Blocks for a moment; not for the data path.
+    pub fn heed(&self, wishes: Arc<NodeWishes>) {
+        let chosen = self.choice.heed(wishes);
+        for pod in self.pods() {
+            self.follow_choice(&chosen, &pod);
         }
-        serve::open(pod, &*mesh.kernel).unwrap_or_else(|error| {
-            tracing::warn!(pod = %pod.info().name, %error, "names are not answered");
-            Vec::new()
-        })
+    }
+
+    /// Serves the pod's names, or no longer. Which worker does it follows from the pod.
+    fn follow_choice(&self, chosen: &Chosen<'_>, pod: &Pod) {
+        let Some(names) = chosen.follow(&self.mesh, pod) else {
+            return;
+        };
+        let pod = pod.cookie();
+        let thread = &self.threads[(pod.0 % self.threads.len() as u64) as usize];
+        let command = Command::Serve { pod, names };
+        if thread.commands.try_send(command).is_err() {
+            // With the command its sockets are closed, and the pod asks its servers itself.
+            tracing::error!(
+                ?pod,
+                "a worker is gone or overwhelmed; names are not answered"
+            );
+        }
     }
 
     /// Has every worker do something to a pod that is served no longer, and waits for it.
@@ -380,11 +399,8 @@ impl Worker {
             Command::Stats { reply } => {
                 let _ = reply.send(self.tunnels.stats());
             }
-            Command::Add {
-                pod,
-                listeners,
-                names,
-            } => self.add(pod, listeners, names),
+            Command::Add { pod, listeners } => self.add(pod, listeners),
+            Command::Serve { pod, names } => self.serve_names(pod, names),
             Command::Leave { pod, done } => {
                 let leave = Rc::clone(self).leave(pod);
                 spawn_local(async move {
@@ -404,7 +420,7 @@ impl Worker {
         }
     }
 
-    fn add(self: &Rc<Self>, pod: Arc<Pod>, listeners: Listeners, names: Vec<serve::Socket>) {
+    fn add(self: &Rc<Self>, pod: Arc<Pod>, listeners: Listeners) {
         let (drain, removal) = drain::channel();
         let (accepting, leaving) = drain::channel();
         self.accepting.borrow_mut().insert(pod.cookie(), accepting);
@@ -420,11 +436,29 @@ impl Worker {
         self.accept(&local, outbound, &leaving, "outbound", outbound::handle);
         self.accept(&local, inbound, &leaving, "inbound", passthrough::handle);
         self.accept(&local, hbone, &leaving, "hbone", inbound::handle);
+    }
+
+    /// Serves name sockets of a pod, unless it is gone or leaving.
+    fn serve_names(self: &Rc<Self>, pod: NetnsCookie, names: Names) {
+        let removal = self.pods.borrow().get(&pod).and_then(|(pod, removal)| {
+            let removal = removal.watcher()?;
+            Some((Arc::clone(pod), removal))
+        });
+        let accepting = self.accepting.borrow();
+        let leaving = accepting.get(&pod).and_then(Drain::watcher);
+        let (Some((pod, removal)), Some(leaving)) = (removal, leaving) else {
+            return;
+        };
+        let local = LocalPod::new(Rc::clone(self), pod, removal);
         let turns = serve::turns();
-        for socket in names {
+        for socket in names.sockets {
             let (local, turns) = (local.clone(), Arc::clone(&turns));
-            let (draining, leaving) = (self.draining.clone(), leaving.clone());
-            spawn_local(serve::serve(local, socket, turns, draining, leaving));
+            let ends = [
+                self.draining.clone(),
+                leaving.clone(),
+                names.closing.clone(),
+            ];
+            spawn_local(serve::serve(local, socket, turns, ends));
         }
     }
 

@@ -97,6 +97,9 @@ pub struct Pod {
     /// Why, one word (`pod-label`, `namespace-label`, `host-network`, ...).
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
+    /// Its questions for names are left alone: a label says so.
+    #[prost(bool, tag = "7")]
+    pub dns_capture_off: bool,
 }
 /// The roots that certificates of peers may come from.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -25,6 +25,8 @@ use crate::readiness::Pending;
 pub(super) struct Attachment {
     /// What became of the pods, as the control plane is told; `None` until it is known.
     pub(super) reports: watch::Receiver<Option<Vec<PodReport>>>,
+    /// What it has said of the node's pods.
+    pub(super) wishes: watch::Receiver<Wishes>,
     _tasks: JoinSet<()>,
 }
 
@@ -105,11 +107,12 @@ pub(super) fn attach(
     let attaching = agent_xds::attach::run(settings, reported, attached, draining.clone());
     tasks.spawn_on(attaching, runtime);
     let follow = Follow {
-        wishes: by_labels.then_some(wanted),
+        wishes: by_labels.then(|| wanted.clone()),
         reports: pods,
     };
     let attachment = Attachment {
         reports: known,
+        wishes: wanted,
         _tasks: tasks,
     };
     (attachment, follow)

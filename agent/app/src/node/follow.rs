@@ -5,10 +5,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_datapath::{Datapath, DatapathError};
+use agent_datapath::{Datapath, DatapathError, Wishes};
 use agent_identity::Certificates;
 use agent_model::{Identity, TunnelProtocol};
 use agent_net::drain::Watcher;
+use agent_proxy::Workers;
 use agent_state::Snapshot;
 use agent_xds::ClientStatus;
 use tokio::runtime::Runtime;
@@ -71,6 +72,22 @@ fn identities_of(snapshot: &Snapshot, node: &str) -> BTreeSet<Identity> {
     local
         .filter_map(|workload| workload.identity().ok())
         .collect()
+}
+
+/// Has the workers leave the names of those pods alone whose labels say so.
+pub(super) async fn names(workers: Arc<Workers>, mut wishes: watch::Receiver<Wishes>) {
+    loop {
+        let node = wishes.borrow_and_update().node.clone();
+        if let Some(node) = node {
+            let workers = Arc::clone(&workers);
+            if let Err(error) = tokio::task::spawn_blocking(move || workers.heed(node)).await {
+                tracing::error!(%error, "whose names are answered");
+            }
+        }
+        if wishes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Runs enrolment; ready once every pod that was enrolled before is served again, and not ready

@@ -166,6 +166,49 @@ fn a_node_is_told_of_its_pods_and_of_every_meshed_namespace() {
 }
 
 #[test]
+fn a_node_is_told_whose_names_it_leaves_alone() {
+    let told = |namespace: &str, label: &str, annotation: &str| {
+        let labels = |word: &str| match word {
+            "" => String::new(),
+            word => format!("culvert.dev/dns-capture: {word}"),
+        };
+        let annotation = match annotation {
+            "" => String::new(),
+            word => format!("ambient.istio.io/dns-capture: \"{word}\""),
+        };
+        let (namespace, label) = (labels(namespace), labels(label));
+        let manifest = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{namespace}}}}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, \
+             labels: {{{label}}}, annotations: {{{annotation}}}}}\nspec: {{nodeName: n1}}\n"
+        );
+        wishes(&placed(&manifest).0, "n1").pods[0].dns_capture
+    };
+    for (namespace, label, annotation, expected) in [
+        ("", "", "", true),
+        ("disabled", "", "", false),
+        ("enabled", "", "", true),
+        ("sometimes", "", "", true),
+        ("", "disabled", "", false),
+        ("disabled", "enabled", "", true),
+        ("", "", "false", false),
+        ("disabled", "", "true", true),
+        ("", "enabled", "false", true),
+        ("disabled", "", "maybe", false),
+    ] {
+        let found = told(namespace, label, annotation);
+        assert_eq!(found, expected, "{namespace}/{label}/{annotation}");
+    }
+    // A change of the namespace alone is told.
+    let mut pods = collection(&manifest(MESHED, ""), true);
+    assert!(pods.new_placement().is_some());
+    let labels = format!("{MESHED}, culvert.dev/dns-capture: disabled");
+    apply(&mut pods, &manifest(&labels, ""));
+    let placement = pods.new_placement().expect("another placement");
+    assert!(!wishes(&placement, "n1").pods[0].dns_capture);
+}
+
+#[test]
 fn pods_that_are_over_keep_no_node_from_hearing_of_those_that_live() {
     let jobs = (0..MAX_PODS + 1_000).map(|number| {
         format!(

@@ -335,6 +335,7 @@ fn is_read(annotation: &str) -> bool {
             | "networking.istio.io/traffic-distribution"
             | "culvert.dev/status"
             | "ambient.istio.io/redirection"
+            | "ambient.istio.io/dns-capture"
             | SIDECAR
             | MIRROR
             | "istio.io/autoRegistrationGroup"

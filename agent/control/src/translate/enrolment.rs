@@ -14,6 +14,12 @@ pub(super) const MESH: &str = "culvert.dev/mesh";
 /// Its alias: `ambient` or `none`.
 pub(super) const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
+/// The label that keeps the agent from answering a pod's questions for names, on a namespace or a
+/// pod: `disabled`, or `enabled` where only the namespace has it off.
+pub(super) const DNS_CAPTURE: &str = "culvert.dev/dns-capture";
+/// Istio's word for it, an annotation of pods: `false` or `true`.
+const ISTIO_DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
+
 /// What is wanted of a pod and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Decision {
@@ -129,12 +135,33 @@ pub(crate) fn opted(labels: &Labels) -> Option<bool> {
     })
 }
 
+/// Whether the pod's questions for names are answered on its node: its own word comes before its
+/// namespace's.
+fn captures_names(scope: &Scope<'_>, pod: &Pod) -> bool {
+    let label = |labels: &Labels| match labels.get(DNS_CAPTURE).map(String::as_str) {
+        Some("enabled") => Some(true),
+        Some("disabled") => Some(false),
+        _ => None,
+    };
+    let metadata = &pod.metadata;
+    let annotation = || match metadata.annotations.get(ISTIO_DNS_CAPTURE)?.as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
+    };
+    let own = label(&metadata.labels).or_else(annotation);
+    own.or_else(|| label(scope.namespace_labels()))
+        .unwrap_or(true)
+}
+
 /// A pod and what was decided on it, for its node.
 #[derive(Debug, Clone)]
 pub(crate) struct NodePod {
     pub(crate) namespace: Arc<str>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) decision: Decision,
+    /// Its questions for names are answered.
+    pub(crate) dns_capture: bool,
 }
 
 impl NodePod {
@@ -147,6 +174,7 @@ impl NodePod {
             ips: self.pod.addresses(),
             wanted: self.decision.wanted,
             reason: self.decision.reason.as_str().to_owned(),
+            dns_capture: self.dns_capture,
         }
     }
 }
@@ -155,6 +183,7 @@ impl PartialEq for NodePod {
     /// Cheap: an object that was not touched is the same one.
     fn eq(&self, other: &Self) -> bool {
         self.decision == other.decision
+            && self.dns_capture == other.dns_capture
             && (Arc::ptr_eq(&self.pod, &other.pod) || self.pod == other.pod)
             && self.namespace == other.namespace
     }
@@ -174,6 +203,7 @@ pub(crate) fn of_nodes(scope: &Scope<'_>, namespace: &Arc<str>) -> Vec<(Arc<str>
                 namespace: Arc::clone(namespace),
                 pod: Arc::clone(pod),
                 decision: decide(scope, pod),
+                dns_capture: captures_names(scope, pod),
             };
             (pod.spec.node_name.as_str().into(), of_node)
         })

@@ -368,25 +368,20 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
         say(Code::AddressBlock, message);
     }
     let has_names = |endpoint: &EntryEndpoint| matches!(endpoint.address, Address::Host(_));
-    let is_resolved = spec.resolution.is_by_name()
-        && (spec.endpoints.is_empty() || spec.endpoints.iter().any(has_names));
     let has_own = spec.addresses.iter().any(|block| single(block).is_some());
     let is_given = hosts.iter().any(|found| may_be_given(entry, found.host));
-    let is_by_name_only = is_resolved && spec.workload_selector.is_none();
-    if !has_own && (!is_given || !spec.addresses.is_empty() || is_by_name_only) {
+    if !has_own && (!is_given || !spec.addresses.is_empty()) {
         let message = "no address: clients resolve its hosts themselves and connect without the \
                        mesh";
         say(Code::EntryWithoutAddress, message);
         return;
     }
-    if !has_own {
-        let message = "no address of its own: where nodes do not answer DNS (--dns-capture), \
-                       clients resolve its hosts themselves and connect without the mesh";
-        say(Code::EntryWithoutAddress, message);
-    }
-    if is_by_name_only {
-        let message = "endpoints given by name: nodes of Culvert do not resolve names, so \
-                       connections to its addresses do not reach these endpoints";
+    let is_any = hosts.iter().any(|found| found.host.starts_with("*."));
+    let has_none = spec.endpoints.is_empty() && spec.workload_selector.is_none();
+    let leads_on = waypoint::of_service(scope, &entry.metadata).is_some();
+    if spec.resolution.is_by_name() && is_any && has_none && !leads_on {
+        let message = "a wildcard host without endpoints: which of its names a connection is for \
+                       only a waypoint can tell, and there is none";
         say(Code::EndpointByName, message);
     }
     if spec.resolution == Resolution::Static {

@@ -4,7 +4,7 @@ use agent_model::{
     Health, Identity, Locality, NetworkMode, TunnelProtocol, Wanted, Workload, WorkloadType,
 };
 
-use super::enrolment::{self, DATAPLANE_MODE, MESH, Why, opted};
+use super::enrolment::{self, DATAPLANE_MODE, DNS_CAPTURE, MESH, Why, opted};
 use super::{Note, Scope};
 use crate::code::Code;
 use crate::source::kubernetes::{Labels, Metadata, Node, Pod};
@@ -97,6 +97,7 @@ pub(crate) fn opt_in_notes(scope: &Scope<'_>, notes: &mut Vec<Note>) {
         let values = [
             (MESH, ["enabled", "disabled"]),
             (DATAPLANE_MODE, ["ambient", "none"]),
+            (DNS_CAPTURE, ["enabled", "disabled"]),
         ];
         for (label, known) in values {
             let Some(value) = labels.get(label) else {

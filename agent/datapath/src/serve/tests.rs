@@ -417,6 +417,7 @@ impl Following {
             ips: vec!["10.0.0.1".parse().unwrap()],
             wanted,
             reason: "pod-label".into(),
+            dns_capture: true,
         });
         let node = NodeWishes {
             pods: pods.collect(),

@@ -10,6 +10,7 @@ fn wanted(name: &str, uid: &str, wanted: Wanted) -> WantedPod {
         ips: vec!["10.0.0.1".parse().unwrap()],
         wanted,
         reason: "pod-label".into(),
+        dns_capture: true,
     }
 }
 

@@ -90,6 +90,7 @@ fn wanted(pod: &TestPod) -> WantedPod {
         ips: pod.info.ips.clone(),
         wanted: Wanted::Enrol,
         reason: "pod-label".into(),
+        dns_capture: true,
     }
 }
 

@@ -38,7 +38,8 @@ pub enum Answer {
 ///
 /// Only what `client` may see counts: services of its own namespace, and of the others those that
 /// stand for their name in all of the mesh. A host of a ServiceEntry is the mesh's only where
-/// connections to its addresses get somewhere: through a waypoint, or to endpoints with addresses.
+/// connections to its addresses get somewhere: through a waypoint, or to endpoints with addresses or
+/// names.
 pub fn resolve(
     snapshot: &Snapshot,
     client: &Workload,
@@ -171,7 +172,7 @@ fn leads_somewhere(snapshot: &Snapshot, service: &Service) -> bool {
     let mut endpoints = snapshot.endpoints(&key);
     service.waypoint.is_some()
         || service.load_balancing.mode == LoadBalancingMode::Passthrough
-        || endpoints.any(|workload| !workload.addresses.is_empty())
+        || endpoints.any(|workload| !workload.addresses.is_empty() || !workload.hostname.is_empty())
 }
 
 fn is_below_svc(host: &str, domain: &str) -> bool {

@@ -357,7 +357,13 @@ fn t_dns_a_foreign_host_is_answered_where_its_address_leads_somewhere() {
     let asked =
         |entry: Service, endpoints: Vec<Workload>| ask(&snapshot(vec![entry], endpoints), host, 1);
     assert_eq!(asked(entry(), vec![endpoint.clone()]), answer);
-    assert_eq!(asked(entry(), vec![by_name.clone()]), Answer::Forward);
+    assert_eq!(
+        asked(entry(), vec![by_name]),
+        answer,
+        "the node resolves it"
+    );
+    let nowhere = pod("bank", "e", &[], &[("bank", host)]);
+    assert_eq!(asked(entry(), vec![nowhere]), Answer::Forward);
     assert_eq!(asked(entry(), vec![]), Answer::Forward);
     let through = Service {
         waypoint: Some(GatewayAddress {
@@ -366,7 +372,7 @@ fn t_dns_a_foreign_host_is_answered_where_its_address_leads_somewhere() {
         }),
         ..entry()
     };
-    assert_eq!(asked(through, vec![by_name]), answer);
+    assert_eq!(asked(through, vec![]), answer);
     let passed_on = Service {
         load_balancing: LoadBalancing {
             mode: LoadBalancingMode::Passthrough,

@@ -58,14 +58,13 @@ pub(crate) fn open(pod: &Pod, kernel: &dyn Kernel) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-/// Serves one socket until the pod is removed or leaves, or the agent drains. What is under way
-/// then still gets its reply.
+/// Serves one socket until the pod is removed or leaves, the agent drains, or the pod's names are no
+/// longer answered. What has arrived or is under way then still gets its reply.
 pub(crate) async fn serve(
     pod: LocalPod,
     (place, socket): Socket,
     turns: Arc<Semaphore>,
-    mut draining: Watcher,
-    mut leaving: Watcher,
+    [mut draining, mut leaving, mut closing]: [Watcher; 3],
 ) {
     let socket = match UdpSocket::from_std(socket) {
         Ok(socket) => Rc::new(socket),
@@ -86,6 +85,7 @@ pub(crate) async fn serve(
             _ = served.pod.ended() => return,
             () = draining.signalled() => true,
             () = leaving.signalled() => true,
+            () = closing.signalled() => true,
             ready = served.socket.readable() => ready.is_err(),
         };
         match served.take_all() {

@@ -23,8 +23,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Answers questions for as long as they are the mesh's. True when what comes next, of which
 /// nothing was taken, is for the server; false when the client is done.
 pub(crate) async fn serve(pod: &LocalPod, stream: &mut TcpStream) -> io::Result<bool> {
-    let names = pod.worker.mesh.config.names.as_ref();
-    if names.is_none_or(|names| names.except.contains(&pod.pod.info().namespace)) {
+    if !pod.pod.is_answered() {
         return Ok(true);
     }
     let mut has_answered = false;

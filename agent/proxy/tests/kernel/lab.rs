@@ -220,6 +220,10 @@ impl NameSockets for Kernel {
         Ok(())
     }
 
+    fn leave_names(&self, _: NetnsCookie) -> io::Result<()> {
+        Ok(())
+    }
+
     fn name_server(&self, _: NetnsCookie, _: NamePlace) -> Option<IpAddr> {
         None
     }
@@ -272,6 +276,7 @@ impl Node {
             kernel: Arc::<Kernel>::clone(&kernel),
             metrics: Arc::clone(&metrics),
             names: Arc::default(),
+            lookup: Arc::new(agent_net::lookup::Lookup::new("/etc/resolv.conf".into())),
             config,
         })
         .unwrap();

@@ -26,11 +26,20 @@ pub(super) struct Wanted<'a> {
     pub(super) dialled: IpAddr,
 }
 
+/// How an endpoint is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dial {
+    /// By its address.
+    Address(SocketAddr),
+    /// By its host name, at this port.
+    Name(u16),
+}
+
 /// An endpoint that could take the connection.
 #[derive(Debug, Clone)]
 struct Candidate<'a> {
     workload: &'a Arc<Workload>,
-    address: SocketAddr,
+    dial: Dial,
     rank: usize,
 }
 
@@ -52,7 +61,7 @@ pub(super) fn endpoint(
     source: &Workload,
     wanted: Wanted<'_>,
     chooser: &mut Chooser<'_>,
-) -> Result<(Arc<Workload>, SocketAddr), (Reason, String)> {
+) -> Result<(Arc<Workload>, Dial), (Reason, String)> {
     let key = wanted.service.key();
     if !wanted
         .service
@@ -71,7 +80,7 @@ pub(super) fn endpoint(
     let nearest = candidates.iter().map(|candidate| candidate.rank).max();
     candidates.retain(|candidate| Some(candidate.rank) == nearest);
     match least_loaded(&candidates, chooser) {
-        Some(chosen) => Ok((Arc::clone(chosen.workload), chosen.address)),
+        Some(chosen) => Ok((Arc::clone(chosen.workload), chosen.dial)),
         None => Err((passed_over.reason(), format!("{key}: {passed_over}"))),
     }
 }
@@ -132,7 +141,12 @@ fn consider<'a>(
     let address = address_of(workload, service.ip_families, dialled);
     // Another network needs a gateway between, and a workload without weight takes nothing.
     let reachable = workload.network == source.network && workload.capacity > 0;
-    let Some(ip) = address.filter(|_| reachable) else {
+    let dial = match address {
+        Some(ip) => Some(Dial::Address(SocketAddr::new(ip, port))),
+        None if is_by_name(workload) => Some(Dial::Name(port)),
+        None => None,
+    };
+    let Some(dial) = dial.filter(|_| reachable) else {
         passed_over.unreachable += 1;
         return None;
     };
@@ -144,12 +158,16 @@ fn consider<'a>(
         passed_over.too_far += 1;
         return None;
     };
-    let address = SocketAddr::new(ip, port);
     Some(Candidate {
         workload,
-        address,
+        dial,
         rank,
     })
+}
+
+/// It has a host name instead of addresses.
+pub(super) fn is_by_name(workload: &Workload) -> bool {
+    workload.addresses.is_empty() && !workload.hostname.is_empty()
 }
 
 /// How near a workload is; `None` when a strict preference excludes it.

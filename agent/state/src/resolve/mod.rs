@@ -13,7 +13,7 @@ mod tests;
 pub use choose::endpoints;
 pub use inbound::inbound;
 pub use names::{Names, inbound_names, outbound_names, peer_names};
-pub use outbound::outbound;
+pub use outbound::{named, outbound};
 pub use peer::speaks_for_clients;
 
 use std::net::SocketAddr;
@@ -48,6 +48,9 @@ pub enum Outbound {
         /// The service that was dialled.
         service: Option<Arc<Service>>,
     },
+    /// To an endpoint that has a host name and no address: [`named`] goes on from the addresses
+    /// of that name.
+    Named(Named),
     /// Through a tunnel.
     Tunnel(Hop),
     /// Nowhere.
@@ -57,6 +60,19 @@ pub enum Outbound {
         /// Why, for people.
         detail: String,
     },
+}
+
+/// An endpoint that is known by its host name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// The name.
+    pub host: Arc<str>,
+    /// The port the endpoint listens on.
+    pub port: u16,
+    /// The endpoint.
+    pub workload: Arc<Workload>,
+    /// The service that was dialled.
+    pub service: Arc<Service>,
 }
 
 /// One tunnel and what to ask of its far end.

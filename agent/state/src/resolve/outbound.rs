@@ -1,6 +1,6 @@
 //! Where a captured connection goes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agent_model::{
@@ -8,8 +8,8 @@ use agent_model::{
     TunnelProtocol, Workload,
 };
 
-use super::choose::{self, Wanted};
-use super::{Chooser, Hop, Outbound};
+use super::choose::{self, Dial, Wanted};
+use super::{Chooser, Hop, Named, Outbound};
 use crate::Snapshot;
 
 /// Decides where a connection of the local workload `source` to `destination` goes.
@@ -33,6 +33,38 @@ pub fn outbound(
     match snapshot.service_by_vip(&source.network, ip, &source.namespace) {
         Some(service) => to_service(snapshot, source, service, destination, chooser),
         None => Outbound::Passthrough { destination },
+    }
+}
+
+/// Goes on where an endpoint's name leads to: `address` is one of those that were found for it. What
+/// is found there counts, be it a pod of the mesh or a service; what nobody knows is outside of it.
+pub fn named(
+    snapshot: &Snapshot,
+    source: &Workload,
+    named: &Named,
+    address: IpAddr,
+    chooser: &mut Chooser<'_>,
+) -> Outbound {
+    let address = SocketAddr::new(address.to_canonical(), named.port);
+    // The address of an entry is often the one that its own host has.
+    let service = snapshot.service_by_vip(&source.network, address.ip(), &source.namespace);
+    let is_own = service.is_some_and(|service| service.key() == named.service.key());
+    let found = match is_own {
+        true => None,
+        false => Some(outbound(snapshot, source, address, chooser)),
+    };
+    match found {
+        None | Some(Outbound::Passthrough { .. }) => {
+            let Named {
+                workload, service, ..
+            } = named;
+            to_chosen(snapshot, source, workload, service, address, chooser)
+        }
+        Some(Outbound::Named(other)) => deny(
+            Reason::DnsFailed,
+            format!("{} leads to another name, {}", named.host, other.host),
+        ),
+        Some(found) => found,
     }
 }
 
@@ -89,16 +121,15 @@ fn to_service(
         dialled: destination.ip(),
     };
     match choose::endpoint(snapshot, source, wanted, chooser) {
-        Ok((workload, address)) => match &workload.waypoint {
-            // It takes nothing but what passed its waypoint, whichever way it was addressed; for
-            // a service's own waypoint it makes an exception.
-            Some(gateway)
-                if is_meshed(source) && !is_in_front(snapshot, source, service, gateway) =>
-            {
-                to_waypoint(snapshot, source, gateway, Some(service), address, chooser)
-            }
-            _ => to_endpoint(source, &workload, Some(service), address),
-        },
+        Ok((workload, Dial::Address(address))) => {
+            to_chosen(snapshot, source, &workload, service, address, chooser)
+        }
+        Ok((workload, Dial::Name(port))) => Outbound::Named(Named {
+            host: Arc::clone(&workload.hostname),
+            port,
+            workload,
+            service: Arc::clone(service),
+        }),
         Err((reason, detail)) => deny(reason, detail),
     }
 }
@@ -113,6 +144,24 @@ fn is_in_front(
     let of_service = service.waypoint.iter();
     let mut gateways = of_service.chain([of_endpoint]);
     gateways.any(|gateway| snapshot.is_gateway(source, gateway))
+}
+
+/// To the endpoint that was chosen for a service. It takes nothing but what passed its waypoint,
+/// whichever way it was addressed; for a service's own waypoint it makes an exception.
+fn to_chosen(
+    snapshot: &Snapshot,
+    source: &Workload,
+    workload: &Arc<Workload>,
+    service: &Arc<Service>,
+    address: SocketAddr,
+    chooser: &mut Chooser<'_>,
+) -> Outbound {
+    match &workload.waypoint {
+        Some(gateway) if is_meshed(source) && !is_in_front(snapshot, source, service, gateway) => {
+            to_waypoint(snapshot, source, gateway, Some(service), address, chooser)
+        }
+        _ => to_endpoint(source, workload, Some(service), address),
+    }
 }
 
 /// False for a pod that is captured, because one CNI configuration serves a whole node, and was not
@@ -188,7 +237,12 @@ fn to_waypoint(
         dialled: destination.ip(),
     };
     match choose::endpoint(snapshot, source, wanted, chooser) {
-        Ok((workload, peer)) => to_gateway(&workload, peer, Some(of_gateway), service, destination),
+        Ok((workload, Dial::Address(peer))) => {
+            to_gateway(&workload, peer, Some(of_gateway), service, destination)
+        }
+        Ok((workload, Dial::Name(_))) => {
+            unavailable(format!("waypoint {} has no address", workload.uid))
+        }
         Err((_, detail)) => unavailable(format!("waypoint {}: {detail}", of_gateway.key())),
     }
 }

@@ -390,6 +390,59 @@ fn unusable_endpoints_are_passed_over_and_named() {
 }
 
 #[test]
+fn an_endpoint_with_a_name_goes_where_the_name_leads() {
+    let by_name = |uid: &str, host: &str| Workload {
+        addresses: Vec::new(),
+        hostname: host.into(),
+        ..serving(pod(uid, "192.0.2.1"), 8080)
+    };
+    let mut mesh = mesh()
+        .with_service(web())
+        .with(by_name("out", "api.example.com"))
+        .with(meshed("db", "10.1.0.7"));
+    let named = match mesh.outbound("10.96.0.1:80") {
+        Outbound::Named(named) => named,
+        other => unreachable!("a name was expected: {other:?}"),
+    };
+    assert_eq!((&*named.host, named.port), ("api.example.com", 8080));
+    let goes = |mesh: &Mesh, ip: &str| {
+        let mut chooser = Chooser {
+            random: &mut || 0,
+            active: &|_| 0,
+            tried: &[],
+        };
+        let address = ip.parse().unwrap();
+        super::named(
+            &mesh.snapshot(),
+            &mesh.source,
+            &named,
+            address,
+            &mut chooser,
+        )
+    };
+    let direct = |to: &str| Outbound::Direct {
+        destination: to.parse().unwrap(),
+        workload: Some(Arc::clone(&named.workload)),
+        service: Some(Arc::clone(&named.service)),
+    };
+    assert_eq!(goes(&mesh, "192.0.2.9"), direct("192.0.2.9:8080"));
+    assert_eq!(goes(&mesh, "::ffff:192.0.2.9"), direct("192.0.2.9:8080"));
+    // An entry with the very address that its host has.
+    assert_eq!(goes(&mesh, "10.96.0.1"), direct("10.96.0.1:8080"));
+    // A pod of the mesh is one under every name.
+    let hop = hop_of(goes(&mesh, "10.1.0.7"));
+    assert_eq!(hop.authority, "10.1.0.7:8080".parse().unwrap());
+    mesh.tried = vec!["c//Pod/ns/out".into()];
+    assert_eq!(denial(mesh.outbound("10.96.0.1:80")).0, Reason::NoEndpoint);
+    // Names that lead to each other end somewhere.
+    let other = service("ns", "other", "10.96.0.9", 8080, 8080);
+    let mut second = by_name("second", "second.example.com");
+    second.services = [(other.key(), Vec::new())].into();
+    let mesh = mesh.with_service(other).with(second);
+    assert_eq!(denial(goes(&mesh, "10.96.0.9")).0, Reason::DnsFailed);
+}
+
+#[test]
 fn a_service_may_ask_for_unready_endpoints() {
     let mut service = web();
     service.load_balancing.health_policy = HealthPolicy::AllowAll;

@@ -94,6 +94,7 @@ impl From<Reason> for Flag {
             | Reason::AgentPort
             | Reason::NoEndpoint
             | Reason::ServicePortUnknown
+            | Reason::DnsFailed
             | Reason::WaypointUnavailable
             | Reason::RequestInvalid
             | Reason::AuthorityMismatch

@@ -14,6 +14,7 @@ fn pod(name: &str, wanted: Wanted) -> WantedPod {
         ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         wanted,
         reason: "pod-label".into(),
+        dns_capture: wanted == Wanted::Enrol,
     }
 }
 

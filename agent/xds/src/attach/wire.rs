@@ -103,6 +103,7 @@ fn pod_from_wire(pod: Pod) -> Option<WantedPod> {
         ips,
         wanted,
         reason: pod.reason,
+        dns_capture: !pod.dns_capture_off,
     })
 }
 
@@ -119,6 +120,7 @@ pub fn wishes_to_wire(wishes: &NodeWishes) -> Pods {
         }
         .into(),
         reason: pod.reason.clone(),
+        dns_capture_off: !pod.dns_capture,
     };
     Pods {
         pods: wishes.pods.iter().map(pod).collect(),

@@ -32,6 +32,7 @@ pub(super) fn run(input: &[u8]) {
     let middle = input.len() / 2;
     // Any two messages may be compared.
     let _ = is_reply(&input[..middle], &input[middle..]);
+    let _ = agent_net::lookup::read_addresses(&input[..middle], &input[middle..]);
     let Some(query) = Query::read(input) else {
         return;
     };

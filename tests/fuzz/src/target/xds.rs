@@ -142,6 +142,7 @@ fn check_outbound(snapshot: &Snapshot, source: &Workload, destination: SocketAdd
                 assert!(!hop.expected.is_empty(), "a tunnel to just anyone");
                 hop.workload
             }
+            Outbound::Named(named) => named.workload,
             Outbound::Direct {
                 workload: Some(workload),
                 ..
