@@ -293,6 +293,11 @@ impl Agent {
         self.settings().directory.join("cni.sock")
     }
 
+    /// The name servers it asks itself; none until a test writes the file.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.settings().directory.join("resolv.conf")
+    }
+
     /// The folder of the node's pins.
     pub fn bpffs(&self) -> PathBuf {
         self.settings().directory.join("bpf")
@@ -410,6 +415,8 @@ impl Agent {
             .args(["--ready-listen", &format!("[{any}]:{READY_PORT}")])
             .args(["--trust-domain", crate::TRUST_DOMAIN])
             .args(["--cluster-id", crate::CLUSTER_ID])
+            .arg("--resolv-conf")
+            .arg(settings.directory.join("resolv.conf"))
             .args(["--workers", &settings.workers.to_string()])
             .args(&settings.extra)
             .args(more);

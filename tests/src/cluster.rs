@@ -1,11 +1,9 @@
-//! The whole: a switch, nodes, a control plane, manifests, names.
+//! The whole: a switch, nodes, a control plane, manifests.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -81,7 +79,6 @@ pub struct Cluster {
     control: Option<Control>,
     nodes: Vec<Arc<Node>>,
     manifests: Manifests,
-    names: Mutex<Vec<(String, Vec<IpAddr>)>>,
     services: AtomicU16,
     settled: AtomicU64,
     keep_logs: AtomicBool,
@@ -115,7 +112,6 @@ impl Cluster {
     }
 
     fn build(spec: &ClusterSpec, run: &Run, programs: Option<Programs>) -> Result<Self> {
-        fs::write(run.path("hosts"), HOSTS).context("writing the hosts file")?;
         let kubepods = spec.kubernetes.then(|| Group::in_kubepods(run));
         let kubepods = kubepods.transpose()?;
         let switch = Place::create(&run.namespace("net"), None)?;
@@ -152,7 +148,6 @@ impl Cluster {
             control,
             nodes,
             manifests,
-            names: Mutex::default(),
             services: AtomicU16::new(10),
             settled: AtomicU64::new(0),
             keep_logs: AtomicBool::new(false),
@@ -209,46 +204,20 @@ impl Cluster {
         &self.manifests
     }
 
-    /// Starts a pod; it can be dialled by its name from every pod.
+    /// Starts a pod.
     pub fn pod(&self, spec: &PodSpec) -> Result<Pod> {
         let node = self.node(spec.node)?.clone();
-        let pod = Pod::create(&self.run, node, &self.manifests, spec)?;
-        let name = format!("{}.{}.pod", spec.name, spec.namespace);
-        self.name(&name, &pod.ips())?;
-        Ok(pod)
+        Pod::create(&self.run, node, &self.manifests, spec)
     }
 
-    /// Makes a service; every pod resolves its names to its cluster IPs.
+    /// Makes a service; pods of the mesh find its cluster IPs by its names.
     pub fn service(&self, spec: &ServiceSpec) -> Result<Addresses> {
         let addresses = topology::service(self.services.fetch_add(1, Ordering::Relaxed));
         self.manifests.write(
             &format!("service-{}-{}", spec.namespace, spec.name),
             &spec.yaml(addresses),
         )?;
-        if !spec.headless {
-            let long = format!("{}.{}.svc.cluster.local", spec.name, spec.namespace);
-            let names = format!("{} {}.{} {long}", spec.name, spec.name, spec.namespace);
-            self.name(&names, &[addresses.v4.into(), addresses.v6.into()])?;
-        }
         Ok(addresses)
-    }
-
-    /// Adds names to the pods' hosts file, or replaces them.
-    pub fn name(&self, names: &str, ips: &[IpAddr]) -> Result<()> {
-        let mut known = self
-            .names
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        known.retain(|(other, _)| other != names);
-        known.push((names.to_owned(), ips.to_vec()));
-        let mut text = HOSTS.to_owned();
-        for (names, ips) in known.iter() {
-            for ip in ips {
-                let _ = writeln!(text, "{ip} {names}");
-            }
-        }
-        // Written in place: the file is bind-mounted, and a mount follows the inode.
-        fs::write(self.run.path("hosts"), text).context("writing the hosts file")
     }
 
     /// Writes a manifest and waits until every running agent has it.
@@ -345,13 +314,8 @@ impl Cluster {
         agents.filter(|(_, agent)| agent.running())
     }
 
-    /// Removes every manifest but the nodes', and every name: the state a test starts from.
+    /// Removes every manifest but the nodes': the state a test starts from.
     pub fn clear(&self) -> Result<()> {
-        self.names
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clear();
-        fs::write(self.run.path("hosts"), HOSTS).context("writing the hosts file")?;
         if let Some(server) = self.manifests.server() {
             server.clear_faults();
         }
@@ -406,8 +370,6 @@ fn api_server(place: &Place) -> Result<ApiServer> {
         ..Options::default()
     })
 }
-
-const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n";
 
 /// A service's port in both families.
 pub fn service_sockets(addresses: Addresses, port: u16) -> [SocketAddr; 2] {

@@ -120,6 +120,7 @@ impl Lab {
             "manifests": self.cluster.manifests().directory(),
             "logs": self.cluster.run().path("logs"),
             "hosts": self.cluster.run().path("hosts"),
+            "resolvConf": self.cluster.run().path(format!("resolv-{MESHED}.conf")),
             "control": self.describe_control(),
             "nodes": self.cluster.nodes().iter().map(|node| describe_node(node)).collect::<Vec<_>>(),
             "pods": self.pods().map(describe_pod),

@@ -38,7 +38,7 @@ pub mod trend;
 
 pub use cluster::{Cluster, ClusterSpec};
 pub use node::Node;
-pub use place::Place;
+pub use place::{NameFiles, Place};
 pub use pod::{Pod, PodSpec};
 
 /// Trust domain of every test cluster.

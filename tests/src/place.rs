@@ -17,20 +17,30 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::command::{Output, check, check_with_input, finish, spawn_piped};
 use crate::stop;
 
-/// A named network namespace, with its own view of `/etc/hosts` when one was given.
+/// How programs of a place look names up, as a kubelet sets it up for a pod.
+#[derive(Debug, Clone)]
+pub struct NameFiles {
+    /// Their `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// Their `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+}
+
+/// A named network namespace, with its own view of `/etc/hosts` and `/etc/resolv.conf` when they were
+/// given.
 #[derive(Debug, Clone)]
 pub struct Place {
     name: String,
     netns: Arc<Netns>,
-    hosts: Option<PathBuf>,
+    names: Option<NameFiles>,
 }
 
 impl Place {
     /// Makes the namespace, with loopback up and IPv6 usable at once (no duplicate address
     /// detection, which would hold every new address back for seconds).
-    pub fn create(name: &str, hosts: Option<PathBuf>) -> Result<Self> {
+    pub fn create(name: &str, names: Option<NameFiles>) -> Result<Self> {
         check("ip", &["netns", "add", name])?;
-        let place = Self::open(name, hosts)?;
+        let place = Self::open(name, names)?;
         place.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
         place.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         place.ip(&["link set lo up"])?;
@@ -38,12 +48,12 @@ impl Place {
     }
 
     /// A namespace that exists.
-    pub fn open(name: &str, hosts: Option<PathBuf>) -> Result<Self> {
+    pub fn open(name: &str, names: Option<NameFiles>) -> Result<Self> {
         let netns = Netns::open(&path_of(name)).with_context(|| format!("opening {name}"))?;
         Ok(Self {
             name: name.to_owned(),
             netns: Arc::new(netns),
-            hosts,
+            names,
         })
     }
 
@@ -162,24 +172,31 @@ impl Place {
         spawn: impl FnOnce(&mut Command) -> Result<Child> + Send,
     ) -> Result<Child> {
         let _making = stop::making();
-        let hosts = self.hosts.clone();
+        let names = self.names.clone();
         self.within(move || {
-            if let Some(hosts) = hosts {
-                own_hosts(&hosts)?;
+            if let Some(names) = names {
+                own_names(&names)?;
             }
             spawn(&mut command)
         })?
     }
 }
 
-/// Gives the calling thread a mount namespace in which `/etc/hosts` is another file. Unmounts of
+/// Gives the calling thread a mount namespace in which these files are others. Unmounts of
 /// the machine still reach it (slave), so that it holds no bpffs of an ended agent.
-fn own_hosts(hosts: &Path) -> Result<()> {
+fn own_names(names: &NameFiles) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .context("detaching the mount namespace")?;
-    mount(Some(hosts), "/etc/hosts", none, MsFlags::MS_BIND, none).context("binding /etc/hosts")
+    for (file, at) in [
+        (&names.hosts, "/etc/hosts"),
+        (&names.resolv_conf, "/etc/resolv.conf"),
+    ] {
+        mount(Some(file), at, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("binding {at}"))?;
+    }
+    Ok(())
 }
 
 fn path_of(name: &str) -> PathBuf {

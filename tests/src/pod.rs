@@ -122,7 +122,10 @@ impl Pod {
         spec: &PodSpec,
     ) -> Result<Self> {
         let short = format!("p-{}-{}", spec.namespace, spec.name);
-        let place = Place::create(&run.namespace(&short), Some(run.path("hosts")))?;
+        let place = Place::create(
+            &run.namespace(&short),
+            Some(run.name_files(&spec.namespace)?),
+        )?;
         manifests.account(&spec.namespace, &spec.account)?;
         let cluster = manifests.server().is_some();
         let sandbox = sandbox_of(&place, spec, cluster)?;

@@ -13,11 +13,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::check;
+use crate::place::NameFiles;
 use crate::stop;
 
 /// Where the directories of runs are.
 pub const RUNS: &str = "/run/culvert-test";
 const NAMESPACES: &str = "/run/netns";
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n";
+/// What pods take for the cluster's name server.
+const NAME_SERVERS: [&str; 2] = ["10.96.255.53", "fd00:96::ff35"];
 
 /// The directory of a run and the prefix of everything it names.
 #[derive(Debug, Clone)]
@@ -84,6 +88,28 @@ impl Run {
     /// A path below the run's directory.
     pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
         self.directory.join(below)
+    }
+
+    /// How the pods of a namespace look names up: as in a cluster, by search domains, at a server in
+    /// the range of services. Nobody is there: the node answers for pods of the mesh.
+    pub fn name_files(&self, namespace: &str) -> Result<NameFiles> {
+        let files = NameFiles {
+            hosts: self.path("hosts"),
+            resolv_conf: self.path(format!("resolv-{namespace}.conf")),
+        };
+        let [v4, v6] = NAME_SERVERS;
+        let servers = format!(
+            "nameserver {v4}\nnameserver {v6}\nsearch {namespace}.svc.cluster.local \
+             svc.cluster.local cluster.local\noptions ndots:5\n"
+        );
+        for (file, text) in [(&files.hosts, HOSTS), (&files.resolv_conf, &servers)] {
+            if file.exists() {
+                // Somebody may be reading it.
+                continue;
+            }
+            fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(files)
     }
 
     /// Where the log of a process goes.

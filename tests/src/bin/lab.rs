@@ -5,7 +5,7 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use tests::lab::{Lab, write_json};
+use tests::lab::{Lab, MESHED, write_json};
 use tests::{ClusterSpec, Pod, run, stop};
 
 const RUN: &str = "lab";
@@ -72,15 +72,16 @@ fn explain(lab: &Lab, arguments: &Arguments) {
     for pod in lab.pods() {
         print_pod(pod);
     }
-    let hosts = lab.cluster.run().path("hosts");
-    println!("\nEnter a pod (names of services and pods resolve there):");
+    let servers = lab.cluster.run().path(format!("resolv-{MESHED}.conf"));
+    println!("\nEnter a pod (the node answers for names of services there):");
     println!(
-        "  nsenter --net={} unshare --mount sh -c 'mount --bind {} /etc/hosts; exec bash'",
+        "  nsenter --net={} unshare --mount sh -c 'mount --bind {} /etc/resolv.conf; exec bash'",
         lab.client.path().display(),
-        hosts.display()
+        servers.display()
     );
     println!(
-        "  there: curl http://web/    redis-cli -h cache ping    curl http://outside-web.outside.pod/"
+        "  there: curl http://web/    redis-cli -h cache ping    curl http://{}/",
+        lab.outside_web.addresses().v4
     );
     println!("\nLook around:");
     for node in lab.cluster.nodes() {

@@ -1,30 +1,44 @@
 //! Names over DNS: what the mesh owns is answered on the node, the rest by who was asked.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+mod entries;
+mod faults;
+mod resolver;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use tests::manifests::ServiceSpec;
 use tests::{Cluster, Pod, PodSpec};
 
 use crate::scene::{MESHED, OUTSIDE, PORT, Scene};
 use crate::{Case, shared};
+use resolver::{DNS, Mode, Resolver, SOON, address, framed, question, read_framed};
 
-pub(crate) const CASES: &[Case] = &[shared(
-    "names: F-96 the mesh's are answered on the node, others by the server that was asked",
-    answered,
-)];
+pub(crate) const CASES: &[Case] = &[
+    shared(
+        "names: F-96 the mesh's are answered on the node, others by the server that was asked",
+        answered,
+    ),
+    shared(
+        "names: F-96 faults of a server reach the application as they are, and end",
+        faults::upstream,
+    ),
+    shared(
+        "names: hosts of ServiceEntries are reached by name",
+        entries::egress,
+    ),
+    shared(
+        "names: a label leaves a pod's questions alone, at any time",
+        entries::left_alone,
+    ),
+];
 
-const DNS: u16 = 53;
 const OWN_NAME: &str = "server.app.svc.cluster.local";
 const OTHER_NAME: &str = "www.example.com";
 /// What the server answers to everything.
 const OF_SERVER: [&str; 2] = ["192.0.2.53", "2001:db8::53"];
-const SOON: Duration = Duration::from_secs(3);
 /// In which a reply that is none must not arrive.
 const A_WHILE: Duration = Duration::from_millis(500);
 
@@ -33,7 +47,8 @@ fn answered(cluster: &Cluster) -> Result<()> {
     let resolver = cluster.pod(&PodSpec::new(OUTSIDE, "resolver").on(2).outside())?;
     let spec = ServiceSpec::new(MESHED, "server", PORT).port(80, &PORT.to_string());
     let service = cluster.service(&spec)?;
-    let server = Resolver::start(&resolver)?;
+    let of_server = [OF_SERVER[0].parse()?, OF_SERVER[1].parse()?];
+    let server = Resolver::start(&resolver, of_server)?;
     let vips = [IpAddr::from(service.v4), IpAddr::from(service.v6)];
     cluster.settle()?;
     play(cluster, &scene, &resolver, &server, vips)?;
@@ -69,10 +84,10 @@ fn play(
         libc(&scene.client, to.ip(), vips)?;
 
         // A forged reply is none, nor is silence; the next question is answered.
-        for fault in [&server.forges, &server.is_silent] {
-            fault.store(true, Ordering::Relaxed);
+        for fault in [Mode::Forge, Mode::Ignore] {
+            server.set(fault);
             let failed = udp_within(A_WHILE, &scene.client, to, false, OTHER_NAME);
-            fault.store(false, Ordering::Relaxed);
+            server.set(Mode::Answer);
             ensure!(failed.is_err(), "{to}: an answer from nowhere: {failed:?}");
             ensure!(udp(&scene.client, to, false, OTHER_NAME)? == of_server);
         }
@@ -173,165 +188,4 @@ fn tcp(pod: &Pod, to: SocketAddr, name: &str) -> Result<[IpAddr; 2]> {
         address(&question, &reply)
     };
     Ok([ask(1)?, ask(28)?])
-}
-
-fn question(name: &str, kind: u16) -> Vec<u8> {
-    static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed) as u16;
-    let mut message = id.to_be_bytes().to_vec();
-    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in name.split('.') {
-        message.push(label.len() as u8);
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend(kind.to_be_bytes());
-    message.extend([0, 1]);
-    message
-}
-
-/// The one address of a reply.
-fn address(question: &[u8], reply: &[u8]) -> Result<IpAddr> {
-    ensure!(reply.get(..2) == question.get(..2), "another id: {reply:?}");
-    let data = reply
-        .get(question.len() + 12..)
-        .with_context(|| format!("no answer in {reply:?}"))?;
-    match data.len() {
-        4 => Ok(<[u8; 4]>::try_from(data)?.into()),
-        16 => Ok(<[u8; 16]>::try_from(data)?.into()),
-        _ => Err(anyhow!("not one address: {reply:?}")),
-    }
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = (message.len() as u16).to_be_bytes().to_vec();
-    bytes.extend(message);
-    bytes
-}
-
-fn read_framed(stream: &mut TcpStream) -> Result<Option<Vec<u8>>> {
-    let mut length = [0; 2];
-    match stream.read_exact(&mut length) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    }
-    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut message)?;
-    Ok(Some(message))
-}
-
-/// A server in a pod, with the same answer to everything.
-struct Resolver {
-    asked: Arc<AtomicUsize>,
-    is_silent: Arc<AtomicBool>,
-    forges: Arc<AtomicBool>,
-    is_over: Arc<AtomicBool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl Resolver {
-    fn start(pod: &Pod) -> Result<Self> {
-        let resolver = Self {
-            asked: Arc::default(),
-            is_silent: Arc::default(),
-            forges: Arc::default(),
-            is_over: Arc::default(),
-            threads: Mutex::default(),
-        };
-        for at in pod.sockets(DNS) {
-            let (udp, tcp) = pod
-                .place()
-                .within(|| std::io::Result::Ok((UdpSocket::bind(at)?, TcpListener::bind(at)?)))??;
-            udp.set_read_timeout(Some(Duration::from_millis(100)))?;
-            tcp.set_nonblocking(true)?;
-            let (asked, is_silent) = (resolver.asked.clone(), resolver.is_silent.clone());
-            let (forges, is_over) = (resolver.forges.clone(), resolver.is_over.clone());
-            let over_udp = std::thread::spawn(move || {
-                let mut buffer = [0; 1500];
-                while !is_over.load(Ordering::Relaxed) {
-                    let Ok((length, from)) = udp.recv_from(&mut buffer) else {
-                        continue;
-                    };
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    let mut reply = reply(&buffer[..length]);
-                    if forges.load(Ordering::Relaxed) {
-                        reply[0] ^= 0xff;
-                    }
-                    if !is_silent.load(Ordering::Relaxed) {
-                        let _ = udp.send_to(&reply, from);
-                    }
-                }
-            });
-            let is_over = resolver.is_over.clone();
-            let over_tcp = std::thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    let Ok((mut stream, _)) = tcp.accept() else {
-                        std::thread::sleep(Duration::from_millis(10));
-                        continue;
-                    };
-                    let _ = stream.set_nonblocking(false);
-                    let _ = stream.set_read_timeout(Some(SOON));
-                    while let Ok(Some(question)) = read_framed(&mut stream) {
-                        let _ = stream.write_all(&framed(&reply(&question)));
-                    }
-                }
-            });
-            let mut threads = resolver.threads();
-            threads.extend([over_udp, over_tcp]);
-        }
-        Ok(resolver)
-    }
-
-    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget(&self) {
-        self.asked.store(0, Ordering::Relaxed);
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    /// Ends its threads, and with them its sockets in the pod.
-    fn stop(&self) -> Result<()> {
-        self.is_over.store(true, Ordering::Relaxed);
-        let until = Instant::now() + 2 * SOON;
-        for thread in self.threads().drain(..) {
-            let _ = thread.join();
-        }
-        ensure!(Instant::now() < until, "the server's threads linger");
-        Ok(())
-    }
-}
-
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        let _ = self.stop();
-    }
-}
-
-/// The question with an address after it.
-fn reply(question: &[u8]) -> Vec<u8> {
-    let mut reply = question.to_vec();
-    // Without what came after the question.
-    let end = reply.iter().skip(12).position(|byte| *byte == 0);
-    let end = end.map_or(reply.len(), |at| 12 + at + 5).min(reply.len());
-    reply.truncate(end);
-    let is_ipv6 = reply.get(end - 3) == Some(&28);
-    reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-    reply.extend([0xc0, 12, 0, if is_ipv6 { 28 } else { 1 }, 0, 1, 0, 0, 0, 60]);
-    match OF_SERVER[usize::from(is_ipv6)].parse() {
-        Ok(IpAddr::V4(ip)) => {
-            reply.extend([0, 4]);
-            reply.extend(ip.octets());
-        }
-        Ok(IpAddr::V6(ip)) => {
-            reply.extend([0, 16]);
-            reply.extend(ip.octets());
-        }
-        Err(_) => {}
-    }
-    reply
 }

@@ -34,8 +34,8 @@ impl Sandboxed {
         let node = Arc::clone(cluster.node(node)?);
         let attempt = uid.map_or("", |_| "-again");
         let short = format!("p-{MESHED}-{name}{attempt}");
-        let hosts = cluster.run().path("hosts");
-        let place = Place::create(&cluster.run().namespace(&short), Some(hosts))?;
+        let names = cluster.run().name_files(MESHED)?;
+        let place = Place::create(&cluster.run().namespace(&short), Some(names))?;
         let manifests = cluster.manifests().clone();
         manifests.account(MESHED, name)?;
         let fresh = uuid()?;
