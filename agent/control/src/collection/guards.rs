@@ -142,10 +142,7 @@ mod tests {
         assert_eq!(hold(Some(a.clone()), start), open, "bound");
         let still = start + OVERLAP / 2;
         assert_eq!(hold(Some(a.clone()), still), open, "said again");
-        assert_eq!(
-            hold(Some(a.clone()), later),
-            (Some(a.clone()), None, vec![])
-        );
+        assert_eq!(hold(Some(a.clone()), later), (Some(a), None, vec![]));
         let both = Guard::of(&[("shop", "a"), ("shop", "b")], Some(&[80]));
         let moved = (Some(both), Some(later + OVERLAP), vec![]);
         assert_eq!(hold(Some(b.clone()), later), moved, "moved");
