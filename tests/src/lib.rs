@@ -15,6 +15,7 @@ pub mod control;
 pub mod counters;
 pub mod gateway;
 pub mod http;
+pub mod issuer;
 pub mod lab;
 pub mod leak;
 pub mod manifests;

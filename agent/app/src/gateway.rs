@@ -3,16 +3,16 @@
 //! admin thread.
 
 mod log;
+mod trials;
 mod view;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_gateway::plan::{Plan, Sources};
 use agent_gateway::traffic::Policies;
 use agent_gateway::tuning::Tuning;
-use agent_gateway::{Follower, Gateway, Mesh, Place, Records, SystemLookup, Told, bind};
+use agent_gateway::{Follower, Gateway, Mesh, Place, Records, SystemLookup, Told, bind, keys};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_net::drain::{self, Watcher};
 use agent_net::socket::listen_on;
@@ -29,6 +29,7 @@ use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
 use crate::readiness::{Pending, Readiness};
 use crate::shutdown::Signals;
 use log::AccessLog;
+use trials::Trials;
 use view::{GatewayView, InForce};
 
 /// Time between two tries for a port that cannot be had.
@@ -56,12 +57,23 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
     let pending = readiness.wait_for("configuration");
 
     let known = follow(&config, &control, &draining);
-    let records: Arc<dyn Records> = Arc::new(AccessLog);
+    let trials = Trials::shown_by(&metrics);
+    let records: Arc<dyn Records> = Arc::new(AccessLog { trials });
     let settings = agent_gateway::Config {
         workers: config.workers,
         network: config.network.as_str().into(),
+        tells_reasons: config.reason_header,
         ..agent_gateway::Config::default()
     };
+    control.spawn(keys::run(
+        settings.keys.clone(),
+        keys::Limits {
+            loopback: config.jwks_loopback,
+            tls: keys::system_tls(),
+            ..keys::Limits::default()
+        },
+        draining.clone(),
+    ));
     let mesh = mesh(&config, &control)?;
     let gateway = Gateway::start(&settings, &known.mesh, Some(&mesh), &records)?;
     let gateway = Arc::new(gateway);
@@ -70,6 +82,7 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
         key: config.gateway.clone(),
         sync: known.sync.clone(),
         in_force: shown,
+        keys: settings.keys,
     };
     let _listeners = listen(&config, &metrics, &readiness, view)?;
     control.spawn(serve(
@@ -181,16 +194,7 @@ async fn serve(
 
 fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
     let began = Instant::now();
-    let (plan, faults) = match &told.gateway {
-        Some(object) => Plan::compile(Sources {
-            gateway: object,
-            routes: &told.routes().collect::<Vec<_>>(),
-            backends: &told.backends().collect::<Vec<_>>(),
-            policies: &Policies::new(told.traffic.values()),
-            before: Some(&gateway.plan()),
-        }),
-        None => (Plan::default(), Vec::new()),
-    };
+    let (plan, faults) = told.plan(Some(&gateway.plan()));
     for fault in &faults {
         tracing::warn!(subject = %fault.subject, problem = fault.what,
             "cannot be used: a listener is not served, requests of a rule get 500");

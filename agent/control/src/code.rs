@@ -84,8 +84,13 @@ codes! {
     NamespaceHalfEnrolled = "namespace-half-enrolled", Warning, "Look at the pods named; each is given with its reason.";
     /// The policy's action is not one that nodes enforce; the policy has no effect.
     ActionUnsupported = "action-unsupported", Error, "Use ALLOW or DENY.";
-    /// The policy is attached to a gateway, waypoint or service; nodes do not enforce it.
-    TargetUnsupported = "target-unsupported", Error, "Use a selector, or none.";
+    /// Nobody enforces the policy: it needs requests, and what it is attached to does not exist, is
+    /// not Culvert's, or is a service behind no waypoint.
+    TargetUnsupported = "target-unsupported", Error, "Attach it to a Gateway of Culvert's, or put the service behind a waypoint.";
+    /// One of several things that the policy is attached to enforces nothing.
+    TargetMissing = "target-missing", Warning, "Make it, or take the target off.";
+    /// A rule uses something that gateways cannot decide; they refuse more than it reads.
+    NotDecided = "not-decided", Warning, "Mend what the message names, or leave it out.";
     /// A label names a waypoint that does not exist or does not let the namespace in: connections to
     /// what is behind it are refused.
     WaypointMissing = "waypoint-missing", Warning, "Make the waypoint, take the label off, or say `none`.";

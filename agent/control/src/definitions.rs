@@ -27,7 +27,7 @@ struct Foreign {
     versions: &'static [&'static str],
 }
 
-const FOREIGN: [Foreign; 4] = [
+const FOREIGN: [Foreign; 5] = [
     Foreign {
         group: "security.istio.io",
         kind: "AuthorizationPolicy",
@@ -40,6 +40,13 @@ const FOREIGN: [Foreign; 4] = [
         kind: "PeerAuthentication",
         plural: "peerauthentications",
         short: "pa",
+        versions: &["v1", "v1beta1"],
+    },
+    Foreign {
+        group: "security.istio.io",
+        kind: "RequestAuthentication",
+        plural: "requestauthentications",
+        short: "ra",
         versions: &["v1", "v1beta1"],
     },
     Foreign {

@@ -88,7 +88,8 @@ fn update_namespace(
     differs
 }
 
-/// Each gateway is offered itself, the routes that attach to it, and the settings of backends.
+/// Each gateway is offered itself, the routes that attach to it, the settings of backends, and the
+/// policies of requests that concern it.
 fn update_gateways(
     catalog: &mut Catalog,
     all_offered: &mut BTreeSet<Name>,
@@ -117,6 +118,16 @@ fn update_gateways(
             let name = agent_xds::backend_name(&gateway.key, backend).into();
             offered.insert((ResourceType::Backend, name));
         }
+    }
+    for (gateway, policy) in &resolved.access {
+        differs |= catalog.put_access(gateway, policy);
+        let name = agent_xds::policy_name(gateway, &policy.key()).into();
+        offered.insert((ResourceType::Access, name));
+    }
+    for (gateway, policy) in &resolved.authentications {
+        differs |= catalog.put_authentication(gateway, policy);
+        let name = agent_xds::policy_name(gateway, &policy.key()).into();
+        offered.insert((ResourceType::Authentication, name));
     }
     for (kind, name) in all_offered.difference(&offered) {
         differs |= catalog.remove(*kind, name);

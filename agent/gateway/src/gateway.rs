@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent_model::Locality;
 use agent_net::datagram::ServingSocket;
 use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
@@ -16,7 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::config::Config;
 use crate::keeper::Keeper;
+use crate::keys::Keys;
 use crate::listener;
 use crate::mesh::Mesh;
 use crate::place::{Door, Place, Transport};
@@ -24,7 +25,7 @@ use crate::plan::Plan;
 use crate::record::Records;
 use crate::tuning::Tuning;
 use crate::upstream::{BackendView, Groups};
-use crate::worker::{Limits, Worker};
+use crate::worker::Worker;
 
 /// Errors of the gateway as a whole; those of one request are [`Refusal`](crate::Refusal)s.
 #[derive(Debug, thiserror::Error)]
@@ -52,45 +53,12 @@ pub enum GatewayError {
     },
 }
 
-/// Settings of the gateway.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Worker threads, at least 1.
-    pub workers: usize,
-    /// Network the gateway is in (`""` is the default).
-    pub network: Arc<str>,
-    /// Connections of clients that one worker has at a time; more are closed. Default 16384.
-    pub connections_per_worker: usize,
-    /// Copies of requests (mirrors) that one worker has under way; more are not made. Default 1024.
-    pub mirrors_per_worker: usize,
-    /// Where the gateway is; `None`: where the mesh says that the workload of its address is.
-    pub locality: Option<Locality>,
-    /// Sessions of datagrams that one worker has at a time; of more, those that have been quiet
-    /// for the longest end. Default 4096.
-    pub sessions_per_worker: usize,
-    /// How long a session of datagrams may be quiet. Default 60 s.
-    pub session_idle: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            workers: 1,
-            network: "".into(),
-            connections_per_worker: 16384,
-            mirrors_per_worker: 1024,
-            locality: None,
-            sessions_per_worker: 4096,
-            session_idle: Duration::from_secs(60),
-        }
-    }
-}
-
 /// A running gateway.
 pub struct Gateway {
     threads: Vec<Thread>,
     plan: Arc<ArcSwap<Plan>>,
     groups: Arc<Groups>,
+    keys: Keys,
     places: Mutex<BTreeSet<Place>>,
     _keeper: Keeper,
 }
@@ -149,6 +117,7 @@ impl Gateway {
             .map_err(GatewayError::StartKeeper)?,
             plan,
             groups,
+            keys: config.keys.clone(),
             places: Mutex::default(),
         })
     }
@@ -174,6 +143,13 @@ impl Gateway {
     ) -> Vec<GatewayError> {
         let wanted: BTreeSet<Place> = plan.places().collect();
         plan.inherit(&self.plan.load());
+        let beyond = self.keys.want(plan.guards().remote_keys());
+        if beyond > 0 {
+            tracing::warn!(
+                beyond,
+                "too many addresses of keys: tokens of some issuers are refused"
+            );
+        }
         self.plan.store(Arc::new(plan));
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for place in places.difference(&wanted) {
@@ -301,14 +277,7 @@ fn start_thread(
         .spawn(move || {
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
-                let limits = Limits {
-                    connections: config.connections_per_worker,
-                    mirrors: config.mirrors_per_worker,
-                    sessions: config.sessions_per_worker,
-                    session_idle: config.session_idle,
-                };
-                let worker =
-                    Worker::new(plan, state, (config.network, groups), mesh, records, limits);
+                let worker = Worker::new(plan, state, &config, groups, mesh, records);
                 Ports::new(worker).run(receiver).await;
             });
         })?;

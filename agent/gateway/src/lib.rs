@@ -10,6 +10,8 @@
 //! those that fail, [`circuit`] bounds what a backend has at a time, [`retry`] says what is sent
 //! again.
 //!
+//! Who may send requests is [`access`]; the keys of those who issue tokens are [`keys`].
+//!
 //! [`Gateway`] serves it. Thread per core: a worker accepts and owns its connections to clients and
 //! to backends. What workers share are the read sides of plan and mesh, and what is known of each
 //! backend: latencies, failures and limits are counted in atomics, so that a limit holds for the
@@ -18,13 +20,16 @@
 //! compiled by [`treatment`]. A request stays in the task of its client's connection from its first byte to its last: the backend's
 //! connection is polled by the task that waits for it.
 
+pub mod access;
 pub mod balance;
 mod body;
 pub mod circuit;
+mod config;
 pub mod filter;
 pub mod framing;
 mod gateway;
 mod keeper;
+pub mod keys;
 mod leg;
 mod listener;
 mod local;
@@ -53,7 +58,9 @@ pub mod tuning;
 mod upstream;
 mod worker;
 
-pub use gateway::{Config, Gateway, GatewayError};
+pub use config::Config;
+pub use gateway::{Gateway, GatewayError};
+pub use keys::Keys;
 pub use mesh::Mesh;
 pub use names::{Lookup, Names, SystemLookup};
 pub use passage::Passage;

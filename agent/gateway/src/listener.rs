@@ -1,6 +1,7 @@
 //! Clients' connections: accept, find out what is spoken, serve.
 
 mod accept;
+mod admit;
 mod datagrams;
 mod detect;
 mod egress;

@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use agent_model::NamespacedHostname;
 use agent_model::gateway::{
-    Backend as BackendSettings, Gateway, Hostname, Listener, Parent, Protocol, Route, RouteKey,
-    Rules,
+    Backend as BackendSettings, Gateway, GatewayKey, Hostname, Listener, Parent, Protocol, Route,
+    RouteKey, Rules,
 };
+use agent_model::{NamespacedHostname, PolicyKey};
 use rustls::ServerConfig;
 
+use crate::access::{Guards, RequestPolicies};
 use crate::place;
 use crate::route::{Entry, HostMap, Index, effective_hostnames};
 use crate::traffic::Policies as TrafficPolicies;
@@ -46,6 +47,7 @@ pub struct Plan {
     terminations: Terminations,
     plain: Plain,
     limits: Limits,
+    guards: Guards,
 }
 
 /// What a plan is compiled of.
@@ -101,6 +103,8 @@ pub struct HttpListener {
     pub rules: Index<Arc<Rule>>,
     /// Its TLS, for HTTPS.
     pub tls: Option<Arc<ServerConfig>>,
+    /// A client that gets through its handshake has shown a certificate that was verified.
+    pub proves_clients: bool,
 }
 
 /// Something that cannot be used as it is written.
@@ -121,6 +125,8 @@ pub enum Subject {
     Rule(RouteKey, usize),
     /// What is said of a service's endpoints, or of those behind one port: nothing is sent there.
     Backend(NamespacedHostname, Option<u16>),
+    /// A policy of requests, which refuses what it is for, or tokens it would have accepted.
+    Policy(PolicyKey),
 }
 
 impl fmt::Display for Subject {
@@ -130,6 +136,7 @@ impl fmt::Display for Subject {
             Self::Rule(route, number) => write!(f, "{route} rule {number}"),
             Self::Backend(service, None) => write!(f, "backend {service}"),
             Self::Backend(service, Some(port)) => write!(f, "backend {service}:{port}"),
+            Self::Policy(policy) => write!(f, "policy {policy}"),
         }
     }
 }
@@ -225,8 +232,28 @@ impl Plan {
             terminations,
             plain,
             limits: treating.into_limits(),
+            guards: Guards::default(),
         };
         (plan, faults)
+    }
+
+    /// The same plan with these policies of the gateway before its requests.
+    pub fn guarded(
+        self,
+        gateway: &GatewayKey,
+        policies: &RequestPolicies<'_>,
+    ) -> (Self, Vec<Fault>) {
+        let (guards, wrong) = Guards::compile(gateway, policies);
+        let faults = wrong.into_iter().map(|(policy, what)| Fault {
+            subject: Subject::Policy(policy),
+            what,
+        });
+        (Self { guards, ..self }, faults.collect())
+    }
+
+    /// What stands before requests.
+    pub fn guards(&self) -> &Guards {
+        &self.guards
     }
 
     /// What is served on a port.
@@ -363,6 +390,7 @@ fn compile_listener(
         name: Arc::clone(&listener.name),
         rules,
         tls,
+        proves_clients: listener.tls.as_ref().is_some_and(tls::proves_clients),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use agent_model::Reason;
 use http::{Method, StatusCode, Version};
 
+use crate::access::Trial;
 use crate::passage::Passage;
 use crate::plan::Rule;
 
@@ -41,6 +42,8 @@ pub struct Record {
     pub reason: Reason,
     /// Why, for people.
     pub detail: String,
+    /// What policies under trial would have done.
+    pub trials: Vec<Trial>,
     /// Bytes of the response's body.
     pub sent: u64,
     /// From the request's head to the end of the response.
@@ -66,6 +69,7 @@ impl Record {
             status: None,
             reason: Reason::Ok,
             detail: String::new(),
+            trials: Vec::new(),
             sent: 0,
             duration: Duration::ZERO,
             started: now,

@@ -60,6 +60,7 @@ impl From<Malformed> for Refusal {
 fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::RequestInvalid => StatusCode::BAD_REQUEST,
+        Reason::TokenInvalid | Reason::KeysUnavailable => StatusCode::UNAUTHORIZED,
         Reason::PolicyDenied | Reason::PolicyNotAllowed | Reason::PolicyUnknown => {
             StatusCode::FORBIDDEN
         }

@@ -1,6 +1,7 @@
-//! The walk of a request: normalise, find the rule, change, split, send; errors become a response
-//! in one place.
+//! The walk of a request: normalise, find the rule, authorise, change, split, send; errors become a
+//! response in one place.
 
+mod admit;
 mod attempt;
 mod change;
 mod decide;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use agent_model::gateway::{BackendProtocol, Scheme};
 use agent_model::{NamespacedHostname, Reason};
+use agent_policy::http::Peer;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
@@ -33,6 +35,9 @@ use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
 use mirror::mirror;
 
+/// The [`Reason`] of an answer of the gateway's own, where that is configured.
+static REASON: HeaderName = HeaderName::from_static("x-culvert-reason");
+
 /// A client's connection.
 pub(crate) struct Downstream {
     /// Port it came in on; of the service, behind a waypoint.
@@ -43,6 +48,12 @@ pub(crate) struct Downstream {
     pub(crate) origin: Origin,
     /// The other end.
     pub(crate) client: SocketAddr,
+    /// Who that is, where mTLS proved it.
+    pub(crate) source: Option<Peer>,
+    /// Where the client sent it: this listener, or the service behind this waypoint.
+    pub(crate) destination: SocketAddr,
+    /// The name that the client's TLS handshake was for.
+    pub(crate) sni: Option<Box<str>>,
     /// The client's address, as it is told to backends; not told inside the mesh, where who asks
     /// is proved rather than claimed.
     pub(crate) forwarded_for: Option<HeaderValue>,
@@ -84,7 +95,7 @@ pub(crate) async fn serve(
         std::time::Instant::now(),
     ));
     let plan = worker.plan.load_full();
-    let decided = decide(worker, &plan, client, &mut parts).await;
+    let decided = decide(worker, &plan, client, &mut parts, &mut record).await;
     drop(plan);
     let mut cors = None;
     let answered = match decided {
@@ -109,6 +120,10 @@ pub(crate) async fn serve(
         let mut response = refused(&refusal, grpc);
         if let Some(more) = refusal.headers {
             response.headers_mut().extend(*more);
+        }
+        if worker.tells_reasons {
+            let reason = HeaderValue::from_static(refusal.reason.as_str());
+            response.headers_mut().insert(&REASON, reason);
         }
         response
     });

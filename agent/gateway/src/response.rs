@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use agent_model::Reason;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
@@ -283,6 +283,11 @@ pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<ResponseBody> {
         return own(StatusCode::OK, headers, Bytes::new());
     }
     let mut headers = HeaderMap::new();
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        // RFC 6750, 3.
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(CONTENT_TYPE, plain);
     let text = format!("{}\n", short_text(refusal));

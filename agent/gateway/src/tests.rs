@@ -1,5 +1,6 @@
 //! The gateway between real HTTP clients and servers, on loopback.
 
+mod access;
 mod authority;
 mod backend;
 mod bed;
@@ -8,6 +9,7 @@ mod datagrams;
 mod egress;
 mod endpoints;
 mod hard;
+pub(crate) mod issuer;
 mod refuse;
 mod retry;
 mod secure;

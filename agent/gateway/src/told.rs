@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use agent_model::PolicyKey;
 use agent_model::access::Access;
 use agent_model::authentication::Authentication;
 use agent_model::gateway::traffic::TrafficPolicy;
-use agent_model::gateway::{Backend, Filter, Gateway, Route, Rules};
+use agent_model::gateway::{Backend, Gateway, Route};
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, ResourceType, Update};
 use tokio::sync::watch;
 
+use crate::access::RequestPolicies;
 use crate::names::Names;
+use crate::plan::{Fault, Plan, Sources};
+use crate::traffic;
 
 /// The gateway's own part of what it is told; clones share it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,33 +89,40 @@ fn is_of_gateway(update: &Update) -> bool {
 }
 
 impl Told {
-    /// The routes. Where policies for requests are told, every rule is invalid: they are not
-    /// enforced yet, and nothing may pass them by.
-    pub fn routes(&self) -> impl Iterator<Item = Arc<Route>> {
-        let is_guarded = self.is_guarded();
-        self.routes.values().map(move |route| {
-            if !is_guarded {
-                return Arc::clone(route);
-            }
-            let mut changed = Route::clone(route);
-            if let Rules::Http(rules) = &mut changed.rules {
-                for rule in rules {
-                    let why = "policies for requests are not enforced yet";
-                    rule.filters.insert(0, Filter::Invalid(why.into()));
-                }
-            }
-            Arc::new(changed)
-        })
+    /// What is to be served, and what of it cannot be used as it is written. What has not changed
+    /// since `before` is taken from it.
+    pub fn plan(&self, before: Option<&Plan>) -> (Plan, Vec<Fault>) {
+        let Some(gateway) = &self.gateway else {
+            return (Plan::default(), Vec::new());
+        };
+        let routes: Vec<_> = self.routes.values().cloned().collect();
+        let backends: Vec<_> = self.backends.values().cloned().collect();
+        let (plan, mut faults) = Plan::compile(Sources {
+            gateway,
+            routes: &routes,
+            backends: &backends,
+            policies: &traffic::Policies::new(self.traffic.values()),
+            before,
+        });
+        let (plan, wrong) = plan.guarded(&gateway.key, &self.policies());
+        faults.extend(wrong);
+        (plan, faults)
     }
 
-    /// What is said of backends.
-    pub fn backends(&self) -> impl Iterator<Item = Arc<Backend>> {
-        self.backends.values().cloned()
-    }
-
-    /// True when somebody wants to say who may send requests.
-    fn is_guarded(&self) -> bool {
-        !(self.access.is_empty() && self.authentications.is_empty() && self.unreadable.is_empty())
+    /// The policies. Of one that came in a form that cannot be read the last good version counts;
+    /// where there is none, it is not known what it is for.
+    fn policies(&self) -> RequestPolicies<'_> {
+        let has_good = |kind: &ResourceType, name: &String| match kind {
+            ResourceType::Access => self.access.contains_key(name),
+            _ => self.authentications.contains_key(name),
+        };
+        let unreadable = self.unreadable.iter();
+        let unreadable = unreadable.filter(|(kind, name)| !has_good(kind, name));
+        RequestPolicies {
+            access: self.access.values().map(AsRef::as_ref).collect(),
+            authentications: self.authentications.values().map(AsRef::as_ref).collect(),
+            unreadable: unreadable.map(|(_, name)| key_of(name)).collect(),
+        }
     }
 
     /// True when it is news.
@@ -154,6 +165,11 @@ impl Told {
     }
 }
 
+/// The policy that a resource's name is about: what follows the gateway.
+fn key_of(name: &str) -> PolicyKey {
+    PolicyKey(name.rsplit('|').next().unwrap_or(name).into())
+}
+
 fn replace<T: PartialEq>(place: &mut T, value: T) -> bool {
     let is_news = *place != value;
     *place = value;
@@ -170,7 +186,7 @@ fn put<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> b
 
 #[cfg(test)]
 mod tests {
-    use agent_model::gateway::{GatewayKey, GatewayKind, HttpRule, RouteKey, RouteKind};
+    use agent_model::gateway::{GatewayKey, GatewayKind, RouteKey, RouteKind, Rules};
     use agent_model::{NamespacedHostname, Workload};
 
     use super::*;
@@ -251,31 +267,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_a_policy_by_that_is_not_enforced() {
+    fn an_unreadable_policy_refuses_until_it_is_gone_unless_a_good_version_is_held() {
         let (writer, _mesh) = agent_state::channel();
         let (mut follower, told) = Follower::new(writer);
-        let with_rule = |created| match route(created) {
-            Update::Route(key, mut route) => {
-                route.rules = Rules::Http(vec![HttpRule::default()]);
-                Update::Route(key, route)
-            }
-            other => other,
+        follower.apply(vec![gateway()]);
+        let refuses = || {
+            let (plan, faults) = told.borrow().plan(None);
+            assert_eq!(faults, []);
+            let guard = plan.guards().of_gateway();
+            guard.is_some_and(|guard| guard.refuses_everything().is_some())
         };
-        follower.apply(vec![with_rule(1)]);
-        let is_open = || {
-            let routes: Vec<_> = told.borrow().routes().collect();
-            let Rules::Http(rules) = &routes[0].rules else {
-                panic!("{routes:?}");
-            };
-            rules[0].filters.is_empty()
-        };
-        assert!(is_open());
+        assert!(!refuses());
         for kind in [ResourceType::Access, ResourceType::Authentication] {
             let name = "shop/edge|shop/p".to_owned();
             follower.apply(vec![Update::RejectedOfGateway(kind, name.clone())]);
-            assert!(!is_open());
+            assert!(refuses());
             follower.apply(vec![Update::RemoveOfGateway(kind, name)]);
-            assert!(is_open());
+            assert!(!refuses());
         }
         let policy = Access {
             name: "p".into(),
@@ -286,6 +294,8 @@ mod tests {
             dry_run: false,
         };
         follower.apply(vec![Update::Access(key(), Box::new(policy))]);
-        assert!(!is_open());
+        let name = "shop/edge|shop/p".to_owned();
+        follower.apply(vec![Update::RejectedOfGateway(ResourceType::Access, name)]);
+        assert!(!refuses(), "the last good version is in force");
     }
 }

@@ -1,18 +1,23 @@
 //! What the tasks of one worker share.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_hbone::Settings;
+use agent_model::TunnelProtocol;
 use agent_net::datagram::LONGEST_DATAGRAM;
 use agent_net::tasks::spawn_local;
+use agent_policy::jwt::Cache;
 use agent_state::Reader;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
 use crate::body::Room;
+use crate::config::Config;
+use crate::keys::Keys;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
@@ -34,6 +39,12 @@ pub(crate) struct Worker {
     pub(crate) room: Rc<Room>,
     /// Those that count for rate limits.
     pub(crate) redises: Redises,
+    /// Keys of those who issue tokens.
+    pub(crate) keys: Keys,
+    /// Tokens that were verified with them.
+    pub(crate) tokens: RefCell<Cache>,
+    /// Answers of our own say why.
+    pub(crate) tells_reasons: bool,
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
@@ -44,11 +55,11 @@ pub(crate) struct Worker {
 
 /// What one worker takes at a time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+struct Limits {
     /// Connections of clients.
-    pub(crate) connections: usize,
+    connections: usize,
     /// Copies of requests under way.
-    pub(crate) mirrors: usize,
+    mirrors: usize,
     /// Sessions of datagrams.
     pub(crate) sessions: usize,
     /// How long a session of datagrams may be quiet.
@@ -65,11 +76,12 @@ impl Worker {
     pub(crate) fn new(
         plan: Arc<ArcSwap<Plan>>,
         state: Reader,
-        (network, groups): (Arc<str>, Arc<Groups>),
+        config: &Config,
+        groups: Arc<Groups>,
         mesh: Option<Mesh>,
         records: Arc<dyn Records>,
-        limits: Limits,
     ) -> Rc<Self> {
+        let network = Arc::clone(&config.network);
         let worker = Rc::new(Self {
             upstreams: Upstreams::new(Arc::clone(&plan), state, groups, Dialer::new(mesh.clone())),
             plan,
@@ -79,7 +91,15 @@ impl Worker {
             tunnels: Rc::default(),
             room: Rc::default(),
             redises: Redises::default(),
-            limits,
+            keys: config.keys.clone(),
+            tokens: RefCell::default(),
+            tells_reasons: config.tells_reasons,
+            limits: Limits {
+                connections: config.connections_per_worker,
+                mirrors: config.mirrors_per_worker,
+                sessions: config.sessions_per_worker,
+                session_idle: config.session_idle,
+            },
             connections: Cell::new(0),
             mirrors: Cell::new(0),
             sessions: Cell::new(0),
@@ -104,6 +124,13 @@ impl Worker {
             }
         });
         worker
+    }
+
+    /// True for the address of a workload that is reached by tunnel.
+    pub(crate) fn is_meshed(&self, ip: IpAddr) -> bool {
+        let snapshot = self.upstreams.snapshot();
+        let workload = snapshot.workload_by_ip(&self.network, ip);
+        workload.is_some_and(|workload| workload.tunnel_protocol != TunnelProtocol::None)
     }
 
     /// Counts a connection; `None` when there are enough.

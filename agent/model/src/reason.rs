@@ -75,6 +75,10 @@ pub enum Reason {
     Misdirected,
     /// The route's backend or one of its filters cannot be used (HTTP 500).
     BackendInvalid,
+    /// The request brought a token that does not count; the log says why (HTTP 401).
+    TokenInvalid,
+    /// The request brought a token whose issuer's keys could not be had (HTTP 401).
+    KeysUnavailable,
     /// The backend did not answer within the route's time limit (HTTP 504).
     RequestTimeout,
     /// The service has as many connections or requests as its policy allows (HTTP 503).
@@ -142,6 +146,8 @@ impl Reason {
         Self::NoRoute,
         Self::Misdirected,
         Self::BackendInvalid,
+        Self::TokenInvalid,
+        Self::KeysUnavailable,
         Self::RequestTimeout,
         Self::CircuitOpen,
         Self::RateLimited,
@@ -189,6 +195,8 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Misdirected => "misdirected",
             Self::BackendInvalid => "backend-invalid",
+            Self::TokenInvalid => "token-invalid",
+            Self::KeysUnavailable => "keys-unavailable",
             Self::RequestTimeout => "request-timeout",
             Self::CircuitOpen => "circuit-open",
             Self::RateLimited => "rate-limited",
@@ -223,6 +231,7 @@ impl Reason {
             | Self::RateLimited
             | Self::BodyTooLarge
             | Self::FaultInjected
+            | Self::KeysUnavailable
             | Self::PeerDenied => Fault::Policy,
             Self::PolicyUnknown
             | Self::SourceUnknown
@@ -230,6 +239,7 @@ impl Reason {
             | Self::WaypointUnavailable => Fault::ControlPlane,
             Self::PeerRejected
             | Self::RequestInvalid
+            | Self::TokenInvalid
             | Self::AuthorityMismatch
             | Self::AuthorityUnknown
             | Self::Misdirected

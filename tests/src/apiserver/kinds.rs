@@ -258,7 +258,7 @@ const ISTIO_NETWORKING: &str = "networking.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The custom resources that Culvert reads, without a schema.
-const CUSTOM: [Custom; 16] = [
+const CUSTOM: [Custom; 17] = [
     Custom(
         "security.istio.io",
         &["v1", "v1beta1"],
@@ -271,6 +271,13 @@ const CUSTOM: [Custom; 16] = [
         &["v1", "v1beta1"],
         "peerauthentications",
         "PeerAuthentication",
+        true,
+    ),
+    Custom(
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        "requestauthentications",
+        "RequestAuthentication",
         true,
     ),
     Custom(

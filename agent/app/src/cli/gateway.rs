@@ -24,4 +24,11 @@ pub(crate) struct GatewayFlags {
         default_value = "::"
     )]
     pub(crate) listen_address: IpAddr,
+    /// Keys of token issuers may be fetched from addresses of this host, too. Without it a policy
+    /// cannot make the gateway ask what listens on loopback only.
+    #[arg(long, env = "CULVERT_JWKS_LOOPBACK")]
+    pub(crate) jwks_loopback: bool,
+    /// Answers of the gateway's own carry their Reason in `x-culvert-reason`.
+    #[arg(long, env = "CULVERT_REASON_HEADER")]
+    pub(crate) reason_header: bool,
 }

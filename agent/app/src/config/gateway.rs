@@ -31,6 +31,10 @@ pub(crate) struct GatewayConfig {
     pub(crate) token_file: PathBuf,
     /// Where the ports of the listeners are opened.
     pub(crate) listen_address: IpAddr,
+    /// Keys of token issuers may come from addresses of this host.
+    pub(crate) jwks_loopback: bool,
+    /// Answers of its own say why in a header.
+    pub(crate) reason_header: bool,
     /// Socket of `culvert status`.
     pub(crate) admin_socket: PathBuf,
     /// Metrics listener.
@@ -67,6 +71,8 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         root_cert,
         token_file,
         listen_address: flags.listen_address,
+        jwks_loopback: flags.jwks_loopback,
+        reason_header: flags.reason_header,
         admin_socket: flags.data_plane.admin_socket,
         metrics_listen: flags.data_plane.metrics_listen,
         ready_listen: flags.data_plane.ready_listen,

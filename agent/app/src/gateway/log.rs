@@ -1,9 +1,15 @@
 //! One access-log line per request, and per connection that nobody looked into.
 
+use std::sync::Arc;
+
 use agent_gateway::{Passage, Record, Records, Transport};
 
+use super::trials::Trials;
+
 /// Writes the lines.
-pub(super) struct AccessLog;
+pub(super) struct AccessLog {
+    pub(super) trials: Arc<Trials>,
+}
 
 impl Records for AccessLog {
     fn take(&self, record: &Record) {
@@ -26,6 +32,7 @@ impl Records for AccessLog {
             detail = record.detail,
             "request complete"
         );
+        self.trials.take(record);
     }
 
     fn passage(&self, passage: &Passage) {

@@ -1,5 +1,6 @@
 //! What `culvert status` shows of a gateway.
 
+use agent_gateway::Keys;
 use agent_gateway::plan::Fault;
 use agent_gateway::{Place, Transport};
 use agent_model::gateway::GatewayKey;
@@ -27,6 +28,7 @@ pub(super) struct GatewayView {
     pub(super) key: GatewayKey,
     pub(super) sync: watch::Receiver<ClientStatus>,
     pub(super) in_force: watch::Receiver<InForce>,
+    pub(super) keys: Keys,
 }
 
 impl GatewayView {
@@ -40,6 +42,16 @@ impl GatewayView {
                 "problem": fault.what,
             })
         };
+        let keys = self.keys.status().into_iter().map(|set| {
+            json!({
+                "address": set.address,
+                "keys": set.keys,
+                "ageSeconds": set.age.map(|age| age.as_secs()),
+                "failures": set.failures,
+                "lastFailure": set.fault.map(|fault| fault.to_string()),
+            })
+        });
+        let keys: Vec<Value> = keys.collect();
         json!({
             "schema": SCHEMA,
             "role": "gateway",
@@ -57,6 +69,7 @@ impl GatewayView {
             "ports": now.ports.iter().map(place).collect::<Vec<_>>(),
             "portsMissing": now.ports_missing,
             "routes": now.routes,
+            "keys": keys,
             "faults": now.faults.iter().map(fault).collect::<Vec<_>>(),
         })
     }

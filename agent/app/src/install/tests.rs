@@ -404,6 +404,8 @@ fn the_control_plane_may_do_what_it_does_and_no_more() {
         pods                          get list watch
         pods/status                   patch
         referencegrants               list watch
+        requestauthentications        get list watch
+        requestauthentications/status patch
         secrets                       create
         secrets culvert-ca            get patch update
         serviceaccounts               get list watch

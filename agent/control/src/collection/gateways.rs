@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::gateway::{GATEWAY_NAME, Resolved, Tables, World, resolve, waypoints};
-use crate::source::istio::AuthorizationPolicy;
+use crate::gateway::{GATEWAY_NAME, Resolved, Tables, World, resolve, waypoints, without_gateways};
 use crate::source::kubernetes::{Metadata, Namespace};
 use crate::source::{Kind, Object, ObjectRef};
 use crate::translate::waypoint::Waypoints;
-use crate::translate::{ByName, Objects};
+use crate::translate::{ByName, Mesh, Objects};
 
 /// The objects and what they come to.
 #[derive(Debug, Default)]
@@ -35,22 +34,14 @@ impl Gateways {
         }
         self.is_dirty |= match reference.kind {
             Kind::Namespace | Kind::Service | Kind::ServiceEntry => true,
+            // They say who enforces what, and with it what a waypoint is for.
+            Kind::AuthorizationPolicy | Kind::RequestAuthentication => true,
             // There are many, and hardly any is of a gateway.
             Kind::Pod => {
                 let of_gateway = |metadata: &Metadata| metadata.labels.contains_key(GATEWAY_NAME);
                 let before = before.and_then(|objects| objects.pods.get(&reference.name));
                 before.is_some_and(|pod| of_gateway(&pod.metadata))
                     || object.is_some_and(|object| of_gateway(object.metadata()))
-            }
-            // Whether one is attached to a Gateway says what its waypoint is for.
-            Kind::AuthorizationPolicy => {
-                let is_attached = |policy: &AuthorizationPolicy| {
-                    policy.spec.target_ref.is_some() || !policy.spec.target_refs.is_empty()
-                };
-                let of_before = before.map(|objects| &objects.authorization_policies);
-                let before = of_before.and_then(|policies| policies.get(&reference.name));
-                before.is_some_and(|policy| is_attached(policy))
-                    || matches!(object, Some(Object::AuthorizationPolicy(policy)) if is_attached(policy))
             }
             _ => false,
         };
@@ -60,6 +51,7 @@ impl Gateways {
     /// Resolves what changes touched. True when what is behind a waypoint may be another now.
     pub(super) fn settle(
         &mut self,
+        mesh: &Mesh,
         namespaces: &ByName<Namespace>,
         objects: &BTreeMap<Arc<str>, Arc<Objects>>,
     ) -> bool {
@@ -68,11 +60,12 @@ impl Gateways {
         }
         let world = World {
             tables: &self.tables,
+            mesh,
             namespaces,
             objects,
         };
         let (found, resolved) = if self.tables.is_idle() {
-            (Waypoints::NONE, Resolved::default())
+            (Waypoints::NONE, without_gateways(&world))
         } else {
             (waypoints(&world), resolve(&world))
         };

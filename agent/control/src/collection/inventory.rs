@@ -82,6 +82,10 @@ impl Inventory {
                 let table = &mut objects.peer_authentications;
                 table.insert(name, Arc::clone(policy));
             }
+            Object::RequestAuthentication(policy) => {
+                let table = &mut objects.request_authentications;
+                table.insert(name, Arc::clone(policy));
+            }
             Object::ServiceEntry(entry) => {
                 objects.service_entries.insert(name, Arc::clone(entry));
             }

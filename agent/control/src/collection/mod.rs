@@ -110,7 +110,9 @@ impl Collection {
     /// [`Self::next_turn`] more may be.
     pub(crate) fn settle_at(&mut self, now: Instant) -> Vec<Arc<str>> {
         self.dirty.extend(self.guards.due(now));
-        let are_moved = self.gateways.settle(&self.namespaces, &self.objects);
+        let are_moved = self
+            .gateways
+            .settle(&self.mesh, &self.namespaces, &self.objects);
         self.all_dirty |= are_moved;
         let dirty = mem::take(&mut self.dirty);
         let mut todo: BTreeSet<Arc<str>> = dirty;
@@ -266,7 +268,11 @@ impl Collection {
     pub(crate) fn notes(&self) -> Vec<Note> {
         let translated = self.translated.values();
         let notes = translated.flat_map(|translated| translated.notes.iter().cloned());
-        notes.chain(self.mesh_config_note()).collect()
+        let of_gateways = self.gateways().notes.iter().cloned();
+        notes
+            .chain(of_gateways)
+            .chain(self.mesh_config_note())
+            .collect()
     }
 
     /// What the Gateway API comes to.
@@ -303,6 +309,10 @@ impl Collection {
                     objects.authorization_policies.len(),
                 ),
                 (Kind::PeerAuthentication, objects.peer_authentications.len()),
+                (
+                    Kind::RequestAuthentication,
+                    objects.request_authentications.len(),
+                ),
                 (Kind::ServiceEntry, objects.service_entries.len()),
                 (Kind::WorkloadEntry, objects.workload_entries.len()),
             ];
@@ -383,6 +393,14 @@ impl Collection {
                     name,
                     object,
                     as_peer_authentication,
+                );
+            }
+            Kind::RequestAuthentication => {
+                set(
+                    &mut objects.request_authentications,
+                    name,
+                    object,
+                    as_request_authentication,
                 );
             }
             Kind::ServiceEntry => {
@@ -517,6 +535,7 @@ macro_rules! picks {
 picks! {
     as_namespace: Namespace -> Namespace;
     as_node: Node -> Node;
+    as_request_authentication: RequestAuthentication -> crate::source::istio::RequestAuthentication;
     as_mesh_config: MeshConfig -> MeshConfigObject;
     as_pod: Pod -> crate::source::kubernetes::Pod;
     as_service: Service -> crate::source::kubernetes::Service;

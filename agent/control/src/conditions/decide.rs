@@ -3,6 +3,8 @@
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent_model::gateway::GatewayKey;
+
 use super::events::{Notice, notices};
 use crate::check::{Found, Seen, View, of_views};
 use crate::code::Code;
@@ -73,6 +75,7 @@ pub(super) fn review(
         let facts = Facts {
             problem: broken.get(&object).copied(),
             found: by_object.get(&object).map_or(&[][..], Vec::as_slice),
+            enforcers: gateways.enforcers.get(&object),
         };
         verdicts.insert(object, facts.verdict(&subject));
     }
@@ -81,6 +84,7 @@ pub(super) fn review(
             let facts = Facts {
                 problem: Some(problem),
                 found: &[],
+                enforcers: None,
             };
             verdicts.insert(object.clone(), facts.verdict(&Subject::unread(object.kind)));
         }
@@ -105,6 +109,7 @@ fn has_conditions(kind: Kind) -> bool {
         kind,
         Kind::AuthorizationPolicy
             | Kind::PeerAuthentication
+            | Kind::RequestAuthentication
             | Kind::ServiceEntry
             | Kind::WorkloadEntry
             | Kind::MeshConfig
@@ -117,6 +122,8 @@ struct Subject {
     generation: Option<i64>,
     reach: Reach,
     is_dry_run: bool,
+    /// No node enforces it, only gateways do.
+    is_of_gateways: bool,
     /// Hosts of a ServiceEntry.
     hosts: usize,
 }
@@ -128,6 +135,7 @@ impl Subject {
             generation: None,
             reach: Reach::default(),
             is_dry_run: false,
+            is_of_gateways: false,
             hosts: 0,
         }
     }
@@ -239,6 +247,7 @@ fn of_namespace(
         let subject = Subject {
             reach: reach(authorization::selector(policy)),
             is_dry_run: policy.is_dry_run(),
+            is_of_gateways: authorization::has_targets(policy),
             ..Subject::of(kind, &policy.metadata)
         };
         add(kind, &policy.metadata, subject);
@@ -248,6 +257,14 @@ fn of_namespace(
         let kind = Kind::PeerAuthentication;
         let subject = Subject {
             reach: reach(peer_authentication::selector(policy)),
+            ..Subject::of(kind, &policy.metadata)
+        };
+        add(kind, &policy.metadata, subject);
+    }
+    for policy in objects.request_authentications.values() {
+        let kind = Kind::RequestAuthentication;
+        let subject = Subject {
+            is_of_gateways: true,
             ..Subject::of(kind, &policy.metadata)
         };
         add(kind, &policy.metadata, subject);
@@ -271,6 +288,8 @@ fn of_namespace(
 struct Facts<'a> {
     problem: Option<&'a Problem>,
     found: &'a [&'a Found],
+    /// Gateways that enforce it.
+    enforcers: Option<&'a BTreeSet<GatewayKey>>,
 }
 
 impl Facts<'_> {
@@ -347,7 +366,9 @@ impl Facts<'_> {
             );
         }
         match subject.kind {
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication => self.enforced(kind, subject),
+            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {
+                self.enforced(kind, subject)
+            }
             Kind::MeshConfig => {
                 Condition::new(kind, true, "Enforced", "by the agent of every node")
             }
@@ -369,6 +390,12 @@ impl Facts<'_> {
             let message = "a dry run: what it would do is logged";
             return Condition::new(kind, false, "DryRun", message);
         }
+        let by_gateways = self.by_gateways();
+        if let Some(gateways) = &by_gateways
+            && (subject.is_of_gateways || meshed == 0)
+        {
+            return Condition::new(kind, true, "Enforced", gateways);
+        }
         if pods == 0 {
             return Condition::new(kind, false, "NoPods", "there is no pod it applies to");
         }
@@ -385,6 +412,9 @@ impl Facts<'_> {
             (all, nodes) if all == nodes => format!("by the agents of {nodes} nodes"),
             (some, nodes) => format!("by the agents of {some} of {nodes} nodes"),
         };
+        if let Some(gateways) = by_gateways {
+            message = format!("{gateways}, and {message}");
+        }
         let http = self.found.iter().find(|found| found.code == Code::L7AtL4);
         if let Some(found) = http {
             message.push_str(&format!(", for connections: {}", found.message));
@@ -399,6 +429,22 @@ impl Facts<'_> {
             return Condition::new(kind, true, "Enforced", &message);
         }
         Condition::new(kind, true, "PartiallyEnforced", &message)
+    }
+
+    /// The gateways that enforce it, in words.
+    fn by_gateways(&self) -> Option<String> {
+        let gateways = self.enforcers?;
+        let named = gateways.iter().take(MAX_NAMED).map(ToString::to_string);
+        let named: Vec<String> = named.collect();
+        let more = match gateways.len().saturating_sub(MAX_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let word = match gateways.len() {
+            1 => "gateway",
+            _ => "gateways",
+        };
+        Some(format!("by {word} {}{more}", named.join(", ")))
     }
 
     fn conflicts(&self) -> impl Iterator<Item = &Found> {

@@ -5,7 +5,7 @@
 //! [`World`] and makes a [`Resolved`]. The order: which Gateways are ours ([`class`]), their
 //! listeners ([`listeners`]) with the objects they refer to ([`refs`]), the routes on them
 //! ([`attach`]) with their rules ([`rules`]), settings of backends ([`tls_policy`]), traffic
-//! policies ([`traffic_policy`]), statuses ([`status`]).
+//! policies ([`traffic_policy`]), policies of requests ([`policies`]), statuses ([`status`]).
 
 mod addresses;
 mod attach;
@@ -15,6 +15,7 @@ mod filters;
 mod listeners;
 mod matches;
 mod owned;
+mod policies;
 mod refs;
 mod render;
 mod rules;
@@ -26,9 +27,11 @@ mod tls_policy;
 mod traffic_policy;
 mod waypoints;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use agent_model::access::Access;
+use agent_model::authentication::Authentication;
 use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 
@@ -40,12 +43,13 @@ pub(crate) use waypoints::waypoints;
 
 use crate::source::ObjectRef;
 use crate::source::kubernetes::{self, Labels, Namespace};
-use crate::translate::{ByName, Objects};
+use crate::translate::{ByName, Mesh, Note, Objects};
 
 /// Everything that is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct World<'a> {
     pub(crate) tables: &'a Tables,
+    pub(crate) mesh: &'a Mesh,
     pub(crate) namespaces: &'a ByName<Namespace>,
     pub(crate) objects: &'a BTreeMap<Arc<str>, Arc<Objects>>,
 }
@@ -77,6 +81,14 @@ pub(crate) struct Resolved {
     pub(crate) backends: Vec<Backend>,
     /// Traffic policies, each with a gateway that is told.
     pub(crate) traffic: Vec<(GatewayKey, TrafficPolicy)>,
+    /// Who may send requests, each with the gateway that is to be told.
+    pub(crate) access: Vec<(GatewayKey, Access)>,
+    /// Which tokens count, the same way.
+    pub(crate) authentications: Vec<(GatewayKey, Authentication)>,
+    /// The gateways that enforce a policy of requests.
+    pub(crate) enforcers: BTreeMap<ObjectRef, BTreeSet<GatewayKey>>,
+    /// What the authors of such policies should know.
+    pub(crate) notes: Vec<Note>,
     /// What is asked of whatever is made for a Gateway.
     pub(crate) deployments: Vec<Deployment>,
     /// What to say of each object.
@@ -106,9 +118,17 @@ pub(crate) fn resolve(world: &World<'_>) -> Resolved {
     let uses = attach::routes(world, &mut gateways, &mut out);
     tls_policy::resolve(world, &uses, &mut out);
     traffic_policy::resolve(world, &gateways, &uses, &mut out);
+    policies::resolve(world, &gateways, &mut out);
     for gateway in &gateways {
         gateway.report(world, &mut out);
     }
+    out
+}
+
+/// The same where no class is ours: policies that are meant for gateways are nobody's.
+pub(crate) fn without_gateways(world: &World<'_>) -> Resolved {
+    let mut out = Resolved::default();
+    policies::resolve(world, &[], &mut out);
     out
 }
 

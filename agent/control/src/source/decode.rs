@@ -10,9 +10,9 @@ use super::gateway_api::{
     Secret,
 };
 use super::istio::{
-    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
-    check_authorization, check_mesh_config, check_peer_authentication, check_service_entry,
-    check_workload_entry,
+    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, RequestAuthentication, ServiceEntry,
+    WorkloadEntry, check_authorization, check_mesh_config, check_peer_authentication,
+    check_request_authentication, check_service_entry, check_workload_entry,
 };
 use super::kubernetes::{
     EndpointSlice, MIRROR, Metadata, Namespace, Node, Pod, Service, ServiceAccount,
@@ -80,6 +80,9 @@ pub(crate) fn decode(value: Value) -> Result<Decoded, FieldError> {
         Kind::PeerAuthentication => {
             Object::PeerAuthentication(typed(kind, value, check_peer_authentication)?)
         }
+        Kind::RequestAuthentication => {
+            Object::RequestAuthentication(typed(kind, value, check_request_authentication)?)
+        }
         Kind::MeshConfig => Object::MeshConfig(typed(kind, value, check_mesh_config)?),
         Kind::ServiceEntry => Object::ServiceEntry(typed(kind, value, check_service_entry)?),
         Kind::WorkloadEntry => Object::WorkloadEntry(typed(kind, value, check_workload_entry)?),
@@ -140,6 +143,9 @@ fn known_kind(api_version: &str, kind: &str) -> Result<Option<Kind>, FieldError>
         }
         ("security.istio.io", "PeerAuthentication") => {
             (Kind::PeerAuthentication, &["v1", "v1beta1"])
+        }
+        ("security.istio.io", "RequestAuthentication") => {
+            (Kind::RequestAuthentication, &["v1", "v1beta1"])
         }
         ("networking.istio.io", "ServiceEntry") => (Kind::ServiceEntry, &NETWORKING),
         ("networking.istio.io", "WorkloadEntry") => (Kind::WorkloadEntry, &NETWORKING),
@@ -212,6 +218,15 @@ fn check_texts(kind: Kind, value: &Value) -> Result<(), FieldError> {
         Kind::AuthorizationPolicy | Kind::ServiceEntry | Kind::WorkloadEntry => {
             (&[&["spec"]], MAX_POLICY_TEXT)
         }
+        // Keys that are given are as long as certificates.
+        Kind::RequestAuthentication => (
+            &[
+                &["spec", "selector"],
+                &["spec", "targetRef"],
+                &["spec", "targetRefs"],
+            ],
+            MAX_POLICY_TEXT,
+        ),
         Kind::Gateway
         | Kind::ListenerSet
         | Kind::HTTPRoute
@@ -293,6 +308,7 @@ has_metadata!(
     EndpointSlice,
     AuthorizationPolicy,
     PeerAuthentication,
+    RequestAuthentication,
     MeshConfigObject,
     ServiceEntry,
     WorkloadEntry,

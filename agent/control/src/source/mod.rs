@@ -20,7 +20,8 @@ use gateway_api::{
     BackendTlsPolicy, ConfigMap, Gateway, GatewayClass, ListenerSet, ReferenceGrant, Route, Secret,
 };
 use istio::{
-    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, RequestAuthentication, ServiceEntry,
+    WorkloadEntry,
 };
 use kubernetes::{EndpointSlice, Metadata, Namespace, Node, Pod, Service, ServiceAccount};
 use traffic::TrafficPolicyObject;
@@ -36,6 +37,7 @@ pub(crate) enum Kind {
     EndpointSlice,
     AuthorizationPolicy,
     PeerAuthentication,
+    RequestAuthentication,
     MeshConfig,
     ServiceEntry,
     WorkloadEntry,
@@ -120,6 +122,7 @@ pub(crate) enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     PeerAuthentication(Arc<PeerAuthentication>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     MeshConfig(Arc<MeshConfigObject>),
     ServiceEntry(Arc<ServiceEntry>),
     WorkloadEntry(Arc<WorkloadEntry>),
@@ -146,6 +149,7 @@ impl Object {
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::MeshConfig(_) => Kind::MeshConfig,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
@@ -171,6 +175,7 @@ impl Object {
             Self::EndpointSlice(object) => &object.metadata,
             Self::AuthorizationPolicy(object) => &object.metadata,
             Self::PeerAuthentication(object) => &object.metadata,
+            Self::RequestAuthentication(object) => &object.metadata,
             Self::MeshConfig(object) => &object.metadata,
             Self::ServiceEntry(object) => &object.metadata,
             Self::WorkloadEntry(object) => &object.metadata,

@@ -67,7 +67,7 @@ pub(crate) fn selector(policy: &AuthorizationPolicy) -> Option<&Selector> {
     (!selector.match_labels.is_empty()).then_some(selector)
 }
 
-fn has_targets(policy: &AuthorizationPolicy) -> bool {
+pub(crate) fn has_targets(policy: &AuthorizationPolicy) -> bool {
     policy.spec.target_ref.is_some() || !policy.spec.target_refs.is_empty()
 }
 
@@ -76,7 +76,7 @@ fn is_enforced(policy: &AuthorizationPolicy) -> bool {
     action(policy).is_some() && !has_targets(policy)
 }
 
-fn action(policy: &AuthorizationPolicy) -> Option<Action> {
+pub(crate) fn action(policy: &AuthorizationPolicy) -> Option<Action> {
     match policy.spec.action {
         PolicyAction::Allow => Some(Action::Allow),
         PolicyAction::Deny => Some(Action::Deny),
@@ -102,20 +102,8 @@ fn translate_one(
         );
         return None;
     };
-    if let Some(target) = policy
-        .spec
-        .target_refs
-        .iter()
-        .chain(&policy.spec.target_ref)
-        .next()
-    {
-        notes.add(
-            Code::TargetUnsupported,
-            format!(
-                "attached to {} {:?}: nodes do not enforce policies of waypoints and gateways",
-                target.kind, target.name
-            ),
-        );
+    if has_targets(policy) {
+        // What gateways and waypoints enforce is no node's.
         return None;
     }
     let rules = rules_in_force(scope.name, action, policy, &mut notes);
@@ -245,7 +233,7 @@ fn l7_fields(rule: &PolicyRule) -> Vec<String> {
     let sources = rule.from.iter().flat_map(|from| from.source.l7_fields());
     let operations = rule.to.iter().flat_map(|to| to.operation.l7_fields());
     let conditions = rule.when.iter().filter_map(|when| match when {
-        When::L7(key) => Some(key.clone()),
+        When::L7(of) => Some(of.key.clone()),
         _ => None,
     });
     let mut fields: Vec<String> = sources.chain(operations).map(str::to_owned).collect();

@@ -192,5 +192,12 @@ pub(crate) fn targets(objects: &Objects) -> impl Iterator<Item = (&str, &str)> {
         let spec = &policy.spec;
         spec.target_refs.iter().chain(&spec.target_ref)
     });
-    targets.map(|target| (target.kind.as_str(), target.name.as_str()))
+    // A token that is refused at the waypoint must not count at the pod's own address.
+    let tokens = objects.request_authentications.values().flat_map(|policy| {
+        let spec = &policy.spec;
+        spec.target_refs.iter().chain(&spec.target_ref)
+    });
+    targets
+        .chain(tokens)
+        .map(|target| (target.kind.as_str(), target.name.as_str()))
 }

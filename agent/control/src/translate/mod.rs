@@ -1,6 +1,7 @@
 //! From Kubernetes objects to the model, one file per kind. Pure: what is read comes in as
 //! [`Scope`], what is made goes out as values.
 
+pub(crate) mod access;
 pub(crate) mod authorization;
 pub(crate) mod enrolment;
 mod given;
@@ -25,7 +26,9 @@ use waypoint::Waypoints;
 
 use crate::code::{Code, Severity};
 use crate::source::ObjectRef;
-use crate::source::istio::{AuthorizationPolicy, PeerAuthentication, ServiceEntry, WorkloadEntry};
+use crate::source::istio::{
+    AuthorizationPolicy, PeerAuthentication, RequestAuthentication, ServiceEntry, WorkloadEntry,
+};
 use crate::source::kubernetes::{self, EndpointSlice, Labels, Namespace, Node, Pod};
 
 /// What is the same for every object of the mesh.
@@ -103,6 +106,7 @@ pub(crate) struct Objects {
     pub(crate) slices: ByName<EndpointSlice>,
     pub(crate) authorization_policies: ByName<AuthorizationPolicy>,
     pub(crate) peer_authentications: ByName<PeerAuthentication>,
+    pub(crate) request_authentications: ByName<RequestAuthentication>,
     pub(crate) service_accounts: ByName<kubernetes::ServiceAccount>,
     pub(crate) service_entries: ByName<ServiceEntry>,
     pub(crate) workload_entries: ByName<WorkloadEntry>,
@@ -115,6 +119,7 @@ impl Objects {
         slices: ByName::new(),
         authorization_policies: ByName::new(),
         peer_authentications: ByName::new(),
+        request_authentications: ByName::new(),
         service_accounts: ByName::new(),
         service_entries: ByName::new(),
         workload_entries: ByName::new(),
@@ -126,6 +131,7 @@ impl Objects {
             && self.slices.is_empty()
             && self.authorization_policies.is_empty()
             && self.peer_authentications.is_empty()
+            && self.request_authentications.is_empty()
             && self.service_accounts.is_empty()
             && self.service_entries.is_empty()
             && self.workload_entries.is_empty()

@@ -106,6 +106,19 @@ impl Waypoints {
         }
     }
 
+    /// The waypoint that a Service or ServiceEntry is behind, by namespace and name.
+    pub(crate) fn serving(
+        &self,
+        labels: &Labels,
+        namespace: &str,
+        namespace_labels: &Labels,
+    ) -> Option<(Arc<str>, Arc<str>)> {
+        let said = said(labels, namespace, namespace_labels)?;
+        let waypoint = self.find(&said, namespace, namespace_labels).ok()?;
+        matches!(waypoint.reach, WaypointFor::Service | WaypointFor::All)
+            .then(|| (said.namespace.into(), said.name.into()))
+    }
+
     fn find(
         &self,
         said: &Said<'_>,

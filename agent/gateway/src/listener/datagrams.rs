@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::admit::admit;
 use super::stream::{call, destination, no_route};
 use crate::passage::{Carried, Passage};
 use crate::place::Transport;
@@ -173,7 +174,7 @@ impl Port {
             Transport::Udp,
             std::time::Instant::now(),
         );
-        let to = match self.find(&mut passage) {
+        let to = match self.find(key.1, &mut passage) {
             Ok(to) => Some(to),
             Err(refusal) => {
                 passage.refuse(refusal);
@@ -197,6 +198,7 @@ impl Port {
 
     fn find(
         &self,
+        at: IpAddr,
         passage: &mut Passage,
     ) -> Result<(NamespacedHostname, u16, SocketAddr, UdpSocket), Refusal> {
         let plan = self.worker.plan.load();
@@ -205,6 +207,8 @@ impl Port {
             .ok_or_else(|| Refusal::new(Reason::NoRoute, "no listener"))?;
         let rule = listener.rule("").ok_or_else(|| no_route(listener))?;
         passage.rule = Some(Arc::clone(rule));
+        let at = SocketAddr::new(at.to_canonical(), self.port);
+        admit(&self.worker, passage.client, at, "")?;
         let (service, port) = destination(rule, rand::random())?;
         let endpoint = self
             .worker

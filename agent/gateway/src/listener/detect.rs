@@ -48,6 +48,49 @@ where
     Some((spoken, Rewound { first, stream }))
 }
 
+/// Reads until it is clear whether HTTP is spoken: that is `None` for bytes that are something else,
+/// for a client that ends or says nothing within `patience`.
+pub(super) async fn sniff<T>(mut stream: T, patience: Duration) -> (Option<Spoken>, Rewound<T>)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let spoken = timeout(patience, async {
+        loop {
+            if stream.read_buf(&mut first).await.ok()? == 0 {
+                return None;
+            }
+            if let Some(spoken) = spoken(&first) {
+                return spoken;
+            }
+        }
+    });
+    let spoken = spoken.await.ok().flatten();
+    let first = first.freeze();
+    (spoken, Rewound { first, stream })
+}
+
+/// What begins so; `None` while it may be either. Methods of HTTP/1 are words in capitals.
+fn spoken(first: &[u8]) -> Option<Option<Spoken>> {
+    const LONGEST_METHOD: usize = 24;
+    let compared = first.len().min(PREFACE.len());
+    if first[..compared] == PREFACE[..compared] {
+        return (compared == PREFACE.len()).then_some(Some(Spoken::Http2));
+    }
+    let method = first
+        .iter()
+        .take_while(|byte| matches!(byte, b'A'..=b'Z' | b'-'));
+    match method.count() {
+        0 => Some(None),
+        length if length > LONGEST_METHOD => Some(None),
+        length => match first.get(length) {
+            None => None,
+            Some(b' ') => Some(Some(Spoken::Http1)),
+            Some(_) => Some(None),
+        },
+    }
+}
+
 /// A stream of which the beginning was read already.
 #[derive(Debug)]
 pub(super) struct Rewound<T> {
@@ -170,6 +213,24 @@ mod tests {
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn http_is_told_from_other_bytes() {
+        assert_eq!(spoken(b"GET"), None);
+        assert_eq!(spoken(b"PRI * HT"), None);
+        assert_eq!(spoken(b"GET /"), Some(Some(Spoken::Http1)));
+        assert_eq!(spoken(b"M-SEARCH *"), Some(Some(Spoken::Http1)));
+        assert_eq!(spoken(PREFACE), Some(Some(Spoken::Http2)));
+        for other in [
+            &b"SSH-2.0-x"[..],
+            b"\x16\x03\x01",
+            b"EHLO\r\n",
+            b"get / HTTP/1.1",
+            &[b'A'; 40],
+        ] {
+            assert_eq!(spoken(other), Some(None), "{other:?}");
         }
     }
 

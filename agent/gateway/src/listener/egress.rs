@@ -67,6 +67,8 @@ pub(super) struct Leaving<'a> {
     pub(super) client: SocketAddr,
     pub(super) service: &'a NamespacedHostname,
     pub(super) port: u16,
+    /// Why nothing but HTTP gets out.
+    pub(super) refused: Option<&'a Refusal>,
 }
 
 /// Finds out what a client wants of a service outside. HTTP is given back, to be looked into
@@ -85,11 +87,18 @@ pub(super) async fn leave(
         client,
         service,
         port,
+        refused,
     } = leaving;
     let mut passage = Passage::begin(client, port, Transport::Tcp, Instant::now());
     let carried = Carried::default();
     let book = (&mut passage, &carried);
     let to = (service, port);
+    if let Some(refusal) = refused {
+        passage.refuse(refusal.clone());
+        stream.abort();
+        end(worker, passage, &carried);
+        return None;
+    }
     match begins {
         Begins::Tls => named(worker, to, stream, book, draining).await,
         Begins::Silent => {

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use agent_identity::peer_identity;
 use agent_model::gateway::Scheme;
 use agent_net::drain::Watcher;
+use agent_net::socket::canonical;
+use agent_policy::http::Peer;
 use http::HeaderValue;
 use tokio::net::TcpStream;
 
@@ -45,9 +48,13 @@ async fn serve_http(
     port: u16,
     draining: Watcher,
 ) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let ends = (client, SocketAddr::new(canonical(local).ip(), port));
     let greeted = unless_draining(&draining, detect(stream)).await;
     if let Some((spoken, stream)) = greeted.flatten()
-        && let Some(downstream) = downstream(client, port, None)
+        && let Some(downstream) = downstream(ends, None, Shown::default())
     {
         speak(worker, downstream, spoken, stream, draining).await;
     }
@@ -61,6 +68,10 @@ async fn serve_tls(
     port: u16,
     draining: Watcher,
 ) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    let ends = (client, SocketAddr::new(canonical(local).ip(), port));
     let failed = |error: io::Error| tracing::debug!(port, %client, %error, "TLS handshake failed");
     let hello = match unless_draining(&draining, Hello::read(stream)).await {
         None => return,
@@ -78,10 +89,11 @@ async fn serve_tls(
             hello.refuse().await;
         }
         Some(Served::Stream(listener)) => {
-            stream::serve_named(worker, hello, listener, client, port, draining).await;
+            stream::serve_named(worker, hello, listener, ends, draining).await;
         }
         Some(Served::Http(listener)) => {
             let Some(config) = &listener.tls else { return };
+            let sni = (!hello.name.is_empty()).then(|| hello.name.as_str().into());
             let shaken = unless_draining(&draining, hello.terminate(config)).await;
             let stream = match shaken {
                 None => return,
@@ -92,7 +104,12 @@ async fn serve_tls(
                 Some(b"h2") => Spoken::Http2,
                 _ => Spoken::Http1,
             };
-            let Some(downstream) = downstream(client, port, Some(&listener)) else {
+            let source = match listener.proves_clients {
+                true => peer_identity(stream.get_ref().1).map(Peer::new),
+                false => None,
+            };
+            let shown = Shown { source, sni };
+            let Some(downstream) = downstream(ends, Some(&listener), shown) else {
                 return;
             };
             speak(worker, downstream, spoken, Rewound::fresh(stream), draining).await;
@@ -100,15 +117,23 @@ async fn serve_tls(
     }
 }
 
+/// What a client has shown in its TLS handshake.
+#[derive(Default)]
+struct Shown {
+    /// Who it is, where the listener demands certificates and verifies them.
+    source: Option<Peer>,
+    sni: Option<Box<str>>,
+}
+
 /// A client of a listener that its TLS chose, or of whichever its requests name.
 fn downstream(
-    client: SocketAddr,
-    port: u16,
+    (client, destination): (SocketAddr, SocketAddr),
     listener: Option<&HttpListener>,
+    shown: Shown,
 ) -> Option<Rc<Downstream>> {
     let forwarded_for = HeaderValue::from_str(&client.ip().to_string()).ok()?;
     Some(Rc::new(Downstream {
-        port,
+        port: destination.port(),
         scheme: match listener {
             None => Scheme::Http,
             Some(_) => Scheme::Https,
@@ -117,6 +142,9 @@ fn downstream(
             listener: listener.map(|listener| Arc::clone(&listener.name)),
         },
         client,
+        source: shown.source,
+        destination,
+        sni: shown.sni,
         forwarded_for: Some(forwarded_for),
         upgraded: RefCell::default(),
     }))

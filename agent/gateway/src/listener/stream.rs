@@ -1,6 +1,6 @@
 //! Connections whose bytes nobody looks into: they go to an endpoint of the route's backends.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,10 +8,12 @@ use std::time::Instant;
 use agent_model::gateway::BackendProtocol;
 use agent_model::{NamespacedHostname, Reason};
 use agent_net::drain::Watcher;
+use agent_net::socket::canonical;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::admit::admit;
 use super::relay::{Abort, relay};
 use super::tls::Hello;
 use crate::passage::{Carried, Passage};
@@ -39,6 +41,13 @@ pub(super) async fn serve(
     };
     let mut passage = Passage::begin(client, port, Transport::Tcp, Instant::now());
     let carried = Carried::default();
+    let local = stream.local_addr().map(|local| canonical(local).ip());
+    let at = SocketAddr::new(local.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
+    if let Err(refusal) = admit(&worker, client, at, "") {
+        passage.refuse(refusal);
+        stream.abort();
+        return end(&worker, passage, &carried);
+    }
     carry(
         &worker,
         &listener,
@@ -56,13 +65,17 @@ pub(super) async fn serve_named(
     worker: Rc<Worker>,
     hello: Hello<TcpStream>,
     listener: Arc<StreamListener>,
-    client: SocketAddr,
-    port: u16,
+    (client, at): (SocketAddr, SocketAddr),
     draining: Watcher,
 ) {
-    let mut passage = Passage::begin(client, port, Transport::Tcp, Instant::now());
+    let mut passage = Passage::begin(client, at.port(), Transport::Tcp, Instant::now());
     passage.name = Some(hello.name.clone());
     let carried = Carried::default();
+    if let Err(refusal) = admit(&worker, client, at, &hello.name) {
+        passage.refuse(refusal);
+        hello.refuse().await;
+        return end(&worker, passage, &carried);
+    }
     let book = (&mut passage, &carried);
     match &listener.tls {
         None if listener.rule(&hello.name).is_none() => {

@@ -1,28 +1,31 @@
 //! The waypoint's listener: tunnels of the mesh, and what is spoken in them.
 
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent_hbone::TunnelIo;
 use agent_hbone::headers::Authority;
 use agent_hbone::server::{self, IncomingRequest};
 use agent_identity::server_config;
 use agent_model::gateway::{BackendProtocol, Scheme};
-use agent_model::{Identity, NamespacedHostname, Reason};
+use agent_model::{NamespacedHostname, Reason};
 use agent_net::drain::Watcher;
 use agent_net::socket::canonical;
 use agent_net::tasks::spawn_local;
+use agent_policy::http::{Address, Peer, Request};
 use agent_state::Snapshot;
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::detect::detect;
+use super::detect::{Rewound, Spoken, detect, sniff};
 use super::egress::{Leaving, leave};
 use super::http::speak;
 use super::splice::copy;
+use crate::access::connection;
 use crate::mesh::Mesh;
 use crate::outside::is_outside;
 use crate::plan::{Inside, Rule};
@@ -30,6 +33,9 @@ use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
 use crate::upstream::Call;
 use crate::worker::Worker;
+
+/// How long a client may be silent before it is one that waits for the server to speak.
+const SPEAKS_FIRST: Duration = Duration::from_millis(300);
 
 /// Serves a tunnel: who the peer is, then each of its streams in a task.
 pub(super) async fn serve(
@@ -58,7 +64,7 @@ pub(super) async fn serve(
     let tunnel = Rc::new(Tunnel {
         client,
         own: canonical(local).ip(),
-        peer: session.peer().clone(),
+        peer: Peer::new(session.peer().clone()),
         draining: draining.clone(),
     });
     let of_streams = Rc::clone(&worker);
@@ -90,7 +96,7 @@ struct Tunnel {
     client: SocketAddr,
     /// Our own address, as the peer dialled it.
     own: IpAddr,
-    peer: Identity,
+    peer: Peer,
     draining: Watcher,
 }
 
@@ -119,7 +125,8 @@ async fn until_revoked(mut changes: watch::Receiver<u64>, is_revoked: impl Fn() 
     std::future::pending().await
 }
 
-/// One stream: a service of this waypoint, and then HTTP where it has rules, bytes where not.
+/// One stream: a service of this waypoint, and then HTTP where it has rules or policies, bytes
+/// where not.
 async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingRequest) {
     let Some(_slot) = worker.connection() else {
         return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
@@ -135,13 +142,21 @@ async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingReq
     let found = destination(&snapshot, &worker.network, tunnel, &authority);
     drop(snapshot);
     match found {
-        Ok((service, port)) => serve_service(worker, tunnel, incoming, service, port).await,
+        Ok(dialled) => serve_service(worker, tunnel, incoming, dialled).await,
         Err(detail) => {
-            tracing::debug!(client = %tunnel.client, peer = %tunnel.peer,
+            tracing::debug!(client = %tunnel.client, peer = %tunnel.peer.identity(),
                 reason = %Reason::AuthorityUnknown, detail, "stream refused");
             incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
         }
     }
+}
+
+/// What a stream is for.
+struct Dialled {
+    service: NamespacedHostname,
+    port: u16,
+    /// The service's address, the one that was dialled where it was an address.
+    ip: IpAddr,
 }
 
 /// The service that a stream is for. Only services that this gateway is the waypoint of: it must
@@ -151,8 +166,8 @@ fn destination(
     network: &str,
     tunnel: &Tunnel,
     authority: &Authority,
-) -> Result<(NamespacedHostname, u16), String> {
-    let namespace = tunnel.peer.namespace();
+) -> Result<Dialled, String> {
+    let namespace = tunnel.peer.identity().namespace();
     let (service, port) = match authority {
         Authority::Ip(address) => {
             let service = snapshot.service_by_vip(network, address.ip(), namespace);
@@ -173,42 +188,71 @@ fn destination(
     if !is_ours {
         return Err(format!("this is not the waypoint of {}", service.key()));
     }
-    Ok((service.key(), port))
+    let ip = match authority {
+        Authority::Ip(address) => Some(address.ip()),
+        Authority::Host { .. } => {
+            let mut vips = service.vips.iter();
+            vips.find(|vip| *vip.network == *network)
+                .map(|vip| vip.address)
+        }
+    };
+    Ok(Dialled {
+        service: service.key(),
+        port,
+        ip: ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+    })
 }
 
 async fn serve_service(
     worker: Rc<Worker>,
     tunnel: &Tunnel,
     incoming: IncomingRequest,
-    service: NamespacedHostname,
-    port: u16,
+    Dialled { service, port, ip }: Dialled,
 ) {
-    let namespace: Arc<str> = tunnel.peer.namespace().into();
+    let namespace: Arc<str> = tunnel.peer.identity().namespace().into();
     let plan = worker.plan.load_full();
     let is_ruled = plan.service(&service, port, &namespace).is_some();
+    let guard = plan.guards().of_service(&service).cloned();
     drop(plan);
-    if !is_ruled && !is_outside(&service) {
-        return pass_through(&worker, tunnel, incoming, &service, port).await;
+    let facts = facts_of(tunnel, SocketAddr::new(ip, port));
+    let outside = is_outside(&service);
+    let refused = guard.as_ref().and_then(|guard| guard.refuses_bytes(&facts));
+    let looks = guard
+        .as_ref()
+        .is_some_and(|guard| !guard.is_of_connections());
+    if !is_ruled && !looks {
+        if let Some(refusal) = refused {
+            return refuse(tunnel, incoming, &refusal);
+        }
+        if !outside {
+            return pass_through(&worker, tunnel, incoming, &service, port).await;
+        }
     }
     let Ok(stream) = incoming.accept(None) else {
         return;
     };
     let stream = TunnelIo::new(stream);
-    let found = match is_ruled {
-        true => detect(stream).await,
-        false => {
-            let leaving = Leaving {
-                client: tunnel.client,
-                service: &service,
-                port,
-            };
-            leave(&worker, leaving, stream, tunnel.draining.clone()).await
-        }
+    let found = if is_ruled {
+        detect(stream).await
+    } else if outside {
+        let leaving = Leaving {
+            client: tunnel.client,
+            service: &service,
+            port,
+            refused: refused.as_ref(),
+        };
+        leave(&worker, leaving, stream, tunnel.draining.clone()).await
+    } else {
+        guarded(&worker, tunnel, refused, (&service, port), stream).await
     };
     let Some((spoken, stream)) = found else {
         return;
     };
-    let plain = Arc::new(Rule::plain(&service, port));
+    let protocol = match spoken {
+        Spoken::Http1 => BackendProtocol::Http,
+        Spoken::Http2 => BackendProtocol::H2c,
+    };
+    let plain = Arc::new(Rule::plain(&service, port, protocol));
     let downstream = Downstream {
         port,
         scheme: Scheme::Http,
@@ -218,11 +262,82 @@ async fn serve_service(
             plain,
         },
         client: tunnel.client,
+        source: Some(tunnel.peer.clone()),
+        destination: SocketAddr::new(ip, port),
+        sni: None,
         forwarded_for: None,
         upgraded: RefCell::default(),
     };
     let draining = tunnel.draining.clone();
     speak(worker, Rc::new(downstream), spoken, stream, draining).await;
+}
+
+/// A stream that policies look into. `None` when it is over: whatever is not HTTP passes as bytes,
+/// unless it is `refused`.
+async fn guarded(
+    worker: &Worker,
+    tunnel: &Tunnel,
+    refused: Option<Refusal>,
+    (service, port): (&NamespacedHostname, u16),
+    stream: TunnelIo,
+) -> Option<(Spoken, Rewound<TunnelIo>)> {
+    // Where nothing else passes, there is no hurry to find out.
+    let patience = match refused {
+        None => SPEAKS_FIRST,
+        Some(_) => Duration::from_secs(30),
+    };
+    let (spoken, stream) = sniff(stream, patience).await;
+    if let Some(spoken) = spoken {
+        return Some((spoken, stream));
+    }
+    let call = call_for(tunnel, service, port);
+    let connected = match refused {
+        None => worker.upstreams.connect(&call, Inside::Bytes).await,
+        Some(refusal) => Err(refusal),
+    };
+    match connected {
+        Ok(backend) => copy(stream, backend).await,
+        Err(refusal) => log_refused(tunnel, &refusal),
+    }
+    None
+}
+
+/// What policies may ask of a connection.
+fn facts_of(tunnel: &Tunnel, destination: SocketAddr) -> Request<'_> {
+    let address = Address {
+        ip: tunnel.client.ip(),
+        // By the peer's certificate.
+        vouched: true,
+    };
+    connection(Some(&tunnel.peer), address, destination, None)
+}
+
+fn refuse(tunnel: &Tunnel, incoming: IncomingRequest, refusal: &Refusal) {
+    log_refused(tunnel, refusal);
+    incoming.reject(match refusal.reason {
+        // What nodes answer, and take for a policy's word.
+        Reason::PolicyDenied | Reason::PolicyNotAllowed | Reason::PolicyUnknown => {
+            StatusCode::UNAUTHORIZED
+        }
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    });
+}
+
+fn log_refused(tunnel: &Tunnel, refusal: &Refusal) {
+    tracing::debug!(client = %tunnel.client, peer = %tunnel.peer.identity(),
+        reason = %refusal.reason, detail = refusal.detail, "stream refused");
+}
+
+/// A connection to an endpoint, for bytes.
+fn call_for<'a>(tunnel: &Tunnel, service: &'a NamespacedHostname, port: u16) -> Call<'a> {
+    Call {
+        service,
+        port,
+        protocol: BackendProtocol::default(),
+        client: Some(tunnel.client.ip()),
+        session: None,
+        deadline: None,
+    }
 }
 
 /// Bytes to an endpoint of the service, whatever they are.
@@ -233,24 +348,13 @@ async fn pass_through(
     service: &NamespacedHostname,
     port: u16,
 ) {
-    let call = Call {
-        service,
-        port,
-        protocol: BackendProtocol::default(),
-        client: Some(tunnel.client.ip()),
-        session: None,
-        deadline: None,
-    };
+    let call = call_for(tunnel, service, port);
     match worker.upstreams.connect(&call, Inside::Bytes).await {
         Ok(backend) => {
             if let Ok(stream) = incoming.accept(None) {
                 copy(TunnelIo::new(stream), backend).await;
             }
         }
-        Err(refusal) => {
-            tracing::debug!(client = %tunnel.client, peer = %tunnel.peer, reason = %refusal.reason,
-                detail = refusal.detail, "stream refused");
-            incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
-        }
+        Err(refusal) => refuse(tunnel, incoming, &refusal),
     }
 }

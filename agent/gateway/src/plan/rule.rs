@@ -64,13 +64,17 @@ pub enum Destination {
 }
 
 impl Rule {
-    /// What happens to requests for a service that has no rules: they go there.
-    pub(crate) fn plain(service: &NamespacedHostname, port: u16) -> Self {
+    /// What happens to requests for a service that has no rules: they go there, as they came.
+    pub(crate) fn plain(
+        service: &NamespacedHostname,
+        port: u16,
+        protocol: BackendProtocol,
+    ) -> Self {
         let backend = Backend {
             destination: Destination::Service {
                 service: service.clone(),
                 port,
-                protocol: BackendProtocol::Http,
+                protocol,
             },
             steps: Steps::default(),
             way: OnceLock::new(),

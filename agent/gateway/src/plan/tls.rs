@@ -97,6 +97,18 @@ fn terminate(told: &ListenerTls, protocols: &[&[u8]]) -> Result<Arc<ServerConfig
     Ok(Arc::new(config))
 }
 
+/// True when whoever gets in has shown a certificate that holds. What the lenient mode lets in
+/// proves nothing.
+pub(super) fn proves_clients(tls: &ListenerTls) -> bool {
+    match tls {
+        ListenerTls::Terminate {
+            client_validation: Some(validation),
+            ..
+        } => validation.mode == ClientValidationMode::AllowValidOnly,
+        ListenerTls::Terminate { .. } | ListenerTls::Passthrough => false,
+    }
+}
+
 fn verifier(
     validation: &ClientValidation,
     provider: Arc<CryptoProvider>,

@@ -4,16 +4,19 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use agent_model::Reason;
+use agent_policy::http::Peer;
 use http::header::{HOST, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
+use super::admit::{admit, take_over};
 use super::treat::treat;
 use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
 use crate::normalize::{self, Malformed, PathRules};
 use crate::outside::{is_name_of, is_outside, other_name};
 use crate::plan::{Plan, Rule};
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::route::Facts;
 use crate::treatment::Treatment;
@@ -47,13 +50,14 @@ pub(super) struct Decision {
     pub(super) granted: Option<Granted>,
 }
 
-/// Normalises a request and finds its rule. Headers that are for the client's connection only are
-/// gone from `parts` afterwards.
+/// Normalises a request, finds its rule and asks whether it may pass. Headers that are for the
+/// client's connection only are gone from `parts` afterwards, and policies have changed the rest.
 pub(super) async fn decide(
     worker: &Worker,
     plan: &Plan,
     client: &Downstream,
     parts: &mut Parts,
+    record: &mut Record,
 ) -> Result<Outcome, Refusal> {
     let upgrade = normalize::clean(&mut parts.headers)?;
     let upgrade = upgrade.filter(|protocol| {
@@ -76,27 +80,40 @@ pub(super) async fn decide(
         headers: &parts.headers,
     };
     let found = find(plan, client, &facts)?;
+    if let Some((rule, _)) = &found {
+        record.rule = Some(Arc::clone(rule));
+    }
+    let cors = found
+        .as_ref()
+        .and_then(|(rule, _)| rule.steps.cors.as_ref());
+    let granted = cors.and_then(|cors| cors.grant(&parts.headers));
+    if let (Some(cors), Some(granted), Some((rule, _))) = (cors, &granted, &found)
+        && CorsRules::is_preflight(&parts.method, &parts.headers)
+    {
+        return Ok(Outcome::Answer {
+            rule: Arc::clone(rule),
+            status: StatusCode::OK,
+            headers: cors.answer(granted, &parts.headers),
+        });
+    }
+    let admitted = admit(worker, plan, client, &facts, host.port, &mut record.trials).await;
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(refusal),
+    };
     let (rule, prefix) = found.ok_or_else(|| {
         Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name))
     })?;
-    let granted = rule
-        .steps
-        .cors
-        .as_ref()
-        .and_then(|cors| cors.grant(&parts.headers));
-    if let (Some(cors), Some(granted)) = (&rule.steps.cors, &granted)
-        && CorsRules::is_preflight(&parts.method, &parts.headers)
-    {
-        let headers = cors.answer(granted, &parts.headers);
-        return Ok(Outcome::Answer {
-            rule,
-            status: StatusCode::OK,
-            headers,
-        });
-    }
     let treatment = Arc::clone(treatment(plan, client, &rule));
-    let who = (client.client.ip(), None);
-    treat(worker, &treatment, who, &facts).await?;
+    let who = (
+        client.client.ip(),
+        client.source.as_ref().map(Peer::principal),
+    );
+    let judged = Facts {
+        headers: admitted.headers.as_ref().unwrap_or(&parts.headers),
+        ..facts
+    };
+    treat(worker, &treatment, who, &judged).await?;
     if let Some((status, redirect)) = &rule.steps.redirect {
         let from = Redirected {
             scheme: client.scheme,
@@ -121,14 +138,16 @@ pub(super) async fn decide(
         });
     }
     let host = forwarded_host(raw, &host, parts.headers.contains_key(HOST))?;
+    let path = match path {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(path) => Some(path),
+    };
+    take_over(admitted, parts)?;
     Ok(Outcome::Forward(Box::new(Decision {
         rule,
         treatment,
         prefix,
-        path: match path {
-            Cow::Borrowed(_) => None,
-            Cow::Owned(path) => Some(path),
-        },
+        path,
         host,
         upgrade,
         granted,

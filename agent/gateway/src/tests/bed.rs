@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::backend::Backend;
+use crate::access::{RequestPolicies, Trial};
 use crate::plan::{Fault, Plan, Sources};
 use crate::traffic::Policies;
 use crate::{Config, Door, Gateway, Mesh, Passage, Place, Record, Records, bind};
@@ -36,6 +37,8 @@ pub(super) struct Kept {
     pub(super) reason: Reason,
     pub(super) sent: u64,
     pub(super) endpoint: Option<SocketAddr>,
+    pub(super) detail: String,
+    pub(super) trials: Vec<Trial>,
 }
 
 /// What is kept of a connection that nobody looked into.
@@ -59,6 +62,8 @@ impl Records for Book {
             reason: record.reason,
             sent: record.sent,
             endpoint: record.endpoint,
+            detail: record.detail.clone(),
+            trials: record.trials.clone(),
         });
     }
 
@@ -104,6 +109,7 @@ impl Bed {
         Self::with(&Config::default(), mesh)
     }
 
+    /// The same with other settings.
     pub(super) fn with(config: &Config, mesh: Option<&Mesh>) -> Self {
         let (writer, reader) = agent_state::channel();
         let book = Arc::new(Book::default());
@@ -125,18 +131,29 @@ impl Bed {
     }
 
     pub(super) fn apply_with(&self, listeners: Vec<Listener>, routes: &[Route]) -> Vec<Fault> {
+        self.apply_guarded(listeners, routes, &RequestPolicies::default())
+    }
+
+    pub(super) fn apply_guarded(
+        &self,
+        listeners: Vec<Listener>,
+        routes: &[Route],
+        policies: &RequestPolicies<'_>,
+    ) -> Vec<Fault> {
         let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
         let gateway = GatewayModel {
             backend_client_certificate: self.shown.clone(),
             ..model(listeners)
         };
-        let (plan, faults) = Plan::compile(Sources {
+        let (plan, mut faults) = Plan::compile(Sources {
             gateway: &gateway,
             routes: &routes,
             backends: &self.backends,
             policies: &Policies::default(),
             before: Some(&self.gateway.plan()),
         });
+        let (plan, wrong) = plan.guarded(&gateway.key, policies);
+        faults.extend(wrong);
         let errors = self
             .gateway
             .apply(plan, |place| bind(self.listen_at, place));

@@ -134,6 +134,12 @@ impl Ruleset {
             .chain(verdicts(&self.dry_run, request))
     }
 
+    /// Policies of which it is not known what they say: while there are any, every request is
+    /// refused.
+    pub fn unreadable(&self) -> &[PolicyKey] {
+        &self.unreadable
+    }
+
     /// True when nothing is ever refused or reported.
     pub fn is_empty(&self) -> bool {
         self.deny.is_empty()

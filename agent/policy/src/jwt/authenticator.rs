@@ -97,7 +97,7 @@ pub struct Authenticated<'a> {
 pub struct Refused<'a> {
     /// Why.
     pub why: Refusal,
-    /// The key set to fetch again, where the issuer may have a new key: see
+    /// The key set to fetch, where the issuer's keys never came or it may have a new one: see
     /// [`KeySets::key_missed`](super::KeySets::key_missed).
     pub missing_in: Option<&'a str>,
 }
@@ -294,7 +294,9 @@ impl Rule {
 
     fn refused(&self, why: Refusal) -> Refused<'_> {
         let missing_in = match (&self.keys, why) {
-            (Keys::Remote(address), Refusal::UnknownKey) => Some(&**address),
+            (Keys::Remote(address), Refusal::UnknownKey | Refusal::KeysUnavailable) => {
+                Some(&**address)
+            }
             _ => None,
         };
         Refused { why, missing_in }

@@ -217,18 +217,28 @@ impl KeySets {
 
     /// A token names a key that the set of this address does not have. The set is fetched, but not
     /// more often than the settings say, and never before a back-off is over: anybody can write
-    /// names of keys.
-    pub fn key_missed(&mut self, address: &str, now: Instant) {
+    /// names of keys. True when a fetch is due or under way, so that its answer is worth a wait.
+    pub fn key_missed(&mut self, address: &str, now: Instant) -> bool {
         let Some(source) = self.sources.get_mut(address) else {
-            return;
+            return false;
         };
-        if source.under_way || source.failures > 0 {
-            return;
+        if source.under_way {
+            return true;
+        }
+        if source.failures > 0 {
+            return false;
         }
         let earliest = source
             .last_attempt
             .map_or(now, |last| last + self.settings.missed_every);
         source.next = source.next.min(earliest.max(now));
+        source.next <= now
+    }
+
+    /// Every set that counts, by its address.
+    pub fn good(&self, now: Instant) -> impl Iterator<Item = (&Arc<str>, &Arc<KeySet>)> {
+        let addresses = self.sources.keys();
+        addresses.filter_map(move |address| Some((address, self.keys(address, now)?)))
     }
 
     /// The keys of an address: the last good ones, until they are too old.

@@ -102,6 +102,8 @@ impl From<Reason> for Flag {
             | Reason::NoRoute
             | Reason::Misdirected
             | Reason::BackendInvalid
+            | Reason::TokenInvalid
+            | Reason::KeysUnavailable
             | Reason::RequestTimeout
             | Reason::RateLimited
             | Reason::BodyTooLarge

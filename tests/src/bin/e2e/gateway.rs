@@ -1,5 +1,6 @@
 //! The L7 gateway, with the control plane in front of it and captured pods behind.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
 use tests::gateway::Gateway;
+use tests::issuer::Issuer;
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
 
@@ -26,10 +28,16 @@ pub(crate) const CASES: &[Case] = &[
         "gateway: a service behind a waypoint is reached through it or not at all",
         waypoint,
     ),
+    shared(
+        "gateway: tokens and policies before requests, keys inline and fetched",
+        access,
+    ),
 ];
 
 /// Port of a waypoint's tunnels.
 const HBONE: u16 = 15008;
+/// Port of the server of keys.
+const KEYS: u16 = 8088;
 /// Port of the listener.
 const LISTEN: u16 = 8000;
 
@@ -222,6 +230,58 @@ fn edits(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+fn access(cluster: &Cluster) -> Result<()> {
+    let edge = Edge::start(cluster, ROUTES)?;
+    let (inline, fetched) = (
+        Issuer::new("https://inline")?,
+        Issuer::new("https://fetched")?,
+    );
+    let keys = Nginx::start(cluster.run(), edge.client.place(), "gateway-keys", KEYS)?;
+    fs::write(keys.root().join("keys.json"), fetched.key_set())?;
+    let key_server = edge.client.sockets(KEYS)[0];
+    let policies = ACCESS
+        .replace("INLINE", &inline.key_set())
+        .replace("REMOTE", &format!("http://{key_server}/keys.json"));
+    cluster.manifests().write("access", &policies)?;
+    let to = edge.sockets();
+    let status = |to: SocketAddr, more: &[&str]| -> Result<u16> {
+        Ok(edge.get(to, "shop.example", "/", more)?.0)
+    };
+    poll::until("policies in force", Duration::from_secs(10), || {
+        let found = status(to[0], &[])?;
+        ensure!(found == 403, "without a token: {found}");
+        Ok(())
+    })?;
+    let bearer = |token: String| format!("Authorization: Bearer {token}");
+    let good = bearer(inline.token(60)?);
+    let forged = bearer(Issuer::new("https://inline")?.token(60)?);
+    for (what, header, want) in [
+        ("accepted", good.clone(), 200),
+        ("expired", bearer(inline.token(-3600)?), 401),
+        ("forged", forged, 401),
+        ("accepted by fetched keys", bearer(fetched.token(60)?), 200),
+        (
+            "expired, by fetched keys",
+            bearer(fetched.token(-3600)?),
+            401,
+        ),
+    ] {
+        for to in to {
+            let found = status(to, &["--header", &header])?;
+            ensure!(found == want, "{what} at {to}: {found} instead of {want}");
+        }
+    }
+    let robot = status(to[0], &["--header", &good, "--header", "x-robot: yes"])?;
+    ensure!(robot == 403, "DENY by header: {robot}");
+    let post = status(to[0], &["--header", &good, "--request", "POST"])?;
+    ensure!(post == 403, "a method that no ALLOW names: {post}");
+    let (path, _) = edge.get(to[0], "shop.example", "/b/", &["--header", &good])?;
+    ensure!(path == 403, "a path that no ALLOW names: {path}");
+    let shown = edge.gateway.status()?;
+    ensure!(shown["keys"][0]["keys"] == 1, "keys in status: {shown}");
+    Ok(())
+}
+
 fn waypoint(cluster: &Cluster) -> Result<()> {
     namespaces(cluster)?;
     let strict = peer_authentication(MESHED, "STRICT");
@@ -342,6 +402,33 @@ metadata: {name: way, namespace: app}
 spec:
   gatewayClassName: culvert-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+";
+
+const ACCESS: &str = "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: app}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  jwtRules:
+  - {issuer: 'https://inline', jwks: 'INLINE'}
+  - {issuer: 'https://fetched', jwksUri: 'REMOTE'}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: known, namespace: app}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  rules:
+  - from: [{source: {requestPrincipals: ['https://inline/*', 'https://fetched/alice']}}]
+    to: [{operation: {methods: [GET], paths: [/]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: robots, namespace: app}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  action: DENY
+  rules: [{when: [{key: 'request.headers[x-robot]', values: ['yes']}]}]
 ";
 
 const MESH_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1

@@ -5,6 +5,7 @@ mod gateways;
 mod l4;
 mod listener_sets;
 mod mesh;
+mod policies;
 mod routes;
 mod tls_policies;
 mod traffic_policies;

@@ -54,12 +54,13 @@ pub(crate) struct AuthorizationSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PolicyTarget {
-    #[serde(default, rename = "group")]
-    _group: String,
+    #[serde(default)]
+    pub(crate) group: String,
     pub(crate) kind: String,
     pub(crate) name: String,
-    #[serde(default, rename = "namespace")]
-    _namespace: String,
+    /// Istio takes no other than the policy's own.
+    #[serde(default)]
+    pub(crate) namespace: String,
 }
 
 /// An external authorizer (CUSTOM).

@@ -1,5 +1,6 @@
 //! Conditions of a policy rule, and the values they and the rest of a rule compare with.
 
+use agent_model::access::TextAttribute;
 use agent_model::{ServiceAccountMatch, StringMatch};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
@@ -16,7 +17,23 @@ pub(crate) enum When {
     DestinationIp(Values<IpBlock>),
     DestinationPort(Values<PolicyPort>),
     /// A key that needs an HTTP request (or TLS of the application).
-    L7(String),
+    L7(OfRequest),
+}
+
+/// A condition on a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfRequest {
+    pub(crate) key: String,
+    pub(crate) test: RequestTest,
+}
+
+/// What it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RequestTest {
+    Text(TextAttribute, Values<Pattern>),
+    RemoteIp(Values<IpBlock>),
+    /// Nothing that anybody here can answer.
+    Unsupported,
 }
 
 /// `values` and `notValues`.
@@ -79,8 +96,7 @@ impl TryFrom<RawWhen> for When {
             "destination.port" => {
                 Self::DestinationPort(raw.parse(|text| policy_port(text).map(PolicyPort))?)
             }
-            key if is_l7_key(key) => Self::L7(raw.key),
-            key => return Err(format!("unknown key {key:?}")),
+            _ => Self::L7(of_request(raw)?),
         })
     }
 }
@@ -91,10 +107,43 @@ impl<'de> Deserialize<'de> for When {
     }
 }
 
-fn is_l7_key(key: &str) -> bool {
-    ["request.", "remote.ip", "connection.sni", "experimental."]
-        .iter()
-        .any(|prefix| key.starts_with(prefix))
+fn of_request(raw: RawWhen) -> Result<OfRequest, String> {
+    let key = raw.key.clone();
+    let test = if key == "remote.ip" {
+        RequestTest::RemoteIp(raw.parse(|text| ip_block(text).map(IpBlock))?)
+    } else if key.starts_with("experimental.") {
+        RequestTest::Unsupported
+    } else {
+        let attribute = text_attribute(&key).ok_or_else(|| format!("unknown key {key:?}"))?;
+        RequestTest::Text(attribute, raw.parse(|text| Ok(Pattern::parse(text)))?)
+    };
+    Ok(OfRequest { key, test })
+}
+
+fn text_attribute(key: &str) -> Option<TextAttribute> {
+    Some(match key {
+        "request.auth.principal" => TextAttribute::RequestPrincipal,
+        "request.auth.audiences" => TextAttribute::RequestAudiences,
+        "request.auth.presenter" => TextAttribute::RequestPresenter,
+        "connection.sni" => TextAttribute::Sni,
+        _ => {
+            if let Some(names) = key.strip_prefix("request.auth.claims") {
+                return bracketed(names).map(TextAttribute::Claim);
+            }
+            let names = bracketed(key.strip_prefix("request.headers")?)?;
+            let [name] = <[String; 1]>::try_from(names).ok()?;
+            http::HeaderName::from_bytes(name.as_bytes()).ok()?;
+            TextAttribute::Header(name)
+        }
+    })
+}
+
+/// The names of `[a][b]`, of which there is at least one.
+fn bracketed(text: &str) -> Option<Vec<String>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let names: Vec<String> = inner.split("][").map(str::to_owned).collect();
+    let is_name = |name: &String| !name.is_empty() && !name.contains(['[', ']']);
+    names.iter().all(is_name).then_some(names)
 }
 
 /// A text to compare with: `*`, `*suffix`, `prefix*` or exact.

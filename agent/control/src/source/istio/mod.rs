@@ -6,6 +6,7 @@ mod authorization;
 mod condition;
 mod mesh_config;
 mod peer_authentication;
+mod request_authentication;
 mod service_entry;
 
 use serde::Deserialize;
@@ -16,14 +17,18 @@ use super::kubernetes::Labels;
 use super::lenient::nullable;
 
 pub(in crate::source) use authorization::check_authorization;
-pub(crate) use authorization::{AuthorizationPolicy, Operation, PolicyAction, PolicyRule, Source};
-pub(crate) use condition::{AccountName, Pattern, When};
+pub(crate) use authorization::{
+    AuthorizationPolicy, Operation, PolicyAction, PolicyRule, PolicyTarget, Source,
+};
+pub(crate) use condition::{AccountName, OfRequest, Pattern, RequestTest, Values, When};
 pub(crate) use mesh_config::MeshConfigObject;
 #[cfg(test)]
 pub(crate) use mesh_config::MeshConfigSpec;
 pub(in crate::source) use mesh_config::check_mesh_config;
 pub(in crate::source) use peer_authentication::check_peer_authentication;
 pub(crate) use peer_authentication::{MtlsMode, PeerAuthentication};
+pub(in crate::source) use request_authentication::check_request_authentication;
+pub(crate) use request_authentication::{RequestAuthentication, TokenRule};
 pub(crate) use service_entry::{
     Address, EntryEndpoint, EntryPort, Resolution, ServiceEntry, WorkloadEntry,
 };

@@ -50,7 +50,7 @@ impl Watched {
 }
 
 /// Every kind that a cluster is asked for.
-pub(super) static WATCHED: [Watched; 22] = [
+pub(super) static WATCHED: [Watched; 23] = [
     metadata_only(Kind::Namespace, "namespaces", false),
     metadata_only(Kind::Node, "nodes", true),
     metadata_only(Kind::ServiceAccount, "serviceaccounts", true),
@@ -71,6 +71,12 @@ pub(super) static WATCHED: [Watched; 22] = [
         "security.istio.io",
         &["v1", "v1beta1"],
         "peerauthentications",
+    ),
+    custom(
+        Kind::RequestAuthentication,
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        "requestauthentications",
     ),
     custom(
         Kind::MeshConfig,

@@ -182,7 +182,10 @@ fn a_verified_token_is_kept_until_its_keys_its_rule_or_the_time_change() {
         judged.map_err(|refused| (refused.why, refused.missing_in.map(str::to_owned)))
     };
     let address = Some("https://issuer/keys".to_owned());
-    assert_eq!(look(&one, None, NOW), Err((Refusal::KeysUnavailable, None)));
+    assert_eq!(
+        look(&one, None, NOW),
+        Err((Refusal::KeysUnavailable, address.clone()))
+    );
     let first = look(&one, Some(&good), NOW).unwrap();
     let second = look(&one, Some(&good), NOW).unwrap();
     assert!(Arc::ptr_eq(&first, &second), "verified once");
@@ -194,9 +197,12 @@ fn a_verified_token_is_kept_until_its_keys_its_rule_or_the_time_change() {
     assert!(!Arc::ptr_eq(&first, &third), "new keys: verified again");
     assert_eq!(
         look(&one, Some(&rotated), NOW),
-        Err((Refusal::UnknownKey, address))
+        Err((Refusal::UnknownKey, address.clone()))
     );
-    assert_eq!(look(&one, None, NOW), Err((Refusal::KeysUnavailable, None)));
+    assert_eq!(
+        look(&one, None, NOW),
+        Err((Refusal::KeysUnavailable, address))
+    );
     let stricter = JwtRule {
         audiences: vec!["shop".into()],
         ..remote("https://issuer/keys")

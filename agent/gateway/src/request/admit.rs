@@ -1,0 +1,106 @@
+//! Policies before a request: tokens, then authorization.
+
+use std::time::{Duration, SystemTime};
+
+use agent_policy::http::{Address, Request};
+use http::Uri;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+
+use super::{Downstream, Origin};
+use crate::access::{Admitted, Guard, Refused, Trial};
+use crate::plan::Plan;
+use crate::refusal::Refusal;
+use crate::route::Facts;
+use crate::worker::Worker;
+
+/// How long a request waits for keys that are being fetched.
+const KEY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lets a request pass or refuses it, by the policies of its place. `port` is what the client wrote
+/// after the host. Waits only where keys that its token needs are on their way.
+pub(super) async fn admit(
+    worker: &Worker,
+    plan: &Plan,
+    client: &Downstream,
+    facts: &Facts<'_>,
+    port: Option<u16>,
+    trials: &mut Vec<Trial>,
+) -> Result<Admitted, Refusal> {
+    let guard = match &client.origin {
+        Origin::Service { service, .. } => plan.guards().of_service(service),
+        Origin::Port { .. } => plan.guards().of_gateway(),
+    };
+    let Some(guard) = guard else {
+        return Ok(Admitted::default());
+    };
+    let address = Address {
+        ip: client.client.ip(),
+        vouched: is_vouched(worker, client),
+    };
+    let request = Request {
+        source: client.source.as_ref(),
+        source_address: address,
+        // Nobody in front is trusted to say who it was.
+        remote_address: address,
+        destination: client.destination,
+        sni: client.sni.as_deref(),
+        method: facts.method.as_str(),
+        host: facts.host,
+        port,
+        path: facts.path,
+        headers: facts.headers,
+        token: None,
+    };
+    let refused = match judge(worker, guard, request, facts.query, trials) {
+        Ok(admitted) => return Ok(admitted),
+        Err(refused) => refused,
+    };
+    let missing = refused.missing.as_deref();
+    let Some(wait) = missing.and_then(|address| worker.keys.missed(address)) else {
+        return Err(refused.refusal);
+    };
+    wait.within(KEY_PATIENCE).await;
+    let judged = judge(worker, guard, request, facts.query, trials);
+    judged.map_err(|refused| refused.refusal)
+}
+
+fn judge(
+    worker: &Worker,
+    guard: &Guard,
+    request: Request<'_>,
+    query: Option<&str>,
+    trials: &mut Vec<Trial>,
+) -> Result<Admitted, Refused> {
+    let mut tokens = worker.tokens.borrow_mut();
+    let (keys, now) = (worker.keys.good(), SystemTime::now());
+    guard.judge(request, query, &keys, &mut tokens, now, trials)
+}
+
+/// A plaintext peer with the address of a workload that would have come by tunnel is not that
+/// workload; everybody else's address is as good as addresses are.
+fn is_vouched(worker: &Worker, client: &Downstream) -> bool {
+    client.source.is_some() || !worker.is_meshed(client.client.ip())
+}
+
+/// Makes the request what policies made of it.
+pub(super) fn take_over(admitted: Admitted, parts: &mut Parts) -> Result<(), Refusal> {
+    if let Some(headers) = admitted.headers {
+        parts.headers = headers;
+    }
+    if let Some(query) = admitted.query {
+        let path = parts.uri.path();
+        let target = match query.as_str() {
+            "" => path.to_owned(),
+            query => format!("{path}?{query}"),
+        };
+        let invalid = || {
+            let detail = "the request target is not a path";
+            Refusal::new(agent_model::Reason::RequestInvalid, detail)
+        };
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| invalid())?);
+        parts.uri = Uri::from_parts(uri).map_err(|_| invalid())?;
+    }
+    Ok(())
+}
