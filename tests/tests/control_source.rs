@@ -113,6 +113,7 @@ impl World {
             serving_names: vec!["127.0.0.1".to_owned()],
             root_overlap: Duration::from_secs(60),
             root_namespace: "culvert-system".to_owned(),
+            gateway_image: None,
             companion: false,
         };
         let control = Control::bind(config).await.unwrap();

@@ -36,7 +36,7 @@ const RULES: &str = include_str!("../../deploy/kubernetes/base/control-rbac.yaml
 
 const GATEWAY_CLASSES: &str =
     include_str!("../../deploy/kubernetes/gateway-classes/gateway-classes.yaml");
-const GATEWAY_RULES: &str = include_str!("../../deploy/kubernetes/gateway-classes/rbac.yaml");
+const GATEWAY_RULES: &str = include_str!("../../deploy/kubernetes/base/gateway-rbac.yaml");
 const WEBHOOK: &str = include_str!("../../deploy/kubernetes/base/webhook.yaml");
 
 const CLUSTER: &str = "\
@@ -101,6 +101,10 @@ fn kubeconfig(server: &ApiServer, folder: &Path) -> ClusterConfig {
 
 impl Replica {
     async fn start(server: &ApiServer) -> Self {
+        Self::with(server, None).await
+    }
+
+    async fn with(server: &ApiServer, gateway_image: Option<&str>) -> Self {
         let folder = scratch();
         let control = Control::bind(Config {
             source: SourceChoice::Kubernetes(kubeconfig(server, &folder)),
@@ -120,6 +124,7 @@ impl Replica {
             root_overlap: Config::DEFAULT_ROOT_OVERLAP,
             serving_names: vec!["127.0.0.1".to_owned()],
             root_namespace: SYSTEM.to_owned(),
+            gateway_image: gateway_image.map(str::to_owned),
         })
         .await
         .unwrap();
@@ -347,6 +352,87 @@ async fn gateways_and_routes_say_what_is_right_and_wrong_with_them() {
         of_listener(1, "ResolvedRefs") == "ResolvedRefs"
     })
     .await;
+    replica.stop().await;
+}
+
+/// What runs gateways is made under the rules of an installation, put right, and left alone where it
+/// is somebody else's.
+#[tokio::test]
+async fn a_gateway_gets_what_it_runs_on_and_others_keep_their_fields() {
+    const DEPLOYMENTS: &str = "deployments.apps";
+    let server = cluster();
+    server.put(GATEWAY_RULES).unwrap();
+    let replica = Replica::with(&server, Some("culvert:9")).await;
+    let class = |name: &str| server.get("gatewayclasses.gateway.networking.k8s.io", "", name);
+    until("the classes are made", || {
+        class("culvert").is_some() && class("culvert-waypoint").is_some()
+    })
+    .await;
+    // A Service of an application has the name of the second Gateway.
+    server
+        .put("{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {ports: [{port: 1}]}}")
+        .unwrap();
+    for name in ["edge", "web"] {
+        let gateway = format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: shop}}
+spec: {{gatewayClassName: culvert, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
+"
+        );
+        server.put(&gateway).unwrap();
+    }
+    until("both are deployed", || {
+        ["edge", "web"]
+            .iter()
+            .all(|name| server.get(DEPLOYMENTS, "shop", name).is_some())
+            && server.get("serviceaccounts", "shop", "edge").is_some()
+            && server.get("services", "shop", "edge").is_some()
+    })
+    .await;
+    let service = server.get("services", "shop", "edge").unwrap();
+    assert_eq!(service["spec"]["type"], "LoadBalancer");
+    assert_eq!(service["spec"]["ports"][0]["port"], 80);
+    let gateway = server
+        .get("gateways.gateway.networking.k8s.io", "shop", "edge")
+        .unwrap();
+    let owner = &service["metadata"]["ownerReferences"][0];
+    assert_eq!(owner["uid"], gateway["metadata"]["uid"]);
+    let applications = server.get("services", "shop", "web").unwrap();
+    assert_eq!(applications["metadata"]["ownerReferences"], Value::Null);
+    assert_eq!(applications["spec"]["ports"][0]["port"], 1);
+    // An autoscaler sets the replicas, and somebody else another image; then the Gateway changes.
+    let mut scaled = (*server.get(DEPLOYMENTS, "shop", "edge").unwrap()).clone();
+    assert_eq!(scaled["spec"]["replicas"], Value::Null);
+    scaled["apiVersion"] = json!("apps/v1");
+    scaled["kind"] = json!("Deployment");
+    scaled["spec"]["replicas"] = json!(5);
+    scaled["spec"]["template"]["spec"]["containers"][0]["image"] = json!("other:1");
+    server.put_value(scaled).unwrap();
+    let changed = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: culvert
+  infrastructure: {labels: {team: a}}
+  listeners: [{name: http, port: 80, protocol: HTTP}, {name: more, port: 8080, protocol: HTTP}]
+";
+    server.put(changed).unwrap();
+    until("everything follows", || {
+        let service = server.get("services", "shop", "edge").unwrap();
+        let deployment = server.get(DEPLOYMENTS, "shop", "edge").unwrap();
+        service["spec"]["ports"][1]["port"] == 8080
+            && service["metadata"]["labels"]["team"] == "a"
+            && deployment["metadata"]["labels"]["team"] == "a"
+    })
+    .await;
+    let deployment = server.get(DEPLOYMENTS, "shop", "edge").unwrap();
+    let spec = &deployment["spec"];
+    assert_eq!(spec["replicas"], 5);
+    assert_eq!(
+        spec["template"]["spec"]["containers"][0]["image"],
+        "culvert:9"
+    );
     replica.stop().await;
 }
 

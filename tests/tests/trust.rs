@@ -117,6 +117,7 @@ impl Replica {
             root_overlap,
             serving_names: vec!["127.0.0.1".to_owned()],
             root_namespace: SYSTEM.to_owned(),
+            gateway_image: None,
         })
         .await
         .unwrap();

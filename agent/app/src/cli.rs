@@ -356,6 +356,12 @@ pub(crate) struct ControlFlags {
         default_value = "culvert-system"
     )]
     pub(crate) root_namespace: String,
+    /// Image of gateways, with --kubernetes: every Gateway of Culvert's classes gets a Deployment, a
+    /// Service and a ServiceAccount, and the classes are made where the Gateway API is installed.
+    /// Gateways dial the first of --serving-names. [default: the image of the pod this runs in;
+    /// outside of a cluster nothing is made]
+    #[arg(long, env = "CULVERT_GATEWAY_IMAGE", value_name = "IMAGE")]
+    pub(crate) gateway_image: Option<String>,
     /// Intermediate certificate authority to sign with, PEM, its chain after it. With
     /// --ca-key and --ca-roots; without them a root is made in the state directory.
     #[arg(long, env = "CULVERT_CA_CERT", value_name = "FILE")]
@@ -521,7 +527,7 @@ impl Overlay {
 pub(crate) enum Extra {
     /// The kinds of Istio that Culvert reads; only where Istio has not installed them.
     IstioCrds,
-    /// Gateway classes; needs the Gateway API's kinds.
+    /// Gateway classes, which the control plane makes by itself too; needs the Gateway API's kinds.
     GatewayClasses,
 }
 

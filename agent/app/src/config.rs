@@ -199,6 +199,8 @@ pub(crate) struct ControlConfig {
     pub(crate) serving_names: Vec<String>,
     /// Namespace of mesh-wide policies.
     pub(crate) root_namespace: String,
+    /// Image of gateways that are made in the cluster, where it is another than this program's.
+    pub(crate) gateway_image: Option<String>,
     /// An issuer from outside.
     pub(crate) authority: Option<AuthorityFiles>,
     /// The issuers' revocation lists.
@@ -395,6 +397,7 @@ pub(crate) fn control(flags: ControlFlags) -> Result<ControlConfig, ConfigError>
         root_overlap: flags.root_overlap,
         serving_names: flags.serving_names,
         root_namespace: name("root-namespace", flags.root_namespace)?,
+        gateway_image: flags.gateway_image.filter(|image| !image.is_empty()),
         authority,
         revocation_lists: flags.ca_crl,
         admin_socket: flags.admin_socket,

@@ -100,6 +100,7 @@ fn settings(config: ControlConfig) -> agent_control::Config {
         root_overlap: config.root_overlap,
         serving_names: config.serving_names,
         root_namespace: config.root_namespace,
+        gateway_image: config.gateway_image,
     }
 }
 

@@ -159,13 +159,31 @@ fn rooms_are_the_workspaces() {
     }
 }
 
+/// What GatewayClasses claim is what works, but for the mesh, which they do not speak for.
+#[test]
+fn features_are_those_claimed() {
+    let rows = table("Gateway API");
+    let names: Vec<String> = rows.iter().map(|row| only_code(&row[0])).collect();
+    assert!(names.is_sorted(), "{names:?}");
+    let works = rows.iter().filter(|row| row[1] == "yes");
+    let claimed: Vec<String> = works.map(|row| only_code(&row[0])).collect();
+    assert_eq!(claimed, agent_control::GATEWAY_FEATURES);
+    for row in &rows {
+        let is_shown = !code(&row[2]).is_empty();
+        assert_eq!(is_shown, row[1] != "no", "{row:?}");
+    }
+}
+
 #[test]
 fn named_tests_exist() {
     let mut sources = String::new();
     for folder in ["agent", "ebpf", "proto", "tests", "xtask"] {
         collect(&root().join(folder), &mut sources);
     }
-    for row in table("What proves it") {
+    let features = table("Gateway API").into_iter();
+    let features = features.filter(|row| row[1] != "no");
+    let features = features.map(|row| vec![row[0].clone(), row[2].clone()]);
+    for row in table("What proves it").into_iter().chain(features) {
         let names = code(&row[1]);
         assert!(!names.is_empty(), "no test for: {}", row[0]);
         for name in names {

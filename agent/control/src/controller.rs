@@ -25,6 +25,7 @@ use crate::cluster;
 use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
 use crate::conditions::{self, Conditions};
+use crate::infrastructure::{Image, Infrastructure, Template};
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
@@ -75,6 +76,10 @@ pub struct Config {
     pub serving_names: Vec<String>,
     /// Policies of this namespace apply to every namespace.
     pub root_namespace: String,
+    /// Image of gateways; that of the pod this runs in by default. In a cluster every Gateway gets a
+    /// Deployment, a Service and a ServiceAccount, and the default classes are made. Gateways dial
+    /// the first of `serving_names` on the port of `listen`.
+    pub gateway_image: Option<String>,
 }
 
 impl Config {
@@ -122,6 +127,8 @@ pub struct Control {
     accounts: Vec<NodeAccount>,
     /// Where pods are annotated and roots handed out; `None` in folder mode.
     cluster: Option<ClusterPods>,
+    /// What gateways are made from, where they are.
+    gateways: Option<(Template, Option<String>)>,
 }
 
 /// Where batches come from.
@@ -217,6 +224,9 @@ impl Control {
             first,
             max_ttl: config.cert_ttl,
             companion: config.companion,
+            gateways: client
+                .as_ref()
+                .and_then(|_| Some((template(&config)?, config.gateway_image.clone()))),
             root_namespace: config.root_namespace,
             accounts: config
                 .token_reviews
@@ -290,6 +300,7 @@ impl Control {
             counters,
         };
         let (told, problems) = watch::channel(Arc::from([]));
+        let told_gateways = problems.clone();
         let mut changes = Changes {
             collection: self.collection,
             snapshot: self.snapshot,
@@ -352,6 +363,20 @@ impl Control {
             bundle: self.trust.bundle(),
             leads: leads.clone(),
         };
+        let making = client.clone().zip(self.gateways);
+        let making = making.filter(|_| !self.companion);
+        let making = making.map(|(client, (template, image))| {
+            let infrastructure = Infrastructure {
+                client,
+                collection: status.collection(),
+                told: told_gateways,
+                leads: leads.clone(),
+                namespace: self.root_namespace.clone(),
+                image: image.map(Image::named),
+                template,
+            };
+            tokio::spawn(infrastructure.run(drain.clone()))
+        });
         let registering = client.clone().filter(|_| self.webhook.is_some());
         let registering = registering.map(|client| {
             let registration = Registration { client };
@@ -386,7 +411,10 @@ impl Control {
         if let Some(mapping) = mapping {
             let _ = mapping.await;
         }
-        for writing in [conditioning, registering, asked].into_iter().flatten() {
+        for writing in [conditioning, making, registering, asked]
+            .into_iter()
+            .flatten()
+        {
             let _ = writing.await;
         }
         if let Some(annotating) = annotating {
@@ -500,6 +528,25 @@ fn agents_nodes(
         let collection = collection.read().unwrap_or_else(PoisonError::into_inner);
         let accounts = accounts.iter();
         collection.nodes_of(accounts.map(|account| (account.namespace(), account.name())))
+    })
+}
+
+/// What gateways of this control plane are made from.
+fn template(config: &Config) -> Option<Template> {
+    let name = config.serving_names.first()?;
+    let port = config.listen.port();
+    let audiences = config
+        .token_reviews
+        .as_ref()
+        .map(|reviews| &reviews.audiences);
+    Some(Template {
+        control: match name.parse::<std::net::Ipv6Addr>() {
+            Ok(address) => format!("https://[{address}]:{port}"),
+            Err(_) => format!("https://{name}:{port}"),
+        },
+        audience: audiences?.first()?.clone(),
+        trust_domain: config.trust_domain.clone(),
+        cluster_id: config.cluster_id.clone(),
     })
 }
 

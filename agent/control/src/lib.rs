@@ -5,7 +5,7 @@
 //! one file per kind; [`gateway`] for the Gateway API, whose objects are resolved together) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
 //! `agent-xds`. [`ca`] signs certificates for pods of the node that asks, with what [`trust`] says; [`nodes`] tells
 //! agents which pods to enrol and takes their word on it; [`status`] says what is
-//! wrong.
+//! wrong; [`infrastructure`] makes what gateways run on.
 
 mod admission;
 mod ca;
@@ -18,6 +18,7 @@ mod conditions;
 mod controller;
 mod error;
 mod gateway;
+mod infrastructure;
 mod lease;
 mod manifests;
 mod nodes;
@@ -36,6 +37,7 @@ pub use cluster::ClusterConfig;
 pub use code::{Code, Severity};
 pub use controller::{Config, Control, SourceChoice, run};
 pub use error::ControlError;
+pub use gateway::FEATURES as GATEWAY_FEATURES;
 pub use manifests::Manifests;
 pub use status::Status;
 pub use trust::AuthorityFiles;

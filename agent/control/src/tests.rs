@@ -98,6 +98,7 @@ impl World {
             root_overlap: Config::DEFAULT_ROOT_OVERLAP,
             serving_names: vec!["127.0.0.1".to_owned()],
             root_namespace: Config::DEFAULT_ROOT_NAMESPACE.to_owned(),
+            gateway_image: None,
         }
     }
 

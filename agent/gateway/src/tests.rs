@@ -8,6 +8,7 @@ mod change;
 mod datagrams;
 mod egress;
 mod endpoints;
+mod features;
 mod hard;
 pub(crate) mod issuer;
 mod refuse;

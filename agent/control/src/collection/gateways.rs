@@ -87,6 +87,10 @@ impl Gateways {
         &self.resolved
     }
 
+    pub(super) fn has_class(&self, name: &str) -> bool {
+        self.tables.has_class(name)
+    }
+
     /// Number of objects held, by kind.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Kind, usize)> {
         self.tables.counts()

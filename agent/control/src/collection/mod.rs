@@ -264,6 +264,11 @@ impl Collection {
         gateways.any(|known| known.key == *key)
     }
 
+    /// True when there is a GatewayClass of this name, whoever serves it.
+    pub(crate) fn has_gateway_class(&self, name: &str) -> bool {
+        self.gateways.has_class(name)
+    }
+
     /// Everything authors should know, by object.
     pub(crate) fn notes(&self) -> Vec<Note> {
         let translated = self.translated.values();
@@ -426,7 +431,7 @@ impl Collection {
     }
 
     /// The network all pods are in.
-    fn network(&self) -> &str {
+    pub(crate) fn network(&self) -> &str {
         let root = self.namespaces.get(&self.mesh.root_namespace);
         let network = root.and_then(|root| root.metadata.labels.get(NETWORK_LABEL));
         network.map_or("", String::as_str)

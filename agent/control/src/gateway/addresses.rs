@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Fault, World};
+use super::{Fault, World, short_name};
 use crate::source::gateway_api::{Gateway, GatewayAddressSpec};
 use crate::source::kubernetes::{Labels, Service};
 use crate::translate::Objects;
@@ -21,17 +21,22 @@ pub(super) struct Addresses {
     assigned: Vec<GatewayAddressSpec>,
     /// What its specification wants; values may be empty.
     requested: Vec<GatewayAddressSpec>,
+    /// Its Service was made for it, and none of its pods serves yet.
+    is_pending: bool,
 }
 
 /// Finds them: those of its Services, or where there is none, of its pods.
 pub(super) fn find(world: &World<'_>, gateway: &Gateway) -> Addresses {
     let metadata = &gateway.metadata;
+    let name = &*short_name(&metadata.name);
     let mut assigned = Vec::new();
+    let mut is_pending = false;
     if let Some(objects) = world.objects.get(metadata.namespace.as_str()) {
-        of_services(objects, &metadata.name, &mut assigned);
+        of_services(objects, name, &mut assigned);
         if assigned.is_empty() {
-            of_pods(objects, &metadata.name, &mut assigned);
+            of_pods(objects, name, &mut assigned);
         }
+        is_pending = is_made(objects, gateway, name) && !is_served(objects, name);
     }
     let mut distinct: Vec<GatewayAddressSpec> = Vec::new();
     for address in assigned {
@@ -42,6 +47,7 @@ pub(super) fn find(world: &World<'_>, gateway: &Gateway) -> Addresses {
     Addresses {
         assigned: distinct,
         requested: gateway.spec.addresses.clone(),
+        is_pending,
     }
 }
 
@@ -50,6 +56,27 @@ fn of_services(objects: &Objects, gateway: &str, to: &mut Vec<GatewayAddressSpec
     for service in services.filter(|service| is_of(&service.metadata.labels, gateway)) {
         of_service(service, to);
     }
+}
+
+/// True where the Gateway owns a Service: then its pods are those of the Deployment beside it.
+fn is_made(objects: &Objects, gateway: &Gateway, name: &str) -> bool {
+    let mut services = objects.services.values();
+    services.any(|service| {
+        let mut owners = service.metadata.owner_references.iter();
+        is_of(&service.metadata.labels, name)
+            && owners.any(|owner| owner.kind == "Gateway" && owner.name == gateway.metadata.name)
+    })
+}
+
+/// A gateway is ready when it has taken its configuration and has its ports.
+fn is_served(objects: &Objects, name: &str) -> bool {
+    let mut pods = objects.pods.values();
+    pods.any(|pod| {
+        let mut conditions = pod.status.conditions.iter();
+        is_of(&pod.metadata.labels, name)
+            && pod.metadata.deletion_timestamp.is_none()
+            && conditions.any(|condition| condition.kind == "Ready" && condition.status == "True")
+    })
 }
 
 /// From outside of the cluster first.
@@ -96,11 +123,13 @@ impl Addresses {
             let message = format!("nothing of this Gateway is at {}", unusable.value);
             return Some(Fault::new("AddressNotUsable", message));
         }
-        self.assigned.is_empty().then(|| {
+        if self.assigned.is_empty() {
             let message =
                 format!("no Service and no pod with the label {GATEWAY_NAME} has an address");
-            Fault::new("AddressNotAssigned", message)
-        })
+            return Some(Fault::new("AddressNotAssigned", message));
+        }
+        let message = "no pod of it has taken its configuration yet";
+        self.is_pending.then(|| Fault::new("Pending", message))
     }
 
     /// Those that were asked for where some were, else all.

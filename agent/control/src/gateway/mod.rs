@@ -14,6 +14,7 @@ mod conflicts;
 mod filters;
 mod listeners;
 mod matches;
+mod names;
 mod owned;
 mod policies;
 mod refs;
@@ -36,6 +37,8 @@ use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{Backend, Gateway, GatewayKey, Route};
 
 pub(crate) use addresses::GATEWAY_NAME;
+pub use class::FEATURES;
+pub(crate) use names::short_name;
 pub(crate) use render::{patch, rendered};
 pub(crate) use status::{ObjectStatus, Reported};
 pub(crate) use tables::Tables;
@@ -99,6 +102,10 @@ pub(crate) struct Resolved {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Deployment {
     pub(crate) gateway: GatewayKey,
+    /// Of the Gateway; empty outside of clusters.
+    pub(crate) uid: String,
+    pub(crate) class: String,
+    pub(crate) is_waypoint: bool,
     pub(crate) labels: Labels,
     pub(crate) annotations: Labels,
     /// Addresses it is to be reached at.

@@ -129,7 +129,10 @@ impl Owned<'_> {
             },
             backend_client_certificate: self.client_certificate.clone().and_then(Result::ok),
         });
-        out.deployments.push(self.deployment());
+        // What was made before stays while nothing is in order.
+        if self.fault.is_none() {
+            out.deployments.push(self.deployment());
+        }
         let not_programmed = self.not_programmed(&addresses);
         let is_programmed = not_programmed.is_none();
         let metadata = &self.object.metadata;
@@ -165,6 +168,9 @@ impl Owned<'_> {
         ports.dedup();
         Deployment {
             gateway: self.key(),
+            uid: self.object.metadata.uid.clone(),
+            class: spec.gateway_class_name.clone(),
+            is_waypoint: matches!(self.kind, GatewayKind::Waypoint(_)),
             labels: infrastructure
                 .map(|of| of.labels.clone())
                 .unwrap_or_default(),

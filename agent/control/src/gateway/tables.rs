@@ -72,6 +72,10 @@ impl Tables {
             .any(|class| super::class::is_ours(class))
     }
 
+    pub(crate) fn has_class(&self, name: &str) -> bool {
+        self.classes.contains_key(name)
+    }
+
     /// Number of objects held, by kind.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (Kind, usize)> {
         let routes = Kind::ROUTES.map(|kind| {

@@ -11,7 +11,7 @@ mod publish;
 mod rotation;
 mod secret;
 
-pub(crate) use config_maps::ConfigMaps;
+pub(crate) use config_maps::{ConfigMaps, KEY as ROOTS_KEY, NAME as ROOTS};
 pub(crate) use keeper::{Acknowledgements, Keeper, Shown};
 pub(crate) use ledger::Ledger;
 pub use origin::AuthorityFiles;

@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime};
 use agent_hbone::headers::{Authority as Named, ConnectRequest};
 use agent_hbone::{HboneError, Pool, Settings, Target, TunnelIo, server};
 use agent_identity::{Authority, Certificates, server_config};
-use agent_model::gateway::{Filter, HeaderChange, HeaderValue, HttpRule, Parent, Protocol, Route};
+use agent_model::gateway::{
+    Filter, HeaderChange, HeaderValue, HttpRule, NamedMatch, Parent, PathChange, Protocol,
+    Redirect, Rewrite, Route, Scheme, ValueMatch,
+};
 use agent_model::{
     GatewayAddress, GatewayTarget, HBONE_PORT, Identity, NetworkAddress, Reason, Service,
     TunnelProtocol, Workload,
@@ -195,6 +198,80 @@ async fn rules_of_a_service_and_of_its_consumers() {
         let seen = backend.last();
         assert_eq!(seen.target, "/d/");
         assert!(!seen.headers.contains_key("x-forwarded-for"));
+    })
+    .await;
+}
+
+/// `MeshHTTPRouteRewritePath`, `MeshHTTPRouteRedirectPath`, `MeshHTTPRouteRedirectPort`,
+/// `MeshHTTPRouteSchemeRedirect`, `MeshHTTPRouteQueryParamMatching`,
+/// `MeshHTTPRouteBackendRequestHeaderModifier`, `MeshHTTPRouteNamedRule`: rules of a service do what
+/// those of listeners do.
+#[tokio::test]
+async fn rules_of_a_service_have_every_filter() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let site = Site::start(endpoint("one-0", "one", backend.address));
+        let redirect = |prefix: &str, scheme, path, port| {
+            let mut redirected = rule(prefix, "one");
+            redirected.backends.clear();
+            redirected.filters = vec![Filter::Redirect(Redirect {
+                scheme,
+                hostname: None,
+                path,
+                port,
+                status: 302,
+            })];
+            redirected
+        };
+        let mut rewritten = rule("/strip", "one");
+        rewritten.name = Some("named".into());
+        rewritten.filters = vec![Filter::Rewrite(Rewrite {
+            hostname: None,
+            path: Some(PathChange::Prefix("/new".into())),
+        })];
+        rewritten.backends[0].filters = vec![Filter::RequestHeaders(HeaderChange {
+            set: vec![HeaderValue {
+                name: "x-share".into(),
+                value: "one".into(),
+            }],
+            ..HeaderChange::default()
+        })];
+        let mut queried = rule("/query", "one");
+        queried.matches[0].query = vec![NamedMatch {
+            name: "a".into(),
+            value: ValueMatch::Exact("b".into()),
+        }];
+        site.apply(&[attached(
+            "every",
+            None,
+            None,
+            vec![
+                rewritten,
+                queried,
+                redirect("/path", None, Some(PathChange::Full("/there".into())), None),
+                redirect("/port", None, None, Some(8083)),
+                redirect("/scheme", Some(Scheme::Https), None, None),
+            ],
+        )]);
+        assert_eq!(site.get("shop", "/strip/x").await.status(), StatusCode::OK);
+        let seen = backend.last();
+        assert_eq!(
+            (&*seen.target, &seen.headers["x-share"]),
+            ("/new/x", &"one".parse().unwrap())
+        );
+        for (target, status) in [("/query?a=b", 200), ("/query?a=c", 404)] {
+            let response = site.get("shop", target).await;
+            assert_eq!(response.status().as_u16(), status, "{target}");
+        }
+        for (target, location) in [
+            ("/path", "http://one/there"),
+            ("/port", "http://one:8083/port"),
+            ("/scheme", "https://one/scheme"),
+        ] {
+            let response = site.get("shop", target).await;
+            assert_eq!(response.status().as_u16(), 302, "{target}");
+            assert_eq!(response.headers()["location"], location);
+        }
     })
     .await;
 }

@@ -3,6 +3,7 @@
 //! after it.
 
 pub(crate) mod churn;
+pub(crate) mod gateways;
 pub(crate) mod outage;
 pub(crate) mod paths;
 pub(crate) mod replicas;

@@ -149,6 +149,7 @@ const GROUPS: &[&[Case]] = &[
     interop::CASES,
     kubernetes::watches::CASES,
     kubernetes::replicas::CASES,
+    kubernetes::gateways::CASES,
     kubernetes::outage::CASES,
     kubernetes::paths::CASES,
     kubernetes::soak::CASES,

@@ -2,6 +2,7 @@ use agent_model::gateway::{ClientValidationMode, GatewayKind, ListenerTls, Waypo
 use serde_json::json;
 
 use super::*;
+use crate::gateway::FEATURES;
 
 const HTTP: &str = "listeners: [{name: http, port: 80, protocol: HTTP}]";
 
@@ -10,7 +11,10 @@ fn gateway_class_observed_generation_bump() {
     let world = World::of("");
     let status = world.status("GatewayClass culvert");
     assert_eq!(status["conditions"][0]["observedGeneration"], 1);
-    assert_eq!(status["supportedFeatures"], json!([]));
+    let features = status["supportedFeatures"].as_array().unwrap();
+    let names: Vec<_> = features.iter().map(|feature| &feature["name"]).collect();
+    assert_eq!(names, FEATURES.map(|name| json!(name)).each_ref());
+    assert!(FEATURES.is_sorted() && FEATURES.len() <= 64);
 }
 
 #[test]
@@ -301,6 +305,49 @@ fn gateway_infrastructure() {
     assert_eq!(deployment.labels.get("a").unwrap(), "b");
     assert_eq!(deployment.annotations.get("c").unwrap(), "d");
     assert_eq!(deployment.ports, [(80, false)]);
+}
+
+/// What was made for a Gateway is of use when a pod of it has taken its configuration.
+#[test]
+fn a_gateway_is_programmed_when_a_pod_of_what_was_made_for_it_is_ready() {
+    let labels = "labels: {gateway.networking.k8s.io/gateway-name: h}";
+    let service = format!(
+        "apiVersion: v1
+kind: Service
+metadata:
+  name: h
+  namespace: infra
+  {labels}
+  ownerReferences: [{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, name: h, uid: u}}]
+spec: {{clusterIP: 10.0.0.9, ports: [{{name: http, port: 80}}]}}
+---
+"
+    );
+    let gateway = gateway(HTTP).replace("name: g,", "name: h,");
+    let pod = |ready: &str| {
+        format!(
+            "
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: h-1, namespace: infra, {labels}}}
+spec: {{nodeName: n1, containers: [{{name: gateway, image: x}}]}}
+status: {{phase: Running, podIP: 10.1.0.1, conditions: [{{type: Ready, status: '{ready}'}}]}}
+"
+        )
+    };
+    let programmed = |more: &str| {
+        let world = World::of(&format!("{service}{gateway}{more}"));
+        let conditions = world.of_object("Gateway infra/h");
+        let mut words = conditions.split(' ');
+        words
+            .find(|word| word.starts_with("Programmed"))
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(programmed(""), "Programmed=False/Pending");
+    assert_eq!(programmed(&pod("False")), "Programmed=False/Pending");
+    assert_eq!(programmed(&pod("True")), "Programmed=True/Programmed");
 }
 
 #[test]

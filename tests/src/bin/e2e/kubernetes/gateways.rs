@@ -1,0 +1,188 @@
+//! A Gateway of a cluster: what is made for it, a process as that says, and what its status says.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::apiserver::ApiServer;
+use tests::apps::Nginx;
+use tests::control::BUNDLE;
+use tests::manifests::ServiceSpec;
+use tests::process::Process;
+use tests::programs::Programs;
+use tests::{Cluster, Pod, PodSpec, poll};
+
+use super::{LIMIT, api_server};
+use crate::scene::{MESHED, OUTSIDE, PORT, namespaces};
+use crate::{Case, on_kubernetes};
+
+pub(crate) const CASES: &[Case] = &[on_kubernetes(
+    "kubernetes: a Gateway gets its Deployment; the pod is admitted by its token and serves",
+    deployed,
+)];
+
+const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
+const DEPLOYMENTS: &str = "deployments.apps";
+/// Where a load balancer would have put it.
+const ADDRESS: &str = "203.0.113.9";
+
+fn deployed(cluster: &Cluster) -> Result<()> {
+    let control = cluster.control()?;
+    // The harness runs it outside of any pod, so it has no image of its own.
+    control.stop()?;
+    control.set_extra(&["--gateway-image=culvert:e2e"]);
+    control.start()?;
+    let result = served(cluster);
+    control.stop()?;
+    control.set_extra(&[]);
+    control.start()?;
+    // The fixture collects no garbage.
+    let server = api_server(cluster)?;
+    for kind in ["apps/v1, kind: Deployment", "v1, kind: Service"] {
+        let object =
+            format!("{{apiVersion: {kind}, metadata: {{name: edge, namespace: {MESHED}}}}}");
+        server.remove(&object)?;
+    }
+    result?;
+    cluster.settle()
+}
+
+fn served(cluster: &Cluster) -> Result<()> {
+    let server = api_server(cluster)?;
+    namespaces(cluster)?;
+    let app = cluster.pod(&PodSpec::new(MESHED, "shop").on(2))?;
+    let _nginx = Nginx::start(cluster.run(), app.place(), "deployed", PORT)?;
+    let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
+    cluster.service(&ServiceSpec::new(MESHED, "shop", PORT).port(80, &PORT.to_string()))?;
+    cluster.manifests().write("gateway", GATEWAY)?;
+    cluster.settle()?;
+    let deployment = poll::until("the Deployment", LIMIT, || {
+        server
+            .get("services", MESHED, "edge")
+            .context("no Service")?;
+        let deployment = server.get(DEPLOYMENTS, MESHED, "edge");
+        deployment.context("no Deployment")
+    })?;
+    let template = &deployment["spec"]["template"];
+    let mut spec = PodSpec::new(MESHED, "edge-0").outside().unready();
+    let account = template["spec"]["serviceAccountName"].as_str();
+    spec = spec.account(account.context("no account")?);
+    for (key, value) in template["metadata"]["labels"]
+        .as_object()
+        .context("labels")?
+    {
+        spec = spec.label(key, value.as_str().unwrap_or_default());
+    }
+    let pod = cluster.pod(&spec)?;
+    programmed(server, "Pending")?;
+    let gateway = kubelet(cluster, server, &pod, &template["spec"])?;
+    poll::until("a request through it", LIMIT, || {
+        gateway.must_run()?;
+        pod.sockets(8000).into_iter().try_for_each(|to| {
+            let url = format!("http://{to}/");
+            let words = ["curl", "--silent", "--fail", "--max-time", "5", &url];
+            let body = client.place().check(&words)?;
+            ensure!(body.contains("hello from deployed"), "{to}: {body}");
+            Ok(())
+        })
+    })
+    .with_context(|| format!("log of the gateway:\n{}", gateway.log_tail(15)))?;
+    pod.update(|pod| pod.ready = true)?;
+    balanced(server)?;
+    programmed(server, "Programmed")?;
+    let status = server.get(GATEWAYS, MESHED, "edge").context("no Gateway")?;
+    let addresses = &status["status"]["addresses"];
+    ensure!(
+        *addresses == json!([{"type": "IPAddress", "value": ADDRESS}]),
+        "{addresses}"
+    );
+    Ok(())
+}
+
+/// What a kubelet does: the container as its pod says, with the files of its volumes where this
+/// machine has them.
+fn kubelet(cluster: &Cluster, server: &ApiServer, pod: &Pod, spec: &Value) -> Result<Process> {
+    let folder = cluster.run().path("gateway-deployed");
+    fs::create_dir_all(&folder)?;
+    let source = &spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
+    let audience = source["audience"].as_str().context("no audience")?;
+    let token = server.pod_token(MESHED, "edge-0", audience, Duration::from_secs(3600))?;
+    write(&folder.join("token"), &token)?;
+    let roots = poll::until("the roots in the namespace", LIMIT, || {
+        server
+            .get("configmaps", MESHED, BUNDLE)
+            .context("no roots yet")
+    })?;
+    for (name, text) in roots["data"].as_object().context("no data")? {
+        write(&folder.join(name), text.as_str().unwrap_or_default())?;
+    }
+    let container = &spec["containers"][0];
+    let mut command = Command::new(Programs::find()?.culvert());
+    for argument in container["args"].as_array().context("no arguments")? {
+        let mut argument = argument.as_str().context("no word")?.to_owned();
+        for mount in container["volumeMounts"].as_array().into_iter().flatten() {
+            let path = mount["mountPath"].as_str().unwrap_or_default();
+            argument = argument.replace(path, &folder.display().to_string());
+        }
+        command.arg(argument);
+    }
+    command
+        .arg("--admin-socket")
+        .arg(folder.join("admin.sock"))
+        .args(["--workers", "1"]);
+    pod.spawn_command("gateway-deployed", command)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+/// A load balancer of the cloud gives the Service an address.
+fn balanced(server: &ApiServer) -> Result<()> {
+    let service = server.get("services", MESHED, "edge");
+    let mut service = (*service.context("no Service")?).clone();
+    service["apiVersion"] = json!("v1");
+    service["kind"] = json!("Service");
+    service["status"] = json!({"loadBalancer": {"ingress": [{"ip": ADDRESS}]}});
+    server.put_value(service).map(drop)
+}
+
+/// Waits until the condition `Programmed` has the reason, or says that there is no address.
+fn programmed(server: &ApiServer, reason: &str) -> Result<()> {
+    poll::until(reason, LIMIT, || {
+        let gateway = server.get(GATEWAYS, MESHED, "edge").context("no Gateway")?;
+        let conditions = gateway["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        let programmed = conditions.find(|condition| condition["type"] == "Programmed");
+        let programmed = programmed.context("no condition")?;
+        let is_pending = reason == "Pending" && programmed["status"] == "False";
+        ensure!(is_pending || programmed["reason"] == reason, "{programmed}");
+        Ok(())
+    })
+}
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: app}
+spec:
+  gatewayClassName: culvert
+  listeners: [{name: http, port: 8000, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: shop, port: 80}]}]
+";
