@@ -133,7 +133,8 @@ fn redis(address: SocketAddr) -> Redis {
     Redis {
         address: address.to_string().into(),
         login: None,
-        timeout: Duration::from_millis(300),
+        // Long enough for a machine that does much else.
+        timeout: Duration::from_secs(30),
     }
 }
 
@@ -182,19 +183,18 @@ async fn nobody_waits_long_for_one_that_hangs() {
     let test = async {
         let (address, asked) = stand_in(Mood::Hangs).await;
         let redises = Redises::default();
-        let redis = redis(address);
+        let redis = Redis {
+            timeout: Duration::from_millis(300),
+            ..redis(address)
+        };
+        const CALLS: u32 = 200;
         let began = Instant::now();
-        assert_eq!(ask(&redises, &redis).await, Err(Gone));
-        assert!(began.elapsed() < Duration::from_secs(2));
-        // The task notices at the same time; from then on nobody waits.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let before = asked.load(Ordering::Relaxed);
-        let began = Instant::now();
-        for _ in 0..100 {
+        for _ in 0..CALLS {
             assert_eq!(ask(&redises, &redis).await, Err(Gone));
         }
-        assert!(began.elapsed() < Duration::from_millis(250));
-        assert_eq!(asked.load(Ordering::Relaxed), before);
+        // Once in a while one waits, to see whether it is back.
+        assert!(began.elapsed() < redis.timeout * CALLS / 4);
+        assert!(asked.load(Ordering::Relaxed) < 50);
     };
     LocalSet::new().run_until(test).await;
 }
