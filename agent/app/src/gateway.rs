@@ -2,6 +2,7 @@
 //! told and gives it to the workers; everything but requests is on the control runtime or the
 //! admin thread.
 
+mod backends;
 mod log;
 mod trials;
 mod view;
@@ -83,6 +84,7 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
         sync: known.sync.clone(),
         in_force: shown,
         keys: settings.keys,
+        gateway: Arc::clone(&gateway),
     };
     let _listeners = listen(&config, &metrics, &readiness, view)?;
     control.spawn(serve(

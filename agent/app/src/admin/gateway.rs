@@ -45,6 +45,7 @@ pub(crate) fn gateway_text(status: &Value) -> String {
             table(&["ROUTE"], &routes)
         );
     }
+    out.push_str(&backends(&status["backends"]));
     let faults: Vec<_> = status["faults"]
         .as_array()
         .into_iter()
@@ -63,6 +64,54 @@ pub(crate) fn gateway_text(status: &Value) -> String {
             faults.len(),
             table(&head, &faults)
         );
+    }
+    out
+}
+
+/// The services that were sent to, and which of their endpoints are left out.
+fn backends(all: &Value) -> String {
+    let all = all.as_array().map_or(&[][..], Vec::as_slice);
+    let endpoints = |backend: &Value| backend["endpoints"].as_array().cloned().unwrap_or_default();
+    let row = |backend: &Value| {
+        let endpoints = endpoints(backend);
+        let usable = endpoints.iter().filter(|one| one["usable"] == true).count();
+        let circuit = backend["circuit"].as_array().into_iter().flatten();
+        let refused: u64 = circuit.filter_map(|one| one["refused"].as_u64()).sum();
+        vec![
+            format!("{}:{}", text(&backend["service"]), backend["port"]),
+            format!("{usable} of {}", endpoints.len()),
+            text(&backend["ejections"]),
+            text(&backend["retries"]),
+            refused.to_string(),
+        ]
+    };
+    let left_out = |backend: &Value| {
+        let service = format!("{}:{}", text(&backend["service"]), backend["port"]);
+        let mut rows = Vec::new();
+        for one in endpoints(backend) {
+            let why = match &one["ejected"] {
+                Value::Null if one["healthy"] == false => "unhealthy".to_owned(),
+                Value::Null => continue,
+                ejected => format!(
+                    "ejected for {} s: {}",
+                    ejected["secondsLeft"],
+                    text(&ejected["cause"])
+                ),
+            };
+            rows.push(vec![text(&one["address"]), service.clone(), why]);
+        }
+        rows
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["SERVICE", "USABLE", "EJECTIONS", "RETRIES", "REFUSED"];
+    let mut out = format!("\nBackends ({})\n{}", rows.len(), table(&head, &rows));
+    let out_of_use: Vec<_> = all.iter().flat_map(left_out).collect();
+    if !out_of_use.is_empty() {
+        let head = ["ENDPOINT", "SERVICE", "LEFT OUT"];
+        let _ = write!(out, "\nLeft out ({})\n{}", out_of_use.len(), table(&head, &out_of_use));
     }
     out
 }

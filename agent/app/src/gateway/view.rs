@@ -1,6 +1,8 @@
 //! What `culvert status` shows of a gateway.
 
-use agent_gateway::Keys;
+use std::sync::Arc;
+
+use agent_gateway::{Gateway, Keys};
 use agent_gateway::plan::Fault;
 use agent_gateway::{Place, Transport};
 use agent_model::gateway::GatewayKey;
@@ -8,6 +10,7 @@ use agent_xds::ClientStatus;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::backends;
 use crate::admin::SCHEMA;
 
 /// What is served now.
@@ -29,6 +32,7 @@ pub(super) struct GatewayView {
     pub(super) sync: watch::Receiver<ClientStatus>,
     pub(super) in_force: watch::Receiver<InForce>,
     pub(super) keys: Keys,
+    pub(super) gateway: Arc<Gateway>,
 }
 
 impl GatewayView {
@@ -70,6 +74,7 @@ impl GatewayView {
             "portsMissing": now.ports_missing,
             "routes": now.routes,
             "keys": keys,
+            "backends": backends::json(&self.gateway.backends()),
             "faults": now.faults.iter().map(fault).collect::<Vec<_>>(),
         })
     }
