@@ -111,7 +111,12 @@ fn backends(all: &Value) -> String {
     let out_of_use: Vec<_> = all.iter().flat_map(left_out).collect();
     if !out_of_use.is_empty() {
         let head = ["ENDPOINT", "SERVICE", "LEFT OUT"];
-        let _ = write!(out, "\nLeft out ({})\n{}", out_of_use.len(), table(&head, &out_of_use));
+        let _ = write!(
+            out,
+            "\nLeft out ({})\n{}",
+            out_of_use.len(),
+            table(&head, &out_of_use)
+        );
     }
     out
 }

@@ -100,7 +100,11 @@ mod tests {
         let text = gateway_text(&json!({ "backends": shown }));
         assert!(text.contains("Backends (1)"), "{text}");
         let line = |word: &str| text.lines().find(|line| line.contains(word)).unwrap();
-        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let words = |line: &str| {
+            line.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(
             words(line("ns/web:80")),
             ["ns/web:80", "1", "of", "3", "1", "5", "7"]

@@ -4,6 +4,7 @@
 mod capture;
 mod control_plane;
 mod demo;
+mod endpoints;
 mod enrolment;
 mod failure;
 mod gateway;
@@ -136,6 +137,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     gateway::CASES,
+    endpoints::CASES,
     limits::CASES,
     hostile::CASES,
     talk::CASES,

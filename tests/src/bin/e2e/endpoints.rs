@@ -1,0 +1,155 @@
+//! From a rule of a gateway to one of several endpoints, as a TrafficPolicy says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::apps::Nginx;
+use tests::gateway::Gateway;
+use tests::manifests::{ServiceSpec, peer_authentication};
+use tests::{Cluster, Pod, PodSpec, poll};
+
+use crate::scene::{MESHED, OUTSIDE, PORT, namespaces};
+use crate::{Case, shared};
+
+pub(crate) const CASES: &[Case] = &[shared(
+    "gateway: an endpoint that fails is hidden, ejected and comes back; clients stay with theirs",
+    endpoints,
+)];
+
+/// Port of the listener.
+const LISTEN: u16 = 8000;
+/// Requests of one look.
+const REQUESTS: usize = 20;
+
+fn endpoints(cluster: &Cluster) -> Result<()> {
+    namespaces(cluster)?;
+    let strict = peer_authentication(MESHED, "STRICT");
+    cluster.manifests().write("mode", &strict)?;
+    let spec = PodSpec::new(MESHED, "edge").label("culvert.dev/mesh", "disabled");
+    let edge = cluster.pod(&spec.outside())?;
+    let first = cluster.pod(&PodSpec::new(MESHED, "first").app("pair").on(2))?;
+    let second = cluster.pod(&PodSpec::new(MESHED, "second").app("pair"))?;
+    let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
+    cluster.service(&ServiceSpec::new(MESHED, "pair", PORT).port(80, &PORT.to_string()))?;
+    cluster.manifests().write("gateway", GATEWAY)?;
+    cluster.settle()?;
+    let _first = Nginx::start(cluster.run(), first.place(), "pair-1", PORT)?;
+    let failing = Nginx::start(cluster.run(), second.place(), "pair-2", PORT)?;
+    let gateway = Gateway::start(cluster, &edge, "app/edge")?;
+    gateway.wait("gateway in force", |status| {
+        status["ports"] == serde_json::json!([LISTEN])
+            && status["routes"]
+                .as_array()
+                .is_some_and(|routes| routes.len() == 2)
+    })?;
+    let to = edge.sockets(LISTEN)[0];
+    poll::until("both in turn", Duration::from_secs(10), || {
+        let counts = counts(&client, to)?;
+        ensure!(counts == [REQUESTS / 2; 2], "{counts:?}");
+        Ok(())
+    })?;
+    stays(&client, to)?;
+
+    drop(failing);
+    // Nobody notices, and soon it is not asked any more.
+    let hidden = counts(&client, to)?;
+    ensure!(hidden == [REQUESTS, 0], "{hidden:?} of {REQUESTS}");
+    gateway.wait("ejected", |status| {
+        let pair = &status["backends"][0];
+        pair["ejections"].as_u64() >= Some(1) && out(pair) == 1
+    })?;
+    let _back = Nginx::start(cluster.run(), second.place(), "pair-2", PORT)?;
+    poll::until("back from ejection", Duration::from_secs(15), || {
+        let counts = counts(&client, to)?;
+        ensure!(counts == [REQUESTS / 2; 2], "{counts:?}");
+        Ok(())
+    })?;
+    gateway.wait("nobody out", |status| out(&status["backends"][0]) == 0)
+}
+
+/// Ejected endpoints.
+fn out(backend: &Value) -> usize {
+    let endpoints = backend["endpoints"].as_array().into_iter().flatten();
+    endpoints.filter(|one| one["ejected"].is_object()).count()
+}
+
+/// How many requests each of the two has answered.
+fn counts(client: &Pod, to: SocketAddr) -> Result<[usize; 2]> {
+    let url = format!("http://{to}/?[1-{REQUESTS}]");
+    let bodies = curl(client, &["--header", "Host: turns.example", &url])?;
+    Ok(["pair-1", "pair-2"].map(|name| bodies.matches(name).count()))
+}
+
+/// A client with a cookie stays where it is, one without does not.
+fn stays(client: &Pod, to: SocketAddr) -> Result<()> {
+    let url = format!("http://{to}/");
+    let host = "Host: stay.example";
+    let answer = curl(client, &["--include", "--header", host, &url])?;
+    let given = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        let is_cookie = name.eq_ignore_ascii_case("set-cookie");
+        is_cookie.then(|| value.split(';').next().unwrap_or_default().to_owned())
+    });
+    let given = given.with_context(|| format!("no cookie in {answer}"))?;
+    let cookie = format!("Cookie: {given}");
+    let place = if answer.contains("pair-1") {
+        "pair-1"
+    } else {
+        "pair-2"
+    };
+    let url = format!("{url}?[1-{REQUESTS}]");
+    let stayed = curl(client, &["--header", host, "--header", &cookie, &url])?;
+    let count = stayed.matches(place).count();
+    ensure!(
+        count == REQUESTS,
+        "{count} of {REQUESTS} stayed with {place}"
+    );
+    Ok(())
+}
+
+fn curl(client: &Pod, more: &[&str]) -> Result<String> {
+    let words = ["curl", "--silent", "--show-error", "--max-time", "20"];
+    client.place().check(&[&words[..], more].concat())
+}
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: app}
+spec:
+  gatewayClassName: culvert
+  listeners: [{name: http, port: 8000, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: turns, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [turns.example]
+  rules: [{backendRefs: [{name: pair, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: stay, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [stay.example]
+  rules:
+  - sessionPersistence: {sessionName: stay, type: Cookie}
+    backendRefs: [{name: pair, port: 80}]
+---
+apiVersion: culvert.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: pair, namespace: app}
+spec:
+  targetRefs: [{group: '', kind: Service, name: pair}]
+  loadBalancing: {algorithm: roundRobin}
+  retry: {codes: [502, 503], attempts: 2}
+  outlierDetection: {consecutiveErrors: 2, ejection: 2s, maxEjection: 4s}
+";
