@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use agent_gateway::{Gateway, Keys};
 use agent_gateway::plan::Fault;
+use agent_gateway::{Gateway, Keys};
 use agent_gateway::{Place, Transport};
 use agent_model::gateway::GatewayKey;
 use agent_xds::ClientStatus;
