@@ -90,6 +90,7 @@ fn nginx_config(folder: &std::path::Path, port: u16) -> String {
          uwsgi_temp_path {tmp}/u; scgi_temp_path {tmp}/s;\n\
          keepalive_requests 1000000000; keepalive_timeout 3600; sendfile on;\n\
          server {{ listen {port} backlog=4096; listen [::]:{port} backlog=4096; root www;\n\
+         location = / {{ if (-f $document_root/broken) {{ return 503; }} }}\n\
          location = {SMALL_PATH} {{ access_log off; }} }}\n}}\n"
     )
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 const FADE: Duration = Duration::from_secs(10);
 /// What a failure counts as, if it was not slower: who fails fast must not look fast.
 const FAILURE: Duration = Duration::from_secs(1);
-/// A latency never fades to less than this part of itself: after an hour without requests an
-/// endpoint is tried again, and not by everybody at once.
-const LEAST: f64 = 0.1;
+/// Nothing is known any more of an endpoint that was silent for so long: one request finds out
+/// whether it still is what it was. Without this, one that failed once would get nothing for as long
+/// as another is faster than what is left of the failure.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 /// Cost of an endpoint that has not answered yet and has been asked: one request finds out.
 const UNTRIED: f64 = 1e12;
 
@@ -78,11 +79,13 @@ impl Load {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Latency as it counts now; `None` when nothing is known.
+    /// Latency as it counts now; `None` when nothing is known, or nothing any more.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
         let (micros, noted) = unpack(self.latency.load(Ordering::Relaxed));
-        let faded = micros * fade(self.millis(now), noted).max(LEAST);
-        (micros > 0.0).then(|| Duration::from_secs_f64(faded / 1e6))
+        let millis = self.millis(now);
+        let passed = Duration::from_millis(millis.saturating_sub(noted).into());
+        let faded = micros * fade(millis, noted);
+        (micros > 0.0 && passed < FORGOTTEN).then(|| Duration::from_secs_f64(faded / 1e6))
     }
 
     /// Expected delay of one more request, in microseconds.

@@ -5,6 +5,8 @@ mod client;
 mod edge;
 mod manifests;
 mod routing;
+mod tokens;
+mod traffic;
 
 use anyhow::Result;
 use tests::lab::Lab;
@@ -27,6 +29,20 @@ pub(crate) const ALL: &[(&str, Show)] = &[
         routing::https,
     ),
     ("gRPC and WebSocket pass", routing::other_protocols),
+    (
+        "a token is accepted, an expired or forged one is not",
+        tokens::tokens_count,
+    ),
+    ("retries hide an endpoint that fails", traffic::retries),
+    (
+        "an endpoint that fails is ejected, and comes back",
+        traffic::ejection,
+    ),
+    ("faults on purpose, until they end", traffic::fault),
+    (
+        "requests are limited by one gateway, and by two together",
+        traffic::limits,
+    ),
 ];
 
 /// Starts what the second act needs.

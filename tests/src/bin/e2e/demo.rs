@@ -37,7 +37,7 @@ fn report_file(name: &str) -> PathBuf {
 }
 
 fn demo() -> Result<()> {
-    shows(&[], 14)
+    shows(&[], 19)
 }
 
 fn demo_on_kubernetes() -> Result<()> {

@@ -32,29 +32,43 @@ pub(crate) struct Edge<'a> {
     pub(super) web: [Nginx; 3],
     /// Root certificate of the HTTPS listener.
     pub(super) root: PathBuf,
+    /// nginx in both endpoints of a service; the second can be made to fail.
+    pub(super) flaky: [Nginx; 2],
     _talkers: [Process; 2],
+    _second: Gateway,
     pub(super) pod: Pod,
-    _pods: [Pod; 4],
+    second_pod: Pod,
+    _pods: [Pod; 6],
 }
 
 impl<'a> Edge<'a> {
     pub(super) fn start(lab: &'a Lab) -> Result<Self> {
         let cluster = &lab.cluster;
         // A gateway speaks for itself: its pod is not captured.
-        let spec = PodSpec::new(MESHED, "edge").label("culvert.dev/mesh", "disabled");
-        let pod = cluster.pod(&spec.outside())?;
+        let of_gateway = |name: &str| {
+            let spec = PodSpec::new(MESHED, name).label("culvert.dev/mesh", "disabled");
+            cluster.pod(&spec.outside())
+        };
+        let (pod, second_pod) = (of_gateway("edge")?, of_gateway("second")?);
         let names = ["v1", "v2", "shadow", "talk"];
-        for name in names {
+        for name in [&names[..], &["flaky"]].concat() {
             let spec = ServiceSpec::new(MESHED, name, PORT).port(81, "81");
             cluster.service(&spec)?;
         }
         let pods = names.map(|name| cluster.pod(&PodSpec::new(MESHED, name).on(2)));
         let [v1, v2, shadow, talk] = pods;
-        let pods = [v1?, v2?, shadow?, talk?];
+        let flaky = ["flaky-1", "flaky-2"];
+        let flaky = flaky.map(|name| cluster.pod(&PodSpec::new(MESHED, name).on(2).app("flaky")));
+        let [one, two] = flaky;
+        let pods = [v1?, v2?, shadow?, talk?, one?, two?];
         let run = cluster.run();
         let web = [0, 1, 2]
             .map(|place: usize| Nginx::start(run, pods[place].place(), names[place], PORT));
         let [v1, v2, shadow] = web;
+        let flaky = [4, 5].map(|place: usize| {
+            Nginx::start(run, pods[place].place(), &format!("flaky-{place}"), PORT)
+        });
+        let [one, two] = flaky;
         let talkers = [("grpc-serve", "80"), ("websocket-serve", "81")].map(|(verb, port)| {
             let mut command = Command::new(peer::PYTHON);
             command.arg(peer::script("talk.py")).args([verb, port]);
@@ -70,13 +84,20 @@ impl<'a> Edge<'a> {
         gateway.wait("the gateway in force", |status| {
             status["ports"] == serde_json::json!([HTTP, HTTPS])
         })?;
+        let second = Gateway::start(cluster, &second_pod, &format!("{MESHED}/second"))?;
+        second.wait("the second gateway in force", |status| {
+            status["ports"] == serde_json::json!([HTTP])
+        })?;
         let edge = Self {
             lab,
             _gateway: gateway,
             web: [v1?, v2?, shadow?],
             root,
+            flaky: [one?, two?],
             _talkers: [grpc?, websocket?],
+            _second: second,
             pod,
+            second_pod,
             _pods: pods,
         };
         poll::until("the first answer", LIMIT, || {
@@ -93,6 +114,11 @@ impl<'a> Edge<'a> {
     /// A connection of a client outside the mesh.
     pub(super) fn client(&self) -> Result<Client> {
         Client::open(self.lab.outsider.place(), self.address())
+    }
+
+    /// The same at the second gateway.
+    pub(super) fn second_client(&self) -> Result<Client> {
+        Client::open(self.lab.outsider.place(), self.second_pod.sockets(HTTP)[0])
     }
 
     /// Lines of a version's log with these words.

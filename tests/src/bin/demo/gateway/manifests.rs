@@ -27,6 +27,46 @@ data: {{tls.crt: {certificate}, tls.key: {key}}}
     Ok(secret + GATEWAY + ROUTES)
 }
 
+/// A TrafficPolicy for one object.
+pub(super) fn policy(name: &str, kind: &str, target: &str, part: &str) -> String {
+    let group = match kind {
+        "Service" => "''",
+        _ => "gateway.networking.k8s.io",
+    };
+    format!(
+        "apiVersion: culvert.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: {name}, namespace: demo}}
+spec:
+  targetRefs: [{{group: {group}, kind: {kind}, name: {target}}}]
+  {part}
+"
+    )
+}
+
+/// Requests for one host need a token of this issuer.
+pub(super) fn tokens(issuer: &str, keys: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {{name: tokens, namespace: demo}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}]
+  jwtRules: [{{issuer: '{issuer}', jwks: '{keys}'}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: tokens, namespace: demo}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}]
+  action: DENY
+  rules:
+  - from: [{{source: {{notRequestPrincipals: ['*']}}}}]
+    to: [{{operation: {{hosts: [token.example]}}}}]
+"
+    )
+}
+
 fn encoded(text: &str) -> String {
     BASE64_STANDARD.encode(text)
 }
@@ -48,6 +88,13 @@ spec:
     protocol: HTTPS
     hostname: secure.example
     tls: {certificateRefs: [{name: secure}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: second, namespace: demo}
+spec:
+  gatewayClassName: culvert
+  listeners: [{name: http, port: 8000, protocol: HTTP}]
 ---
 ";
 
@@ -127,4 +174,28 @@ spec:
   hostnames: [talk.example]
   rules:
   - backendRefs: [{name: talk, port: 81}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: flaky, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [flaky.example]
+  rules: [{backendRefs: [{name: flaky, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: token, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  hostnames: [token.example]
+  rules: [{backendRefs: [{name: v1, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: limited, namespace: demo}
+spec:
+  parentRefs: [{name: edge, sectionName: http}, {name: second}]
+  hostnames: [limited.example]
+  rules: [{backendRefs: [{name: v1, port: 80}]}]
 ";

@@ -1,0 +1,183 @@
+//! What traffic policies do.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tests::poll;
+
+use super::client::Client;
+use super::edge::{Edge, LIMIT};
+use super::manifests::policy;
+
+const REQUESTS: usize = 200;
+
+/// Statuses of so many requests over one connection.
+fn statuses(client: &mut Client, host: &str, count: usize) -> Result<Vec<u16>> {
+    (0..count)
+        .map(|_| Ok(client.get(host, "/", &[])?.status))
+        .collect()
+}
+
+fn count(statuses: &[u16], status: u16) -> usize {
+    statuses.iter().filter(|one| **one == status).count()
+}
+
+pub(super) fn retries(edge: &Edge<'_>) -> Result<String> {
+    let mut client = edge.client()?;
+    edge.break_one()?;
+    // The default would keep away from an endpoint that fails by itself.
+    let turns = "loadBalancing: {algorithm: roundRobin}";
+    edge.apply("turns", &policy("turns", "Service", "flaky", turns))?;
+    poll::until("turns", LIMIT, || {
+        let failed = count(&statuses(&mut client, "flaky.example", 20)?, 503);
+        ensure!(failed == 10, "{failed} of 20 fail");
+        Ok(())
+    })?;
+    let without = count(&statuses(&mut client, "flaky.example", REQUESTS)?, 503);
+    ensure!(without > 0, "no request fails");
+    edge.apply(
+        "retry",
+        &policy(
+            "retry",
+            "HTTPRoute",
+            "flaky",
+            "retry: {codes: [503], attempts: 3}",
+        ),
+    )?;
+    poll::until("retries", LIMIT, || {
+        let failed = count(&statuses(&mut client, "flaky.example", 20)?, 503);
+        ensure!(failed == 0, "{failed} of 20 fail");
+        Ok(())
+    })?;
+    let with = count(&statuses(&mut client, "flaky.example", REQUESTS)?, 503);
+    edge.remove("retry")?;
+    edge.remove("turns")?;
+    ensure!(with == 0, "{with} of {REQUESTS} fail in spite of retries");
+    Ok(format!(
+        "one endpoint of two fails: {without} of {REQUESTS} requests failed without retries, {with} with them"
+    ))
+}
+
+pub(super) fn ejection(edge: &Edge<'_>) -> Result<String> {
+    const EJECTION: &str = "loadBalancing: {algorithm: roundRobin}\n  outlierDetection: {consecutiveErrors: 3, ejection: 2s, maxEjectedPercent: 50}";
+    let mut client = edge.client()?;
+    edge.break_one()?;
+    edge.apply(
+        "ejection",
+        &policy("ejection", "Service", "flaky", EJECTION),
+    )?;
+    let first = edge.at_broken();
+    poll::until("the ejection", LIMIT, || {
+        let before = edge.at_broken();
+        let failed = count(&statuses(&mut client, "flaky.example", 20)?, 503);
+        ensure!(
+            failed == 0 && edge.at_broken() == before,
+            "{failed} of 20 fail"
+        );
+        Ok(())
+    })?;
+    let failures = edge.at_broken() - first;
+    ensure!(failures >= 3, "it was ejected after {failures}");
+    let ejected = Instant::now();
+    edge.mend()?;
+    let before = edge.at_broken();
+    let back = poll::until("its return", LIMIT, || {
+        let failed = count(&statuses(&mut client, "flaky.example", 5)?, 503);
+        ensure!(failed == 0, "{failed} fail after it was mended");
+        ensure!(edge.at_broken() > before, "it gets nothing");
+        Ok(ejected.elapsed())
+    })?;
+    edge.remove("ejection")?;
+    Ok(format!(
+        "after {failures} failures it got nothing, and no request failed; mended, it was back after {:.1} s",
+        back.as_secs_f64()
+    ))
+}
+
+pub(super) fn fault(edge: &Edge<'_>) -> Result<String> {
+    let spec = format!(
+        "fault: {{abort: {{status: 418, percent: 30}}, expires: \"{}\"}}",
+        humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(6))
+    );
+    let began = Instant::now();
+    edge.apply("fault", &policy("fault", "HTTPRoute", "shop", &spec))?;
+    let mut client = edge.client()?;
+    poll::until("faults", LIMIT, || {
+        let aborted = count(&statuses(&mut client, "shop.example", 20)?, 418);
+        ensure!(aborted > 0, "none of 20");
+        Ok(())
+    })?;
+    let aborted = count(&statuses(&mut client, "shop.example", 1000)?, 418);
+    // Five standard deviations.
+    ensure!((230..=370).contains(&aborted), "{aborted} of 1000");
+    thread::sleep(Duration::from_secs(7).saturating_sub(began.elapsed()));
+    let after = count(&statuses(&mut client, "shop.example", 100)?, 418);
+    edge.remove("fault")?;
+    ensure!(after == 0, "{after} of 100 after its end");
+    Ok(format!(
+        "{aborted} of 1000 requests got 418 for 30 %; after its end none of 100"
+    ))
+}
+
+pub(super) fn limits(edge: &Edge<'_>) -> Result<String> {
+    let local = "rateLimit: {local: {requests: 20, per: 1h}}";
+    edge.apply("local", &policy("local", "HTTPRoute", "limited", local))?;
+    let mut clients = [edge.client()?, edge.second_client()?];
+    let found = poll::until("the local limit", LIMIT, || {
+        let found = statuses(&mut clients[0], "limited.example", 30)?;
+        ensure!(count(&found, 429) > 0, "no 429");
+        Ok(found)
+    })?;
+    let passed = count(&found, 200);
+    ensure!(passed <= 20, "{passed} of 20 pass");
+    let refused = clients[0].get("limited.example", "/", &[])?.must(429)?;
+    let retry = refused.header("retry-after").unwrap_or_default().to_owned();
+    ensure!(!retry.is_empty(), "no Retry-After: {refused:?}");
+    edge.remove("local")?;
+    let [redis, _] = edge.lab.cache.ips();
+    let global = format!(
+        "rateLimit: {{global: {{requests: 20, per: 1h, redis: {{address: \"{redis}:6379\", timeout: 1s}}, whenUnavailable: closed}}}}"
+    );
+    edge.apply("global", &policy("global", "HTTPRoute", "limited", &global))?;
+    let shares = poll::until("the global limit", LIMIT, || {
+        let shares = [0, 1].map(|at: usize| statuses(&mut clients[at], "limited.example", 30));
+        let [first, second] = shares;
+        let (first, second) = (first?, second?);
+        ensure!(count(&first, 429) > 0 && count(&second, 429) > 0, "no 429");
+        Ok([count(&first, 200), count(&second, 200)])
+    })?;
+    edge.remove("global")?;
+    ensure!(shares.iter().sum::<usize>() <= 20, "{shares:?} of 20 pass");
+    Ok(format!(
+        "local: {passed} pass, then 429 (Retry-After {retry}); global, in redis: two gateways let {} and {} pass, 20 at most together",
+        shares[0], shares[1]
+    ))
+}
+
+/// The file that makes one of the two servers fail.
+pub(super) const BROKEN: &str = "broken";
+
+impl Edge<'_> {
+    fn break_one(&self) -> Result<()> {
+        Ok(fs::write(self.flaky[1].root().join(BROKEN), "")?)
+    }
+
+    fn mend(&self) -> Result<()> {
+        Ok(fs::remove_file(self.flaky[1].root().join(BROKEN))?)
+    }
+
+    /// Requests that the one which may fail has seen.
+    fn at_broken(&self) -> usize {
+        self.flaky[1].requests().len()
+    }
+
+    fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        self.lab.cluster.apply(name, yaml)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.lab.cluster.unapply(name)
+    }
+}
