@@ -66,6 +66,8 @@ pub struct Service {
     pub subject_alt_names: Vec<String>,
     /// Waypoint in front of the service.
     pub waypoint: Option<GatewayAddress>,
+    /// Gateways at the border go through the waypoint, too.
+    pub ingress_use_waypoint: bool,
     /// How an endpoint is chosen.
     pub load_balancing: LoadBalancing,
     /// IP families of the service.

@@ -54,6 +54,7 @@ pub(crate) fn service(
         }],
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: LoadBalancing::default(),
         ip_families: IpFamilies::Automatic,
         canonical: true,

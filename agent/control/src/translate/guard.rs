@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use agent_model::{
     Action, Authorization, Clause, Identity, Match, NamespacedHostname, PolicyKey, Rule,
-    Scope as PolicyScope, StringMatch, Workload,
+    Scope as PolicyScope, Service, StringMatch, Workload,
 };
 
 use super::service_entry::InForce;
 use super::waypoint::{self, Bound};
 use super::{Mesh, Objects, Scope, Translated, service};
 use crate::source::istio::PolicyAction;
+use crate::source::kubernetes::Metadata;
 
 /// Guards of workloads, by uid.
 pub(crate) type Guards = BTreeMap<Arc<str>, Guard>;
@@ -107,30 +108,42 @@ struct Front {
     gateway: GatewayName,
     /// A policy is attached there, to the waypoint or to the service.
     is_policed: bool,
+    /// Gateways at the border go through it.
+    takes_ingress: bool,
 }
 
 impl Fronts {
     pub(super) fn find(scope: &Scope<'_>, entries: &[InForce<'_>]) -> Self {
         let policed: BTreeSet<_> = targets(scope.objects).collect();
-        let front = |bound: Bound, kind: &str, name: &str| Front {
-            gateway: bound.gateway,
-            is_policed: bound.is_policed || policed.contains(&(kind, name)),
+        let front = |bound: Bound, kind: &str, metadata: &Metadata| {
+            let name = metadata.name.as_str();
+            let is_policed = bound.is_policed || policed.contains(&(kind, name));
+            // Where a policy is attached the pods take nothing that comes another way.
+            let told = waypoint::takes_ingress(&metadata.labels, scope.namespace_labels());
+            Front {
+                gateway: bound.gateway,
+                is_policed,
+                takes_ingress: told.unwrap_or(is_policed),
+            }
         };
         let services = scope.objects.services.values().filter_map(|object| {
             let name = &object.metadata.name;
             let bound = waypoint::of_service(scope, &object.metadata)?;
-            Some((
-                service::key(scope.name, name),
-                front(bound, "Service", name),
-            ))
+            let key = service::key(scope.name, name);
+            Some((key, front(bound, "Service", &object.metadata)))
         });
         let entries = entries.iter().filter_map(|found| {
             let metadata = &found.entry.metadata;
             let bound = waypoint::of_service(scope, metadata)?;
-            let front = front(bound, "ServiceEntry", &metadata.name);
-            Some((found.key(scope), front))
+            Some((found.key(scope), front(bound, "ServiceEntry", metadata)))
         });
         Self(services.chain(entries).collect())
+    }
+
+    /// Says of a service whether gateways at the border go through its waypoint.
+    pub(super) fn lead_ingress(&self, service: &mut Service) {
+        let front = self.0.get(&service.key());
+        service.ingress_use_waypoint = front.is_some_and(|front| front.takes_ingress);
     }
 
     /// Puts a workload behind its own waypoint, and notes its guard.

@@ -235,5 +235,8 @@ pub(crate) fn namespace(scope: &Scope<'_>) -> Translated {
     let services = services.filter_map(|service| service::translate(scope, service));
     let of_entries = entries.iter().map(|found| found.service(scope));
     out.services = services.chain(of_entries).collect();
+    for service in &mut out.services {
+        fronts.lead_ingress(service);
+    }
     out
 }

@@ -37,6 +37,7 @@ pub(crate) fn translate(scope: &Scope<'_>, service: &kubernetes::Service) -> Opt
         ports: ports(service).map(port).collect(),
         subject_alt_names: Vec::new(),
         waypoint: waypoint::of_service(scope, &service.metadata).map(|bound| bound.address),
+        ingress_use_waypoint: false,
         load_balancing: load_balancing(scope, service),
         ip_families: ip_families(&spec.ip_families),
         canonical: true,

@@ -202,6 +202,7 @@ impl InForce<'_> {
             ports: self.ports(),
             subject_alt_names: spec.subject_alt_names.clone(),
             waypoint: waypoint::of_service(scope, &entry.metadata).map(|bound| bound.address),
+            ingress_use_waypoint: false,
             load_balancing,
             ip_families: IpFamilies::Automatic,
             canonical: scope

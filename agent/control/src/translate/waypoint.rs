@@ -22,6 +22,11 @@ const USE_NAMESPACE: [&str; 2] = [
     "culvert.dev/use-waypoint-namespace",
     "istio.io/use-waypoint-namespace",
 ];
+/// Says that gateways at the border go through the waypoint.
+const INGRESS: [&str; 2] = [
+    "culvert.dev/ingress-use-waypoint",
+    "istio.io/ingress-use-waypoint",
+];
 /// What belongs to a gateway is never behind a waypoint.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
@@ -215,6 +220,16 @@ pub(super) fn of_workload(scope: &Scope<'_>, labels: &Labels) -> Option<Bound> {
     scope
         .waypoints
         .of_workload(labels, scope.name, scope.namespace_labels())
+}
+
+/// Whether gateways at the border are to go through the waypoint of a service, as its labels say or
+/// those of its namespace. A value that means nothing counts as not set.
+pub(super) fn takes_ingress(labels: &Labels, namespace_labels: &Labels) -> Option<bool> {
+    let said = |labels: &Labels| {
+        let mut values = INGRESS.iter().filter_map(|key| labels.get(*key));
+        values.find_map(|value| value.parse().ok())
+    };
+    said(labels).or_else(|| said(namespace_labels))
 }
 
 /// Whether an object has something to say of its own.

@@ -366,6 +366,7 @@ pub(super) fn service(name: &str) -> Service {
         }],
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: LoadBalancing::default(),
         ip_families: IpFamilies::Automatic,
         canonical: true,

@@ -222,6 +222,7 @@ fn service(namespace: &str, host: &str, vips: &[&str]) -> Service {
         ports: Vec::new(),
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: LoadBalancing::default(),
         ip_families: IpFamilies::Automatic,
         canonical: true,

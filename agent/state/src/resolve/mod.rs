@@ -13,7 +13,7 @@ mod tests;
 pub use choose::endpoints;
 pub use inbound::inbound;
 pub use names::{Names, inbound_names, outbound_names, peer_names};
-pub use outbound::{named, outbound};
+pub use outbound::{named, onward, outbound};
 pub use peer::speaks_for_clients;
 
 use std::net::SocketAddr;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agent_model::{
-    AGENT_PORTS, GatewayAddress, GatewayTarget, HBONE_PORT, LoadBalancingMode, Reason, Service,
-    TunnelProtocol, Workload,
+    AGENT_PORTS, GatewayAddress, GatewayTarget, HBONE_PORT, LoadBalancingMode, NamespacedHostname,
+    Reason, Service, TunnelProtocol, Workload,
 };
 
 use super::choose::{self, Dial, Wanted};
@@ -132,6 +132,49 @@ fn to_service(
         }),
         Err((reason, detail)) => deny(reason, detail),
     }
+}
+
+/// The waypoint that a gateway goes through to an endpoint that it has chosen: that of the service,
+/// where gateways are to go through it, else that of the workload. `None` when it goes to the
+/// endpoint itself, as a waypoint does to what is behind it. `source` is the gateway; by its
+/// identity it knows itself among the endpoints of a waypoint.
+pub fn onward(
+    snapshot: &Snapshot,
+    source: &Workload,
+    (service, port): (&NamespacedHostname, u16),
+    (workload, address): (&Workload, SocketAddr),
+    chooser: &mut Chooser<'_>,
+) -> Option<Outbound> {
+    let service = snapshot.service(service);
+    let of_service = service.and_then(|service| Some((service, service.waypoint.as_ref()?)));
+    if of_service.is_some_and(|(_, gateway)| is_itself(snapshot, source, gateway)) {
+        return None;
+    }
+    if let Some((service, gateway)) = of_service.filter(|(of, _)| of.ingress_use_waypoint) {
+        let mut vips = service.vips.iter();
+        let vip = vips.find(|vip| *vip.network == *source.network);
+        // Who dials a headless service dials its pods.
+        if let Some(vip) = vip {
+            let dialled = SocketAddr::new(vip.address, port);
+            let to = to_waypoint(snapshot, source, gateway, Some(service), dialled, chooser);
+            return Some(to);
+        }
+    }
+    let gateway = workload.waypoint.as_ref()?;
+    if is_itself(snapshot, source, gateway) {
+        return None;
+    }
+    let to = to_waypoint(snapshot, source, gateway, service, address, chooser);
+    Some(to)
+}
+
+fn is_itself(snapshot: &Snapshot, source: &Workload, gateway: &GatewayAddress) -> bool {
+    let runs_as_it = |key| {
+        let mut endpoints = snapshot.endpoints(key);
+        endpoints.any(|endpoint| endpoint.identity() == source.identity())
+    };
+    snapshot.is_gateway(source, gateway)
+        || matches!(&gateway.target, GatewayTarget::Hostname(key) if runs_as_it(key))
 }
 
 /// True for the waypoint of an endpoint, and for that of the service it was chosen for.

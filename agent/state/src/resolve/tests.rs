@@ -768,6 +768,61 @@ fn an_endpoint_behind_a_waypoint_is_reached_through_it() {
 }
 
 #[test]
+fn a_gateway_goes_through_waypoints_but_not_through_itself() {
+    let other = NamespacedHostname::new("ns", "other.ns.svc.cluster.local");
+    let by_name = |key: &NamespacedHostname| GatewayAddress {
+        target: GatewayTarget::Hostname(key.clone()),
+        hbone_mtls_port: 15008,
+    };
+    let to = |service: Option<GatewayAddress>, is_told, pod: Option<GatewayAddress>, own: &str| {
+        let mesh = mesh()
+            .with_service(Service {
+                waypoint: service,
+                ingress_use_waypoint: is_told,
+                ..web()
+            })
+            .with_service(crate::tests::service(
+                "ns",
+                "waypoint",
+                "10.96.0.9",
+                15008,
+                15008,
+            ))
+            .with(waypoint_pod())
+            .with(Workload {
+                waypoint: pod,
+                ..serving(meshed("web", "10.1.0.2"), 8080)
+            });
+        let snapshot = mesh.snapshot();
+        let workload = snapshot.workload("c//Pod/ns/web").unwrap();
+        let source = meshed(own, "10.1.0.77");
+        let mut chooser = Chooser {
+            random: &mut || 0,
+            active: &|_| 0,
+            tried: &[],
+        };
+        let address = "10.1.0.2:8080".parse().unwrap();
+        let key = web().key();
+        onward(
+            &snapshot,
+            &source,
+            (&key, 80),
+            (workload, address),
+            &mut chooser,
+        )
+    };
+    let through = |outbound: Option<Outbound>| hop_of(outbound.unwrap()).authority.to_string();
+    let wp = || Some(waypoint_by_name());
+    assert_eq!(through(to(wp(), true, None, "edge")), "10.96.0.1:80");
+    assert_eq!(to(wp(), false, None, "edge"), None, "nobody asks for it");
+    assert_eq!(through(to(None, false, wp(), "edge")), "10.1.0.2:8080");
+    assert_eq!(to(wp(), true, wp(), "waypoint"), None, "it is it");
+    assert_eq!(to(None, false, wp(), "waypoint"), None, "it is it");
+    let lost = to(Some(by_name(&other)), true, None, "edge");
+    assert_eq!(denial(lost.unwrap()).0, Reason::WaypointUnavailable);
+}
+
+#[test]
 fn a_waypoint_alone_speaks_for_clients() {
     let mesh = behind_waypoint(waypoint_by_name())
         .with_service(service("ns", "waypoint", "10.96.0.9", 15008, 15008))

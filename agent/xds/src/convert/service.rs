@@ -35,7 +35,7 @@ pub(crate) fn encode_service(service: &Service) -> Any {
         .into(),
         extensions: Vec::new(),
         canonical: service.canonical,
-        ingress_use_waypoint: false,
+        ingress_use_waypoint: service.ingress_use_waypoint,
         weighted_waypoints: Vec::new(),
         visibility: match service.visibility {
             Visibility::Public => wire::service::Visibility::Public,
@@ -60,6 +60,7 @@ pub(super) fn decode_service(message: &wire::Service) -> Result<Service, Error> 
             text("subject_alt_names", san, MAX_STRING).map(str::to_owned)
         })?,
         waypoint: decode_waypoint(message)?,
+        ingress_use_waypoint: message.ingress_use_waypoint,
         load_balancing: decode_load_balancing(message.load_balancing.as_ref())?,
         ip_families: known("ip_families", message.ip_families, |value| {
             Some(match value {

@@ -308,3 +308,23 @@ fn a_guard_comes_after_the_way_and_goes_with_it() {
     )));
     assert_eq!(put(&mut collection, "", turn), (String::new(), None));
 }
+
+#[test]
+fn gateways_at_the_border_go_through_a_waypoint_when_told_or_where_a_policy_is() {
+    let takes = |namespace: &str, more: &str| {
+        let collection = collection(&format!("{CLASS}{}{more}", served(namespace, "")));
+        collection.translated("shop").unwrap().services[0].ingress_use_waypoint
+    };
+    let bound = waypoint("shop", "", "");
+    let policed = format!("{bound}{}", policy("kind: Gateway, name: wp", ""));
+    let told = |value: &str| format!("{USE}, istio.io/ingress-use-waypoint: '{value}'");
+    assert!(!takes(USE, &bound));
+    assert!(takes(&told("true"), &bound));
+    assert!(takes(USE, &policed), "nothing else gets in");
+    assert!(!takes(&told("false"), &policed));
+    assert!(takes(&told("perhaps"), &policed));
+    assert!(
+        !takes("istio.io/ingress-use-waypoint: 'true'", &bound),
+        "there is none"
+    );
+}
