@@ -113,6 +113,7 @@ impl Gateway {
                 state.clone(),
                 Arc::clone(&plan),
                 mesh.cloned(),
+                Arc::clone(&config.network),
             )
             .map_err(GatewayError::StartKeeper)?,
             plan,

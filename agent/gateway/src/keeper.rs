@@ -30,6 +30,7 @@ impl Keeper {
         state: Reader,
         plan: Arc<ArcSwap<Plan>>,
         mesh: Option<Mesh>,
+        network: Arc<str>,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -39,7 +40,7 @@ impl Keeper {
             .name("gateway-keeper".to_owned())
             .spawn(move || {
                 LocalSet::new().block_on(&runtime, async {
-                    let checks = Checks::new(Dialer::new(mesh), plan);
+                    let checks = Checks::new(Dialer::new(mesh, state.clone(), network), plan);
                     tokio::select! {
                         _ = ended => {}
                         () = keep(&groups, &state, checks) => {}

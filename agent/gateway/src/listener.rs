@@ -2,6 +2,7 @@
 
 mod accept;
 mod admit;
+mod behind;
 mod datagrams;
 mod detect;
 mod egress;
@@ -15,4 +16,5 @@ mod tls;
 mod tunnel;
 
 pub(crate) use accept::run;
+pub(crate) use behind::Memory;
 pub(crate) use datagrams::run as run_datagrams;

@@ -29,7 +29,7 @@ use crate::plan::{Backend, Destination, Rule};
 use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
-use crate::upstream::{Answer, Call, Upgraded};
+use crate::upstream::{Answer, Behalf, Call, Upgraded};
 use crate::worker::Worker;
 use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
@@ -57,6 +57,8 @@ pub(crate) struct Downstream {
     /// The client's address, as it is told to backends; not told inside the mesh, where who asks
     /// is proved rather than claimed.
     pub(crate) forwarded_for: Option<HeaderValue>,
+    /// For whom requests go on, at a waypoint.
+    pub(crate) behalf: Option<Arc<Behalf>>,
     /// The backend's end, once both agreed to leave HTTP.
     pub(crate) upgraded: RefCell<Option<Upgraded>>,
 }
@@ -199,6 +201,7 @@ async fn forward(
         client: Some(client.client.ip()),
         session: session.map(|session| session.endpoint),
         deadline: None,
+        behalf: client.behalf.as_ref(),
     };
     let way = way::way(worker, rule, backend);
     let timeouts = treatment.timeouts(rule.timeouts);

@@ -1,6 +1,7 @@
 //! Backends: what all workers know of their endpoints, and each worker's own connections to them.
 
 mod awake;
+mod behalf;
 mod cluster;
 mod connect;
 mod endpoint;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::gateway::BackendProtocol;
-use agent_model::{NamespacedHostname, Reason};
+use agent_model::{NamespacedHostname, Reason, Workload};
 use agent_state::{Reader, Snapshot};
 use arc_swap::ArcSwap;
 use hyper::Request;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
+use crate::leg::Leg;
 use crate::plan::{Inside, Plan};
 use crate::refusal::Refusal;
 use crate::retry::Failure;
@@ -40,6 +42,7 @@ use crate::tuning::Tuning;
 use cluster::Cluster;
 use trial::Trial;
 
+pub(crate) use behalf::Behalf;
 pub(crate) use connect::Dialer;
 pub(crate) use group::Group;
 pub(crate) use groups::Groups;
@@ -81,6 +84,8 @@ pub(crate) struct Call<'a> {
     pub(crate) session: Option<u64>,
     /// When an answer is too late; the caller gives up then.
     pub(crate) deadline: Option<Instant>,
+    /// For whom it is, at a waypoint.
+    pub(crate) behalf: Option<&'a Arc<Behalf>>,
 }
 
 /// A backend's answer.
@@ -129,8 +134,8 @@ impl Upstreams {
             let permit = cluster.group().admit()?;
             let trial = Trial::begin(endpoint, permit, call.deadline, now);
             let sent = match call.protocol {
-                BackendProtocol::Http => h1::send(&self.dialer, trial, request).await,
-                BackendProtocol::H2c => h2::send(&self.dialer, trial, request).await,
+                BackendProtocol::Http => h1::send(&self.dialer, trial, call.behalf, request).await,
+                BackendProtocol::H2c => h2::send(&self.dialer, trial, call.behalf, request).await,
             };
             let failed = match sent {
                 Ok((response, lease)) => return Ok(Answer { response, lease }),
@@ -167,7 +172,7 @@ impl Upstreams {
             let endpoint = cluster.choose(call, None, &tried, now)?;
             let permit = cluster.group().admit()?;
             let mut trial = Trial::begin(Rc::clone(&endpoint), permit, None, now);
-            match self.dialer.line(&endpoint, inside).await {
+            match self.dialer.line(&endpoint, inside, call.behalf).await {
                 Ok(line) => {
                     trial.connected();
                     return Ok(line.of(trial));
@@ -190,6 +195,21 @@ impl Upstreams {
     /// How endpoints are treated.
     pub(crate) fn tuning(&self) -> Arc<Tuning> {
         self.groups.tuning()
+    }
+
+    /// Connects to a workload itself, which has that address.
+    pub(crate) async fn connect_to(
+        &self,
+        workload: &Workload,
+        address: SocketAddr,
+        behalf: Option<&Arc<Behalf>>,
+    ) -> Result<Leg, Refusal> {
+        self.dialer.pod(workload, address, behalf).await
+    }
+
+    /// Sees snapshots change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.state.changed()
     }
 
     /// The group of a port of a service.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::body::Room;
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::listener::Memory;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;
@@ -45,6 +46,8 @@ pub(crate) struct Worker {
     pub(crate) tokens: RefCell<Cache>,
     /// Answers of our own say why.
     pub(crate) tells_reasons: bool,
+    /// What was behind this waypoint.
+    pub(crate) behind: Memory,
     limits: Limits,
     connections: Cell<usize>,
     mirrors: Cell<usize>,
@@ -82,8 +85,9 @@ impl Worker {
         records: Arc<dyn Records>,
     ) -> Rc<Self> {
         let network = Arc::clone(&config.network);
+        let dialer = Dialer::new(mesh.clone(), state.clone(), Arc::clone(&network));
         let worker = Rc::new(Self {
-            upstreams: Upstreams::new(Arc::clone(&plan), state, groups, Dialer::new(mesh.clone())),
+            upstreams: Upstreams::new(Arc::clone(&plan), state, groups, dialer),
             plan,
             records,
             mesh,
@@ -91,6 +95,7 @@ impl Worker {
             tunnels: Rc::default(),
             room: Rc::default(),
             redises: Redises::default(),
+            behind: Memory::default(),
             keys: config.keys.clone(),
             tokens: RefCell::default(),
             tells_reasons: config.tells_reasons,

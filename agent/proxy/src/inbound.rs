@@ -260,7 +260,11 @@ async fn admit_and_dial(
         source_ip: client.address.ip(),
         destination,
     };
-    let client = client.address;
+    // A socket of one family cannot have a peer of the other.
+    let client = match client.address.is_ipv4() == destination.is_ipv4() {
+        true => client.address,
+        false => tunnel.peer,
+    };
     let slot = pod.admit().map_err(Rejection::unavailable)?;
     let application = dial_admitted(pod, slot, &local, facts, client)
         .await

@@ -51,6 +51,7 @@ fn service() -> Service {
         }],
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: Default::default(),
         ip_families: Default::default(),
         canonical: true,

@@ -146,6 +146,7 @@ fn downstream(
         destination,
         sni: shown.sni,
         forwarded_for: Some(forwarded_for),
+        behalf: None,
         upgraded: RefCell::default(),
     }))
 }

@@ -194,6 +194,7 @@ pub(super) fn call(service: &NamespacedHostname, port: u16, client: SocketAddr) 
         client: Some(client.ip()),
         session: None,
         deadline: None,
+        behalf: None,
     }
 }
 

@@ -11,7 +11,7 @@ use agent_hbone::headers::Authority;
 use agent_hbone::server::{self, IncomingRequest};
 use agent_identity::server_config;
 use agent_model::gateway::{BackendProtocol, Scheme};
-use agent_model::{NamespacedHostname, Reason};
+use agent_model::{NamespacedHostname, Reason, Workload};
 use agent_net::drain::Watcher;
 use agent_net::socket::canonical;
 use agent_net::tasks::spawn_local;
@@ -21,6 +21,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::behind::{Destination, Lost, await_destination, look, serve_while};
 use super::detect::{Rewound, Spoken, detect, sniff};
 use super::egress::{Leaving, leave};
 use super::http::speak;
@@ -31,7 +32,7 @@ use crate::outside::is_outside;
 use crate::plan::{Inside, Rule};
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
-use crate::upstream::Call;
+use crate::upstream::{Behalf, Call};
 use crate::worker::Worker;
 
 /// How long a client may be silent before it is one that waits for the server to speak.
@@ -138,12 +139,21 @@ async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingReq
             return incoming.reject(StatusCode::BAD_REQUEST);
         }
     };
-    let snapshot = worker.upstreams.snapshot();
-    let found = destination(&snapshot, &worker.network, tunnel, &authority);
-    drop(snapshot);
-    match found {
-        Ok(dialled) => serve_service(worker, tunnel, incoming, dialled).await,
-        Err(detail) => {
+    let (own, namespace) = (tunnel.own, tunnel.peer.identity().namespace());
+    let network = Arc::clone(&worker.network);
+    let found = await_destination(&worker, |snapshot| {
+        look(snapshot, &network, own, namespace, &authority)
+    });
+    match found.await {
+        Ok(Destination::Service(service, port)) => {
+            let ip = address_of(&worker.upstreams.snapshot(), &network, &service, &authority);
+            let dialled = Dialled { service, port, ip };
+            serve_service(worker, tunnel, incoming, dialled).await;
+        }
+        Ok(Destination::Workload(workload, address)) => {
+            serve_workload(&worker, tunnel, incoming, &workload, address).await;
+        }
+        Err(Lost { detail, .. }) => {
             tracing::debug!(client = %tunnel.client, peer = %tunnel.peer.identity(),
                 reason = %Reason::AuthorityUnknown, detail, "stream refused");
             incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
@@ -159,48 +169,20 @@ struct Dialled {
     ip: IpAddr,
 }
 
-/// The service that a stream is for. Only services that this gateway is the waypoint of: it must
-/// not lead around the waypoint of another.
-fn destination(
+/// The address that was dialled, or the service's own where it was its name.
+fn address_of(
     snapshot: &Snapshot,
     network: &str,
-    tunnel: &Tunnel,
+    service: &NamespacedHostname,
     authority: &Authority,
-) -> Result<Dialled, String> {
-    let namespace = tunnel.peer.identity().namespace();
-    let (service, port) = match authority {
-        Authority::Ip(address) => {
-            let service = snapshot.service_by_vip(network, address.ip(), namespace);
-            (service, address.port())
-        }
-        Authority::Host { hostname, port } => {
-            (snapshot.service_by_hostname(hostname, namespace), *port)
-        }
-    };
-    let service = service.ok_or_else(|| format!("no service is known by {authority}"))?;
-    let own = snapshot
-        .workload_by_ip(network, tunnel.own)
-        .ok_or_else(|| format!("this gateway is not known by its address {}", tunnel.own))?;
-    let is_ours = service
-        .waypoint
-        .as_ref()
-        .is_some_and(|waypoint| snapshot.is_gateway(own, waypoint));
-    if !is_ours {
-        return Err(format!("this is not the waypoint of {}", service.key()));
+) -> IpAddr {
+    if let Authority::Ip(address) = authority {
+        return address.ip();
     }
-    let ip = match authority {
-        Authority::Ip(address) => Some(address.ip()),
-        Authority::Host { .. } => {
-            let mut vips = service.vips.iter();
-            vips.find(|vip| *vip.network == *network)
-                .map(|vip| vip.address)
-        }
-    };
-    Ok(Dialled {
-        service: service.key(),
-        port,
-        ip: ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-    })
+    let service = snapshot.service(service);
+    let mut vips = service.into_iter().flat_map(|service| &service.vips);
+    let vip = vips.find(|vip| *vip.network == *network);
+    vip.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |vip| vip.address)
 }
 
 async fn serve_service(
@@ -228,6 +210,7 @@ async fn serve_service(
             return pass_through(&worker, tunnel, incoming, &service, port).await;
         }
     }
+    let behalf = behalf(tunnel, &incoming);
     let Ok(stream) = incoming.accept(None) else {
         return;
     };
@@ -243,7 +226,7 @@ async fn serve_service(
         };
         leave(&worker, leaving, stream, tunnel.draining.clone()).await
     } else {
-        guarded(&worker, tunnel, refused, (&service, port), stream).await
+        guarded(&worker, tunnel, refused, (&service, port, &behalf), stream).await
     };
     let Some((spoken, stream)) = found else {
         return;
@@ -253,6 +236,11 @@ async fn serve_service(
         Spoken::Http2 => BackendProtocol::H2c,
     };
     let plain = Arc::new(Rule::plain(&service, port, protocol));
+    let is_ours = {
+        let (network, own) = (Arc::clone(&worker.network), tunnel.own);
+        let service = service.clone();
+        move |snapshot: &Snapshot| is_behind(snapshot, &network, own, &service)
+    };
     let downstream = Downstream {
         port,
         scheme: Scheme::Http,
@@ -266,10 +254,77 @@ async fn serve_service(
         destination: SocketAddr::new(ip, port),
         sni: None,
         forwarded_for: None,
+        behalf: Some(behalf),
         upgraded: RefCell::default(),
     };
-    let draining = tunnel.draining.clone();
-    speak(worker, Rc::new(downstream), spoken, stream, draining).await;
+    let of_serving = Rc::clone(&worker);
+    let serve = |leaving| speak(of_serving, Rc::new(downstream), spoken, stream, leaving);
+    serve_while(&worker, tunnel.draining.clone(), is_ours, serve).await;
+}
+
+/// True while this gateway is the waypoint of a service.
+fn is_behind(
+    snapshot: &Snapshot,
+    network: &str,
+    own: IpAddr,
+    service: &NamespacedHostname,
+) -> bool {
+    let waypoint = snapshot.service(service);
+    let waypoint = waypoint.and_then(|service| service.waypoint.as_ref());
+    let own = snapshot.workload_by_ip(network, own);
+    own.zip(waypoint)
+        .is_some_and(|(own, waypoint)| snapshot.is_gateway(own, waypoint))
+}
+
+/// For whom a stream is: its port is the application's where the client's node has told it.
+fn behalf(tunnel: &Tunnel, incoming: &IncomingRequest) -> Arc<Behalf> {
+    let request = incoming.request.as_ref().ok();
+    let told = request
+        .and_then(|request| request.forwarded.client)
+        .map(canonical);
+    let told = told.filter(|client| client.ip() == canonical(tunnel.client).ip());
+    Arc::new(Behalf {
+        identity: tunnel.peer.identity().clone(),
+        address: told.unwrap_or(tunnel.client),
+    })
+}
+
+/// Bytes to a workload that is addressed itself. Policies of the gateway hold; where they ask for
+/// more than a connection shows, nothing passes, as nobody looks into these bytes.
+async fn serve_workload(
+    worker: &Worker,
+    tunnel: &Tunnel,
+    incoming: IncomingRequest,
+    workload: &Workload,
+    address: SocketAddr,
+) {
+    // No service has such a name: what is found is of the gateway as a whole.
+    let nobody = NamespacedHostname::new(&workload.namespace, &address.ip().to_string());
+    let guard = worker.plan.load().guards().of_service(&nobody).cloned();
+    if let Some(guard) = guard {
+        let refused = match guard.is_of_connections() {
+            true => guard.refuses_bytes(&facts_of(tunnel, address)),
+            false => Some(Refusal::new(
+                Reason::PolicyNotAllowed,
+                "policies ask about requests, and pods are reached by bytes",
+            )),
+        };
+        if let Some(refusal) = refused {
+            return refuse(tunnel, incoming, &refusal);
+        }
+    }
+    let behalf = behalf(tunnel, &incoming);
+    let connected = worker
+        .upstreams
+        .connect_to(workload, address, Some(&behalf));
+    match connected.await {
+        Ok(backend) => {
+            if let Ok(stream) = incoming.accept(None) {
+                copy(TunnelIo::new(stream), backend).await;
+            }
+        }
+        Err(refusal) => refuse(tunnel, incoming, &refusal),
+    }
 }
 
 /// A stream that policies look into. `None` when it is over: whatever is not HTTP passes as bytes,
@@ -278,7 +333,7 @@ async fn guarded(
     worker: &Worker,
     tunnel: &Tunnel,
     refused: Option<Refusal>,
-    (service, port): (&NamespacedHostname, u16),
+    (service, port, behalf): (&NamespacedHostname, u16, &Arc<Behalf>),
     stream: TunnelIo,
 ) -> Option<(Spoken, Rewound<TunnelIo>)> {
     // Where nothing else passes, there is no hurry to find out.
@@ -290,7 +345,7 @@ async fn guarded(
     if let Some(spoken) = spoken {
         return Some((spoken, stream));
     }
-    let call = call_for(tunnel, service, port);
+    let call = call_for(tunnel, service, port, behalf);
     let connected = match refused {
         None => worker.upstreams.connect(&call, Inside::Bytes).await,
         Some(refusal) => Err(refusal),
@@ -329,7 +384,12 @@ fn log_refused(tunnel: &Tunnel, refusal: &Refusal) {
 }
 
 /// A connection to an endpoint, for bytes.
-fn call_for<'a>(tunnel: &Tunnel, service: &'a NamespacedHostname, port: u16) -> Call<'a> {
+fn call_for<'a>(
+    tunnel: &Tunnel,
+    service: &'a NamespacedHostname,
+    port: u16,
+    behalf: &'a Arc<Behalf>,
+) -> Call<'a> {
     Call {
         service,
         port,
@@ -337,6 +397,7 @@ fn call_for<'a>(tunnel: &Tunnel, service: &'a NamespacedHostname, port: u16) -> 
         client: Some(tunnel.client.ip()),
         session: None,
         deadline: None,
+        behalf: Some(behalf),
     }
 }
 
@@ -348,7 +409,8 @@ async fn pass_through(
     service: &NamespacedHostname,
     port: u16,
 ) {
-    let call = call_for(tunnel, service, port);
+    let behalf = behalf(tunnel, &incoming);
+    let call = call_for(tunnel, service, port, &behalf);
     match worker.upstreams.connect(&call, Inside::Bytes).await {
         Ok(backend) => {
             if let Ok(stream) = incoming.accept(None) {

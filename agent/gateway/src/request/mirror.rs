@@ -74,6 +74,7 @@ async fn send(worker: &Worker, mirror: &MirrorTo, mut parts: Parts, body: Reques
         client: None,
         session: None,
         deadline: None,
+        behalf: None,
     };
     match worker.upstreams.send(&call, &mut Vec::new(), request).await {
         Ok(answer) => {

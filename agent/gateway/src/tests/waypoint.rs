@@ -1,5 +1,6 @@
 //! In and out of the mesh.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -336,20 +337,29 @@ async fn a_waypoint_leads_nowhere_else() {
     .await;
 }
 
+/// The requests of tunnels.
+type Asked = Rc<RefCell<Vec<ConnectRequest>>>;
+
 /// The node of a pod in the mesh: takes tunnels on the pod's address, as that identity.
-async fn node(ip: &str, certificates: &Certificates, account: &str, backend: SocketAddr) {
+/// Returns what it has been asked.
+async fn node(ip: &str, certificates: &Certificates, account: &str, backend: SocketAddr) -> Asked {
+    let asked = Asked::default();
+    let of_node = Rc::clone(&asked);
     let listener = TcpListener::bind((ip, HBONE_PORT)).await.unwrap();
     let certificate = certificates.get(&identity("ns", account)).await.unwrap();
     spawn_local(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let config = server_config(&certificate).unwrap();
+            let seen = Rc::clone(&of_node);
             spawn_local(async move {
                 let session = server::accept(tcp, config, Rc::new(Settings::default()));
                 let Ok(session) = session.await else {
                     return;
                 };
                 assert_eq!(*session.peer(), identity("ns", "waypoint"));
+                let seen = Rc::clone(&seen);
                 let on_request = move |incoming: server::IncomingRequest| {
+                    seen.borrow_mut().push(incoming.request.clone().unwrap());
                     spawn_local(async move {
                         let mut to = TcpStream::connect(backend).await.unwrap();
                         let mut from = TunnelIo::new(incoming.accept(None).unwrap());
@@ -360,6 +370,7 @@ async fn node(ip: &str, certificates: &Certificates, account: &str, backend: Soc
             });
         }
     });
+    asked
 }
 
 fn meshed(ip: &str, backend: SocketAddr) -> Workload {
@@ -377,11 +388,23 @@ async fn pods_in_the_mesh_are_reached_by_tunnel_and_as_themselves() {
         let backend = Backend::start("one").await;
         let mut site = Site::start(meshed("127.77.0.1", backend.address));
         site.apply(&[attached("all", None, None, vec![rule("/", "one")])]);
-        node("127.77.0.1", &site.certificates, "one", backend.address).await;
+        let asked = node("127.77.0.1", &site.certificates, "one", backend.address).await;
         for _ in 0..5 {
             assert_eq!(said(&site.get("shop", "/x").await), (200, "all"));
         }
         assert_eq!(backend.connections(), 1);
+        // One connection is for one client, whom the node is told of.
+        assert_eq!(said(&site.get("other", "/x").await), (200, "all"));
+        assert_eq!(backend.connections(), 2);
+        let sources: Vec<_> = asked
+            .borrow()
+            .iter()
+            .map(|one| one.source.clone())
+            .collect();
+        let client = |namespace| Some(identity(namespace, "client"));
+        assert_eq!(sources, [client("shop"), client("other")]);
+        let address = asked.borrow()[0].forwarded.client.unwrap();
+        assert_eq!(address.ip(), site.bed.address.ip());
         // Another one answers at the address of a pod.
         node(
             "127.77.0.2",
@@ -397,9 +420,9 @@ async fn pods_in_the_mesh_are_reached_by_tunnel_and_as_themselves() {
             site.get("shop", "/x").await.status(),
             StatusCode::SERVICE_UNAVAILABLE
         );
-        let record = site.bed.records(6).await.remove(5);
+        let record = site.bed.records(7).await.remove(6);
         assert_eq!(record.reason, Reason::PeerIdentityMismatch);
-        assert_eq!(backend.seen().len(), 5);
+        assert_eq!(backend.seen().len(), 6);
     })
     .await;
 }
@@ -419,4 +442,78 @@ async fn a_pod_in_the_mesh_is_never_reached_in_the_clear() {
     );
     assert_eq!(bed.records(1).await.remove(0).reason, Reason::NoCertificate);
     assert_eq!(backend.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_behind_it_is_reached_by_its_own_address() {
+    worker(async {
+        let listener = TcpListener::bind("127.77.0.5:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pod = |waypoint| Workload {
+            waypoint,
+            ..endpoint("one-0", "one", address)
+        };
+        let mut site = Site::start(pod(behind_waypoint("one").waypoint));
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(b"220 ready\r\n").await.unwrap();
+            }
+        });
+        let mut stream = site.open("shop", &address.to_string()).await.unwrap();
+        let mut said = [0; 11];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"220 ready\r\n");
+        // A node that has not heard that it is no longer so is served for a while.
+        let updates = vec![Update::Workload(Box::new(pod(None)))];
+        assert!(site.bed.writer.apply(updates).is_empty());
+        assert!(site.open("shop", &address.to_string()).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_before_the_gateway_has_heard_of_it_waits() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let mut site = Site::start(endpoint("one-0", "one", backend.address));
+        let mut free = behind_waypoint("one");
+        free.waypoint = None;
+        let update = |service| vec![Update::Service(Box::new(service))];
+        assert!(site.bed.writer.apply(update(free)).is_empty());
+        let authority = format!("{VIP}:80");
+        let mut writer = std::mem::replace(&mut site.bed.writer, agent_state::channel().0);
+        let opened = site.open("shop", &authority);
+        let mut opened = std::pin::pin!(opened);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut opened).await;
+        assert!(early.is_err(), "it is kept waiting");
+        let bound = behind_waypoint("one");
+        assert!(writer.apply(update(bound)).is_empty());
+        assert!(opened.await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_stays_is_asked_to_come_again_by_its_new_way() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let mut site = Site::start(endpoint("one-0", "one", backend.address));
+        site.apply(&[attached("all", None, None, vec![rule("/", "one")])]);
+        let stream = site.open("shop", &format!("{VIP}:80")).await.unwrap();
+        let handshake = http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream));
+        let (mut send, connection) = handshake.await.unwrap();
+        let connection = spawn_local(connection);
+        let answer = whole(send.send_request(get("one", "/x")).await.unwrap()).await;
+        assert_eq!(said(&answer), (200, "all"));
+        let mut free = behind_waypoint("one");
+        free.waypoint = None;
+        let updates = vec![Update::Service(Box::new(free))];
+        assert!(site.bed.writer.apply(updates).is_empty());
+        // Whether its own goodbye still finds somebody is all the same to it.
+        let ended = tokio::time::timeout(Duration::from_secs(10), connection);
+        let _ = ended.await.expect("it ends").unwrap();
+        let late = site.open("shop", &format!("{VIP}:80")).await;
+        assert!(late.is_ok(), "a node that has not heard of it is served");
+    })
+    .await;
 }

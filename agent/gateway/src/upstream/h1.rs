@@ -6,6 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use agent_model::Reason;
@@ -16,6 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::behalf::{Behalf, are_alike};
 use super::connect::Dialer;
 use super::endpoint::Endpoint;
 use super::line::Line;
@@ -36,6 +38,8 @@ struct Driver {
     connection: Connection<TokioIo<Patient<Line>>, RequestBody>,
     /// It is over: closed, broken, or no longer HTTP.
     ended: bool,
+    /// For whom alone it is.
+    behalf: Option<Arc<Behalf>>,
 }
 
 /// A connection that waits for a request.
@@ -72,10 +76,11 @@ pub(crate) struct Upgraded {
 pub(super) async fn send(
     dialer: &Dialer,
     trial: Trial,
+    behalf: Option<&Arc<Behalf>>,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
     let (mut trial, mut request) = (trial, request);
-    while let Some(idle) = take_idle(trial.endpoint()) {
+    while let Some(idle) = take_idle(trial.endpoint(), behalf) {
         match exchange(trial, idle.send, idle.driver, request).await {
             Ok(answered) => return Ok(answered),
             // It was closed meanwhile, before anything was sent.
@@ -89,7 +94,7 @@ pub(super) async fn send(
             Err((trial, failed)) => return Err(failed.at(trial)),
         }
     }
-    let (send, driver) = match connect(dialer, trial.endpoint()).await {
+    let (send, driver) = match connect(dialer, trial.endpoint(), behalf).await {
         Ok(connection) => connection,
         Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
     };
@@ -100,8 +105,9 @@ pub(super) async fn send(
 async fn connect(
     dialer: &Dialer,
     endpoint: &Endpoint,
+    behalf: Option<&Arc<Behalf>>,
 ) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
-    let line = dialer.line(endpoint, Inside::Http1).await?;
+    let line = dialer.line(endpoint, Inside::Http1, behalf).await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(Patient::new(line)))
@@ -110,19 +116,25 @@ async fn connect(
     let driver = Driver {
         connection,
         ended: false,
+        behalf: behalf.cloned(),
     };
     Ok((send, driver))
 }
 
 /// The most recently used connection that still stands. What a backend said before this request
 /// came has been noticed by the runtime before it: a look without waiting sees it.
-fn take_idle(endpoint: &Endpoint) -> Option<Idle> {
+fn take_idle(endpoint: &Endpoint, behalf: Option<&Arc<Behalf>>) -> Option<Idle> {
     let now = Instant::now();
     loop {
-        let mut idle = endpoint.idle.borrow_mut().pop()?;
+        let mut idle = {
+            let mut all = endpoint.idle.borrow_mut();
+            let fits = |idle: &Idle| are_alike(idle.driver.behalf.as_ref(), behalf);
+            let place = all.iter().rposition(fits)?;
+            all.remove(place)
+        };
         if !idle.is_fresh(now) {
             // Those before it have waited for longer.
-            endpoint.idle.borrow_mut().clear();
+            endpoint.sweep(now);
             return None;
         }
         idle.driver.drive(&mut Context::from_waker(Waker::noop()));

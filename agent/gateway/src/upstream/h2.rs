@@ -1,5 +1,7 @@
 //! HTTP/2 to backends, with prior knowledge: one connection per endpoint and worker.
 
+use std::sync::Arc;
+
 use agent_model::Reason;
 use agent_net::tasks::spawn_local;
 use http::Uri;
@@ -12,6 +14,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
 
 use super::awake::Awake;
+use super::behalf::{Behalf, are_alike};
 use super::connect::Dialer;
 use super::endpoint::Endpoint;
 use super::h1::Leased;
@@ -30,13 +33,20 @@ const MAX_HEAD: u32 = 64 * 1024;
 
 /// The connection that an endpoint's requests share. Those that come while it is made wait.
 #[derive(Default)]
-pub(super) struct Shared(Mutex<Option<SendRequest<RequestBody>>>);
+pub(super) struct Shared(Mutex<Vec<Open>>);
+
+/// A connection, and for whom alone it is.
+type Open = (Option<Arc<Behalf>>, SendRequest<RequestBody>);
+
+/// Clients of a waypoint that have a connection to an endpoint at a time; of more, the one that was
+/// made first gives way: it ends with its last request.
+const MAX_CLIENTS: usize = 256;
 
 impl Shared {
     /// Lets go of the connection, unless it is being made: it ends with its last request.
     pub(super) fn close(&self) {
         if let Ok(mut shared) = self.0.try_lock() {
-            *shared = None;
+            shared.clear();
         }
     }
 }
@@ -45,9 +55,10 @@ impl Shared {
 pub(super) async fn send(
     dialer: &Dialer,
     mut trial: Trial,
+    behalf: Option<&Arc<Behalf>>,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
-    let mut send = match connection(dialer, trial.endpoint()).await {
+    let mut send = match connection(dialer, trial.endpoint(), behalf).await {
         Ok(send) => send,
         Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
     };
@@ -88,6 +99,7 @@ fn with_https(mut request: Request<RequestBody>) -> Request<RequestBody> {
 async fn connection(
     dialer: &Dialer,
     endpoint: &Endpoint,
+    behalf: Option<&Arc<Behalf>>,
 ) -> Result<SendRequest<RequestBody>, Refusal> {
     let late = |_| {
         let detail = format!(
@@ -98,16 +110,21 @@ async fn connection(
     };
     let shared = timeout(CONNECT_TIMEOUT, endpoint.shared.0.lock());
     let mut shared = shared.await.map_err(late)?;
-    if let Some(send) = &*shared
+    let mut open = shared.iter();
+    if let Some((_, send)) = open.find(|(of, _)| are_alike(of.as_ref(), behalf))
         && !send.is_closed()
     {
         return Ok(send.clone());
     }
-    let (send, heard) = connect(dialer, endpoint).await?;
+    let (send, heard) = connect(dialer, endpoint, behalf).await?;
     let ended = |_| Refusal::new(Reason::H2Failed, "the connection ended before a word");
     let heard = timeout(CONNECT_TIMEOUT, heard).await.map_err(late)?;
     heard.map_err(ended)?;
-    *shared = Some(send.clone());
+    shared.retain(|(_, send)| !send.is_closed());
+    if shared.len() >= MAX_CLIENTS {
+        shared.remove(0);
+    }
+    shared.push((behalf.cloned(), send.clone()));
     Ok(send)
 }
 
@@ -115,8 +132,9 @@ async fn connection(
 async fn connect(
     dialer: &Dialer,
     endpoint: &Endpoint,
+    behalf: Option<&Arc<Behalf>>,
 ) -> Result<(SendRequest<RequestBody>, oneshot::Receiver<()>), Refusal> {
-    let line = dialer.line(endpoint, Inside::Http2).await?;
+    let line = dialer.line(endpoint, Inside::Http2, behalf).await?;
     let (line, heard) = Awake::new(line);
     let (send, connection) = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())

@@ -100,7 +100,7 @@ impl Checks {
                 // Nobody is reached; that is not the endpoint's illness.
                 Some(Err(_)) => return check.borrow_mut().is_under_way = false,
             };
-            let asked = probe::ask(&dialer, &member, tls, &settings, &of.0.hostname);
+            let asked = probe::ask(&dialer, &member, tls, &settings, of);
             let asked = timeout(settings.timeout, asked).await;
             let answer = asked.unwrap_or_else(|_| Err(too_late(settings.timeout)));
             check

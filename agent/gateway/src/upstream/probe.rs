@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent_model::NamespacedHostname;
 use agent_net::tasks::spawn_local;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
@@ -31,8 +32,9 @@ pub(super) async fn ask(
     member: &Member,
     tls: Option<&Arc<Origination>>,
     check: &HealthCheck,
-    service: &str,
+    of: (&NamespacedHostname, u16),
 ) -> Result<(), String> {
+    let service = &*of.0.hostname;
     let mut address = member.address;
     if let Some(port) = check.port {
         address.set_port(port);
@@ -42,7 +44,8 @@ pub(super) async fn ask(
         Probe::Http { .. } => Inside::Http1,
         Probe::Grpc { .. } => Inside::Http2,
     };
-    let dialled = dialer.dial((&member.workload, address), tls, inside).await;
+    let dialled = dialer.dial(of, (&member.workload, address), tls, inside, None);
+    let dialled = dialled.await;
     let leg = dialled.map_err(|refusal| refusal.detail)?;
     match &check.probe {
         Probe::Tcp => Ok(()),

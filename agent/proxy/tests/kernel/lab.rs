@@ -134,6 +134,7 @@ impl Lab {
             ports: vec![WEB_PORT],
             subject_alt_names: Vec::new(),
             waypoint: None,
+            ingress_use_waypoint: false,
             load_balancing: agent_model::LoadBalancing::default(),
             ip_families: agent_model::IpFamilies::Automatic,
             canonical: true,

@@ -243,6 +243,7 @@ fn written(at: SystemTime) -> Vec<u8> {
         ip_families: Default::default(),
         canonical: true,
         visibility: Default::default(),
+        ingress_use_waypoint: false,
     };
     let odd = PolicyKey("ns/odd".into());
     let kept = [

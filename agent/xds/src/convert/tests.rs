@@ -134,14 +134,14 @@ prop_compose! {
             Just(IpFamilies::Ipv6Only),
             Just(IpFamilies::Dual),
         ],
-        canonical in any::<bool>(),
+        (canonical, ingress_use_waypoint) in any::<(bool, bool)>(),
         visibility in prop_oneof![Just(Visibility::Public), Just(Visibility::Namespace)],
     ) -> Service {
         let (name, namespace, hostname) = words;
         Service {
             name, namespace, hostname, vips, ports, subject_alt_names, waypoint,
             load_balancing: LoadBalancing { routing_preference, mode, health_policy },
-            ip_families, canonical, visibility,
+            ip_families, canonical, visibility, ingress_use_waypoint,
         }
     }
 }

@@ -525,6 +525,7 @@ fn service(name: u8, canonical: bool) -> Service {
         ip_families: Default::default(),
         canonical,
         visibility: Default::default(),
+        ingress_use_waypoint: false,
     }
 }
 

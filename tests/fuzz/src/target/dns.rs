@@ -106,6 +106,7 @@ fn service(host: &str, vip: Option<IpAddr>) -> Service {
         ports: Vec::new(),
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: LoadBalancing::default(),
         ip_families: IpFamilies::Automatic,
         canonical: true,

@@ -227,6 +227,7 @@ fn service(choices: &mut Choices<'_>) -> Service {
         ports: ports(choices),
         subject_alt_names: Vec::new(),
         waypoint: None,
+        ingress_use_waypoint: false,
         load_balancing: LoadBalancing {
             routing_preference: choices.list(3, |choices| {
                 choices.of(&[LocalityScope::Zone, LocalityScope::Node])

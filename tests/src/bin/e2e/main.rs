@@ -28,7 +28,6 @@ mod services;
 mod talk;
 mod transfer;
 mod trust;
-mod waypoint;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -140,7 +139,6 @@ const GROUPS: &[&[Case]] = &[
     gateway::CASES,
     endpoints::CASES,
     limits::CASES,
-    waypoint::CASES,
     hostile::CASES,
     talk::CASES,
     control_plane::CASES,
