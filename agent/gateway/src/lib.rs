@@ -25,6 +25,7 @@ pub mod balance;
 mod body;
 pub mod circuit;
 mod config;
+mod cookie;
 pub mod filter;
 pub mod framing;
 mod gateway;

@@ -16,7 +16,7 @@ use agent_model::gateway::{Persistence, SessionPersistence};
 use http::header::{HeaderMap, HeaderName, HeaderValue, InvalidHeaderName, SET_COOKIE};
 
 use crate::balance::hashed;
-use crate::tuning::cookie;
+use crate::cookie::cookie;
 
 /// Digits of a token: service, endpoint, two times and the check.
 const LENGTH: usize = 16 + 16 + 8 + 8 + 16;

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use agent_model::NamespacedHostname;
 use agent_model::gateway::traffic::TrafficTarget;
-use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 
 use crate::balance::{Algorithm, hashed};
+use crate::cookie::cookie;
 use crate::traffic::Policies;
 use crate::{circuit, outlier};
 
@@ -201,18 +202,10 @@ impl HashOn {
     }
 }
 
-/// The value of a cookie (RFC 6265, 5.4); of several with one name the first.
-pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let fields = headers.get_all(COOKIE).into_iter();
-    let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
-    pairs.find_map(|pair| {
-        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
-        rest.strip_prefix(b"=")
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::COOKIE;
+
     use super::*;
 
     #[test]
@@ -250,6 +243,5 @@ mod tests {
         for absent in ["use", "users", "A", ""] {
             assert_eq!(HashOn::Cookie(absent.into()).of(&request), None, "{absent}");
         }
-        assert_eq!(cookie(&headers, "b"), Some(&b"2"[..]));
     }
 }
