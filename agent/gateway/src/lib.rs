@@ -22,6 +22,7 @@
 
 pub mod access;
 pub mod balance;
+mod behind;
 mod body;
 pub mod circuit;
 mod config;

@@ -16,5 +16,4 @@ mod tls;
 mod tunnel;
 
 pub(crate) use accept::run;
-pub(crate) use behind::Memory;
 pub(crate) use datagrams::run as run_datagrams;

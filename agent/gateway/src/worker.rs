@@ -15,10 +15,10 @@ use agent_state::Reader;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
+use crate::behind::Memory;
 use crate::body::Room;
 use crate::config::Config;
 use crate::keys::Keys;
-use crate::listener::Memory;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::record::Records;

@@ -21,12 +21,13 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::behind::{Destination, Lost, await_destination, look, serve_while};
+use super::behind::{Lost, await_destination, look, serve_while};
 use super::detect::{Rewound, Spoken, detect, sniff};
 use super::egress::{Leaving, leave};
 use super::http::speak;
 use super::splice::copy;
 use crate::access::connection;
+use crate::behind::Destination;
 use crate::mesh::Mesh;
 use crate::outside::is_outside;
 use crate::plan::{Inside, Rule};
