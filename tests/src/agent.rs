@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::operator;
 use crate::place::Place;
 use crate::poll;
-use crate::process::Process;
+use crate::process::{Process, rss_of};
 use crate::programs::Programs;
 use crate::run::Run;
 use crate::supervised::Supervised;
@@ -349,14 +349,7 @@ impl Agent {
 
     /// Resident memory in bytes.
     pub fn rss(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?))
-            .context("reading the agent's status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line
-            .and_then(|line| line.split_whitespace().next())
-            .and_then(|number| number.parse().ok())
-            .context("no VmRSS")?;
-        Ok(kib * 1024)
+        rss_of(self.pid()?)
     }
 
     fn must_run(&self) -> Result<()> {

@@ -25,6 +25,11 @@ pub struct Gateway {
 impl Gateway {
     /// Starts the gateway `namespace/name` in `pod`. Returns before it serves.
     pub fn start(cluster: &Cluster, pod: &Pod, key: &str) -> Result<Self> {
+        Self::start_with(cluster, pod, key, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(cluster: &Cluster, pod: &Pod, key: &str, flags: &[&str]) -> Result<Self> {
         let programs = Programs::find()?;
         let control = cluster.control()?;
         let name = format!("gateway-{}", key.replace('/', "-"));
@@ -43,7 +48,8 @@ impl Gateway {
             .arg(&token)
             .arg("--admin-socket")
             .arg(directory.join("admin.sock"))
-            .args(["--workers", "1"]);
+            .args(["--workers", "1"])
+            .args(flags);
         Ok(Self {
             process: pod.spawn_command(&name, command)?,
             programs,

@@ -16,6 +16,7 @@ pub mod counters;
 pub mod gateway;
 pub mod http;
 pub mod issuer;
+pub mod l7;
 pub mod lab;
 pub mod leak;
 pub mod manifests;

