@@ -1,5 +1,5 @@
 //! Wire messages: delta xDS, workload, authorization, gateway, certificate service, node
-//! service.
+//! service, traces.
 //!
 //! Everything in the modules is generated from the .proto files beside `src` (`cargo xtask
 //! codegen`) and checked in; a test of `proto-codegen` fails when the two differ.
@@ -35,4 +35,6 @@ generated! {
     gateway = "culvert.gateway.v1.rs";
     /// `culvert.node.v1`: enrolment of a node's pods and trust.
     node = "culvert.node.v1.rs";
+    /// `opentelemetry.proto.collector.trace.v1`: traces for a collector.
+    otlp = "opentelemetry.proto.collector.trace.v1.rs";
 }

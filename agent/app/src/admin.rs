@@ -5,6 +5,7 @@ mod control;
 mod escape;
 mod gateway;
 mod query;
+mod routes;
 mod status;
 mod table;
 mod why;
@@ -22,6 +23,7 @@ pub(crate) use control::control_text;
 pub(crate) use escape::printable;
 pub(crate) use gateway::gateway_text;
 pub(crate) use query::why_path;
+pub(crate) use routes::routes_text;
 pub(crate) use status::{
     CertificateView, Connections, ControlPlaneView, OlderView, PodView, RejectedResource, Status,
     TrustView, Tunnels,
@@ -59,12 +61,13 @@ pub(crate) fn routes(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> [Route;
     ]
 }
 
-/// `/status` on the admin socket of a role that has only that.
-pub(crate) fn status_route(
-    status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+/// One path on the admin socket of a role that has only a few.
+pub(crate) fn answer_route(
+    path: &'static str,
+    view: impl Fn() -> serde_json::Value + Send + Sync + 'static,
 ) -> Route {
     Arc::new(move |request| {
-        let answer = || (request.uri.path() == "/status").then(|| Answer::json(&status()));
+        let answer = || (request.uri.path() == path).then(|| Answer::json(&view()));
         foreign(request).or_else(answer)
     })
 }

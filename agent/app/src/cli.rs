@@ -43,6 +43,9 @@ pub(crate) enum Verb {
     /// the control plane's socket: manifests that are not in force, nodes, certificates. With a
     /// gateway's: ports, routes, what cannot be used.
     Status(StatusFlags),
+    /// Shows what a gateway does with requests: listeners, rules with their backends, requests,
+    /// success rate and latency of each rule, endpoints and those that are out.
+    Routes(StatusFlags),
     /// Prints the node agent's view of the mesh as JSON, with the keys istioctl knows.
     ConfigDump(AdminFlags),
     /// Explains what the node agent would do with a connection: identity, route, endpoint and

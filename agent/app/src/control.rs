@@ -114,7 +114,7 @@ fn listen(
     metrics.sample_with(move |samples| sample(&status_json(&sampled), samples));
     let shown = Arc::clone(shown);
     let metrics = metrics_route(Arc::clone(metrics));
-    let status = admin::status_route(move || status_json(&shown));
+    let status = admin::answer_route("/status", move || status_json(&shown));
     let port = listen_on(config.metrics_listen)
         .with_context(|| format!("listening on {}", config.metrics_listen))?;
     Listeners::default()

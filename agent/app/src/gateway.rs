@@ -3,7 +3,10 @@
 //! admin thread.
 
 mod backends;
+mod in_force;
 mod log;
+mod routes;
+mod spans;
 mod trials;
 mod view;
 
@@ -15,9 +18,10 @@ use agent_gateway::traffic::Policies;
 use agent_gateway::tuning::Tuning;
 use agent_gateway::{Follower, Gateway, Mesh, Place, Records, SystemLookup, Told, bind, keys};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
+use agent_model::Workload;
 use agent_net::drain::{self, Watcher};
 use agent_net::socket::listen_on;
-use agent_telemetry::{Limits, Metrics};
+use agent_telemetry::{Collector, Limits, Metrics, Spans};
 use agent_xds::client::{self, Means};
 use agent_xds::{ClientConfig, ClientStatus, NodeFacts};
 use anyhow::Context;
@@ -29,14 +33,18 @@ use crate::config::GatewayConfig;
 use crate::listen::{Listeners, Serving, metrics_route, readiness_route};
 use crate::readiness::{Pending, Readiness};
 use crate::shutdown::Signals;
-use log::AccessLog;
+use in_force::InForce;
+use log::Observer;
+use routes::RoutesView;
 use trials::Trials;
-use view::{GatewayView, InForce};
+use view::GatewayView;
 
 /// Time between two tries for a port that cannot be had.
 const RETRY: Duration = Duration::from_secs(1);
 /// Lifetime asked for; the certificate service may give less.
 const CERTIFICATE_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Time that spans have to reach their collector at the end.
+const SPANS_DRAIN: Duration = Duration::from_secs(1);
 /// Time the control runtime's tasks have to end after the requests.
 const CONTROL_DRAIN: Duration = Duration::from_millis(100);
 
@@ -59,11 +67,21 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
 
     let known = follow(&config, &control, &draining);
     let trials = Trials::shown_by(&metrics);
-    let records: Arc<dyn Records> = Arc::new(AccessLog { trials });
+    let spans = spans(&config, &control)?;
+    if let Some(spans) = spans.clone() {
+        metrics.sample_with(move |samples| spans.sample(samples));
+    }
+    let records: Arc<dyn Records> = Arc::new(Observer {
+        spans: spans.clone(),
+        trials,
+    });
     let settings = agent_gateway::Config {
         workers: config.workers,
         network: config.network.as_str().into(),
         tells_reasons: config.reason_header,
+        requests: Arc::clone(metrics.requests()),
+        traced: config.tracing.as_ref().map(|tracing| tracing.share),
+        own: Some(Arc::new(own_workload(&config))),
         ..agent_gateway::Config::default()
     };
     control.spawn(keys::run(
@@ -82,11 +100,23 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
     let view = GatewayView {
         key: config.gateway.clone(),
         sync: known.sync.clone(),
-        in_force: shown,
+        in_force: shown.clone(),
         keys: settings.keys,
         gateway: Arc::clone(&gateway),
+        requests: Arc::clone(metrics.requests()),
     };
-    let _listeners = listen(&config, &metrics, &readiness, view)?;
+    let routes = RoutesView {
+        key: config.gateway.clone(),
+        network: config.network.clone(),
+        in_force: shown,
+        mesh: known.mesh.clone(),
+        requests: Arc::clone(metrics.requests()),
+        talked: {
+            let gateway = Arc::clone(&gateway);
+            Box::new(move || gateway.backends())
+        },
+    };
+    let _listeners = listen(&config, &metrics, &readiness, (view, routes))?;
     control.spawn(serve(
         Arc::clone(&gateway),
         config.listen_address,
@@ -103,11 +133,44 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
     if !gateway.stop(config.drain_deadline) {
         tracing::warn!("requests outlived the drain deadline and were ended");
     }
+    if let Some(spans) = spans {
+        control.block_on(spans.flush(SPANS_DRAIN));
+    }
     if !control.block_on(drain.drain(CONTROL_DRAIN)) {
         tracing::warn!("control tasks outlived the drain");
     }
     control.shutdown_timeout(CONTROL_DRAIN);
     Ok(())
+}
+
+/// Where spans go, if they go anywhere.
+fn spans(config: &GatewayConfig, control: &Runtime) -> anyhow::Result<Option<Spans>> {
+    let Some(tracing) = &config.tracing else {
+        return Ok(None);
+    };
+    let collector = Collector {
+        address: tracing.endpoint.clone(),
+        root_cert: tracing.root_cert.clone(),
+        resource: vec![
+            ("service.name", config.gateway.name.to_string()),
+            ("service.namespace", config.gateway.namespace.to_string()),
+            ("service.version", crate::VERSION.to_owned()),
+        ],
+        version: crate::VERSION,
+    };
+    Ok(Some(Spans::start(&collector, control.handle())?))
+}
+
+/// What metrics call the gateway.
+fn own_workload(config: &GatewayConfig) -> Workload {
+    let GatewayConfig { gateway, .. } = config;
+    Workload {
+        namespace: Arc::clone(&gateway.namespace),
+        workload_name: Arc::clone(&gateway.name),
+        canonical_name: Arc::clone(&gateway.name),
+        cluster_id: config.cluster_id.as_str().into(),
+        ..Workload::default()
+    }
 }
 
 /// Who the gateway is in the mesh; its certificate is asked for at once.
@@ -219,7 +282,8 @@ fn apply(gateway: &Gateway, address: IpAddr, told: &Told) -> InForce {
         "configuration in force"
     );
     InForce {
-        routes: told.routes.keys().cloned().collect(),
+        listeners: (told.gateway.as_ref()).map_or_else(Vec::new, |one| one.listeners.clone()),
+        routes: told.routes.clone(),
         ports,
         faults,
         ports_missing: errors.iter().map(|error| chain(error)).collect(),
@@ -239,17 +303,18 @@ fn listen(
     config: &GatewayConfig,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
-    view: GatewayView,
+    (view, routes): (GatewayView, RoutesView),
 ) -> anyhow::Result<Serving> {
     let bound = |address| listen_on(address).with_context(|| format!("listening on {address}"));
     let metrics = metrics_route(Arc::clone(metrics));
-    let status = admin::status_route(move || view.json());
+    let status = admin::answer_route("/status", move || view.json());
+    let routes = admin::answer_route("/routes", move || routes.json());
     Listeners::default()
         .tcp(bound(config.metrics_listen)?, &[Arc::clone(&metrics)])?
         .tcp(
             bound(config.ready_listen)?,
             &[readiness_route(readiness.clone())],
         )?
-        .unix(&config.admin_socket, &[status, metrics])?
+        .unix(&config.admin_socket, &[status, routes, metrics])?
         .start()
 }

@@ -59,6 +59,7 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
         cli::Verb::Control(flags) => control::run(config::control(*flags)?),
         cli::Verb::Gateway(flags) => gateway::run(config::gateway(*flags)?),
         cli::Verb::Status(flags) => verbs::status(&flags),
+        cli::Verb::Routes(flags) => verbs::routes(&flags),
         cli::Verb::ConfigDump(flags) => verbs::config_dump(&flags),
         cli::Verb::Why(flags) => verbs::why(&flags),
         // It has exit codes of its own.

@@ -24,6 +24,17 @@ pub(crate) fn status(flags: &StatusFlags) -> anyhow::Result<()> {
     print(&status.to_text())
 }
 
+/// `culvert routes`.
+pub(crate) fn routes(flags: &StatusFlags) -> anyhow::Result<()> {
+    let answer = admin::get(&flags.admin.admin_socket, "/routes")
+        .context("only a gateway has routes; name its socket with --admin-socket")?;
+    if flags.json {
+        return print_json(&answer);
+    }
+    let value: serde_json::Value = serde_json::from_str(&answer).context("unexpected answer")?;
+    print(&admin::routes_text(&value))
+}
+
 /// `culvert config-dump`.
 pub(crate) fn config_dump(flags: &AdminFlags) -> anyhow::Result<()> {
     print_json(&admin::get(&flags.admin_socket, "/config_dump")?)

@@ -120,6 +120,22 @@ fn findings_are_the_codes() {
 }
 
 #[test]
+fn access_log_fields_are_the_codes() {
+    let source = read("agent/app/src/gateway/log.rs");
+    let (_, event) = source.split_once("tracing::event!(").unwrap();
+    let known: Vec<String> = event
+        .lines()
+        .filter_map(|line| line.trim().split_once(" = "))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let told: Vec<String> = table("What a gateway tells")
+        .iter()
+        .flat_map(|row| code(&row[0]))
+        .collect();
+    assert_eq!(told, known);
+}
+
+#[test]
 fn rooms_are_the_workspaces() {
     let manifest = read("Cargo.toml");
     let (_, list) = manifest.split_once("members = [").unwrap();

@@ -2,7 +2,9 @@
 
 mod replay;
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -19,12 +21,18 @@ pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Frames a mirror may be behind. One that is slower than its original is given up.
 const MIRROR_QUEUE: usize = 64;
 
+/// What a client sends. The bytes that are read of it are counted.
+pub(crate) struct ClientBody {
+    body: Incoming,
+    read: Option<Rc<Cell<u64>>>,
+}
+
 /// What is sent to a backend. Frames pass as they come; nothing is kept but for a replay.
 pub(crate) enum RequestBody {
     /// The client's.
-    Client(Incoming),
+    Client(ClientBody),
     /// The client's, with copies to mirrors.
-    Copied(Incoming, Vec<mpsc::Sender<Copied>>),
+    Copied(ClientBody, Vec<mpsc::Sender<Copied>>),
     /// A copy.
     Mirror(mpsc::Receiver<Copied>),
     /// That of one of several attempts.
@@ -49,6 +57,40 @@ pub(crate) enum Copied {
     End,
 }
 
+impl ClientBody {
+    /// The body, and where its bytes are counted; nowhere when there are none to come.
+    pub(crate) fn counted(body: Incoming) -> (Self, Option<Rc<Cell<u64>>>) {
+        let read = (!body.is_end_stream()).then(Rc::default);
+        let counter = read.clone();
+        (Self { body, read }, counter)
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Ok(frame)), Some(read)) = (&frame, &self.read) {
+            let more = frame.data_ref().map_or(0, |data| data.len() as u64);
+            read.set(read.get() + more);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl RequestBody {
     /// The same body, no longer than `limit` bytes. What is returned with it becomes true when it
     /// would have been.
@@ -62,7 +104,7 @@ impl RequestBody {
     }
 
     /// The client's body and as many copies of it.
-    pub(crate) fn with_copies(client: Incoming, copies: usize) -> (Self, Vec<Self>) {
+    pub(crate) fn with_copies(client: ClientBody, copies: usize) -> (Self, Vec<Self>) {
         if client.is_end_stream() {
             return (
                 Self::Client(client),
@@ -86,7 +128,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
             Self::Copied(body, copies) => {
                 let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
                 match &frame {
@@ -94,7 +136,7 @@ impl Body for RequestBody {
                     Some(Err(_)) => copies.clear(),
                     None => copies.retain(|copy| copy.try_send(Copied::End).is_ok()),
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+                Poll::Ready(frame)
             }
             Self::Mirror(frames) => Poll::Ready(match ready!(frames.poll_recv(cx)) {
                 Some(Copied::Data(data)) => Some(Ok(Frame::data(data))),

@@ -1,9 +1,10 @@
 //! What a gateway is started with.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use agent_model::Locality;
+use agent_model::{Locality, Workload};
+use agent_telemetry::Requests;
 
 use crate::keys::Keys;
 
@@ -29,6 +30,13 @@ pub struct Config {
     pub keys: Keys,
     /// Answers of the gateway's own have their Reason in `x-culvert-reason`. Default false.
     pub tells_reasons: bool,
+    /// Where requests are counted.
+    pub requests: Arc<Requests>,
+    /// The share (0 to 1) of requests that are traced where their callers do not decide. `None`:
+    /// there is no tracing, and the callers' headers pass.
+    pub traced: Option<f64>,
+    /// What metrics call the gateway, where it is the one who asks.
+    pub own: Option<Arc<Workload>>,
 }
 
 impl Default for Config {
@@ -43,6 +51,9 @@ impl Default for Config {
             session_idle: Duration::from_secs(60),
             keys: Keys::default(),
             tells_reasons: false,
+            requests: Requests::new(Instant::now()),
+            traced: None,
+            own: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use agent_net::datagram::ServingSocket;
 use agent_net::drain::{self, Drain};
 use agent_net::tasks::spawn_local;
 use agent_state::Reader;
+use agent_telemetry::Requests;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ use crate::plan::Plan;
 use crate::record::Records;
 use crate::tuning::Tuning;
 use crate::upstream::{BackendView, Groups};
-use crate::worker::Worker;
+use crate::worker::{Reports, Worker};
 
 /// Errors of the gateway as a whole; those of one request are [`Refusal`](crate::Refusal)s.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,7 @@ pub struct Gateway {
     plan: Arc<ArcSwap<Plan>>,
     groups: Arc<Groups>,
     keys: Keys,
+    requests: Arc<Requests>,
     places: Mutex<BTreeSet<Place>>,
     _keeper: Keeper,
 }
@@ -119,6 +121,7 @@ impl Gateway {
             plan,
             groups,
             keys: config.keys.clone(),
+            requests: Arc::clone(&config.requests),
             places: Mutex::default(),
         })
     }
@@ -151,7 +154,9 @@ impl Gateway {
                 "too many addresses of keys: tokens of some issuers are refused"
             );
         }
+        let labels = plan.labels();
         self.plan.store(Arc::new(plan));
+        self.requests.keep_routes(|label| labels.contains(label));
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for place in places.difference(&wanted) {
             self.close(*place);
@@ -278,7 +283,13 @@ fn start_thread(
         .spawn(move || {
             let local = LocalSet::new();
             local.block_on(&runtime, async move {
-                let worker = Worker::new(plan, state, &config, groups, mesh, records);
+                let reports = Reports {
+                    records,
+                    shard: config.requests.shard(),
+                    traced: config.traced,
+                    own: config.own.clone(),
+                };
+                let worker = Worker::new(plan, state, &config, groups, mesh, reports);
                 Ports::new(worker).run(receiver).await;
             });
         })?;

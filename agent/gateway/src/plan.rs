@@ -12,7 +12,7 @@ mod stream;
 mod tls;
 mod treatments;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use agent_model::gateway::{
     RouteKey, Rules,
 };
 use agent_model::{NamespacedHostname, PolicyKey};
+use agent_telemetry::RouteName;
 use rustls::ServerConfig;
 
 use crate::access::{Guards, RequestPolicies};
@@ -302,6 +303,19 @@ impl Plan {
         self.datagrams.get(&port)
     }
 
+    /// What requests are counted under, of every rule.
+    pub(crate) fn labels(&self) -> HashSet<RouteName> {
+        let ports = self.ports.values();
+        let served = ports.flat_map(|port| port.listeners.values());
+        let indices = served.filter_map(|served| match served {
+            Served::Http(listener) => Some(&listener.rules),
+            Served::Stream(_) => None,
+        });
+        let indices = indices.chain(self.services.values().flat_map(ServicePlan::indices));
+        let rules = indices.flat_map(Index::values);
+        rules.filter_map(|rule| rule.label.clone()).collect()
+    }
+
     /// Every port that is served.
     pub fn places(&self) -> impl Iterator<Item = place::Place> {
         let datagrams = self.datagrams.keys().copied().map(place::Place::udp);
@@ -423,7 +437,7 @@ fn rules_of<'a>(
                 treatment: Some(treating.rule(place, &route.key, rule, &mut |unusable| {
                     fault(unusable.to_string());
                 })),
-                ..Rule::compile(&route.key, rule, &mut fault)
+                ..Rule::compile(&route.key, rule, &mut fault).labelled(number)
             }),
         }
     });

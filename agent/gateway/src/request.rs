@@ -18,17 +18,20 @@ use std::sync::Arc;
 use agent_model::gateway::{BackendProtocol, Scheme};
 use agent_model::{NamespacedHostname, Reason};
 use agent_policy::http::Peer;
+use agent_telemetry::Reporter;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::body::ClientBody;
 use crate::framing::leaves_http;
 use crate::plan::{Backend, Destination, Rule};
 use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
+use crate::source::Source;
 use crate::upstream::{Answer, Behalf, Call, Upgraded};
 use crate::worker::Worker;
 use change::{change_request, change_response};
@@ -54,6 +57,8 @@ pub(crate) struct Downstream {
     pub(crate) destination: SocketAddr,
     /// The name that the client's TLS handshake was for.
     pub(crate) sni: Option<Box<str>>,
+    /// Who asks, as it is counted.
+    pub(crate) counted: Source,
     /// The client's address, as it is told to backends; not told inside the mesh, where who asks
     /// is proved rather than claimed.
     pub(crate) forwarded_for: Option<HeaderValue>,
@@ -80,6 +85,16 @@ pub(crate) enum Origin {
     },
 }
 
+impl Origin {
+    /// As what the gateway reports the requests.
+    fn reporter(&self) -> Reporter {
+        match self {
+            Self::Port { .. } => Reporter::Source,
+            Self::Service { .. } => Reporter::Waypoint,
+        }
+    }
+}
+
 /// Serves one request. Never fails: what goes wrong is an answer, too.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
@@ -89,13 +104,16 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let is_last = leaves_http(parts.version, &parts.headers);
-    let mut record = Box::new(Record::begin(
-        client.client,
-        client.port,
-        parts.method.clone(),
-        parts.version,
-        std::time::Instant::now(),
-    ));
+    let now = std::time::Instant::now();
+    let mut record = Box::new(Record::begin(client.client, client.port, &parts, now));
+    record.is_grpc = grpc;
+    record.source = client.counted.clone();
+    record.reporter = client.origin.reporter();
+    record.trace = worker.trace(&mut parts.headers);
+    let (body, reading) = ClientBody::counted(body);
+    if let Some(bytes) = reading {
+        record.reads(bytes);
+    }
     let plan = worker.plan.load_full();
     let decided = decide(worker, &plan, client, &mut parts, &mut record).await;
     drop(plan);
@@ -145,9 +163,10 @@ pub(crate) async fn serve(
     if grpc && record.version == Version::HTTP_2 {
         response.body_mut().ends_with_status();
     }
+    record.see_grpc(response.headers());
     response.body_mut().ends(Ending {
         record,
-        records: Arc::clone(&worker.records),
+        worker: Rc::clone(worker),
     });
     response
 }
@@ -158,7 +177,7 @@ async fn forward(
     client: &Downstream,
     decision: Decision,
     mut parts: Parts,
-    body: Incoming,
+    body: ClientBody,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let Decision {
@@ -185,6 +204,7 @@ async fn forward(
             return Err(Refusal::new(Reason::BackendInvalid, why.as_ref()));
         }
     };
+    record.service = Some(service.clone());
     change_request(client, &decision, backend, &mut parts)?;
     let body = mirror(worker, rule, &parts, body);
     let (body, is_too_long) = treat::limit_body(limit, body);
@@ -209,6 +229,7 @@ async fn forward(
     let (answer, deadline) = sent.map_err(|refusal| treat::or_too_long(refusal, &is_too_long))?;
     let endpoint = answer.lease.endpoint().key();
     record.endpoint = Some(answer.lease.endpoint().address());
+    record.destination = Some(answer.lease.endpoint().workload());
     let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
     let mut response = respond(client, &decision, backend, answer, timer, upgrade.as_ref()).await?;
     if let Some(way) = way {

@@ -1,7 +1,7 @@
 //! Responses on their way to the client.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -13,10 +13,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use crate::body::BodyError;
-use crate::record::{Record, Records};
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::treatment::{Coder, Coding};
 use crate::upstream::Leased;
+use crate::worker::Worker;
 
 /// The body of a response. It drives the backend's connection while it is read, and ends the
 /// request's record.
@@ -47,7 +48,7 @@ enum Content {
 /// Where the record goes when the body is over.
 pub(crate) struct Ending {
     pub(crate) record: Box<Record>,
-    pub(crate) records: Arc<dyn Records>,
+    pub(crate) worker: Rc<Worker>,
 }
 
 impl ResponseBody {
@@ -234,10 +235,13 @@ impl Body for ResponseBody {
             None => self.poll_content(cx),
             Some(_) => self.poll_coded(cx),
         };
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let (Some(data), Some(ending)) = (frame.data_ref(), &mut self.ending)
-        {
-            ending.record.sent += data.len() as u64;
+        if let (Poll::Ready(Some(Ok(frame))), Some(ending)) = (&polled, &mut self.ending) {
+            if let Some(data) = frame.data_ref() {
+                ending.record.sent += data.len() as u64;
+            }
+            if let Some(trailers) = frame.trailers_ref() {
+                ending.record.see_grpc(trailers);
+            }
         }
         polled
     }
@@ -258,11 +262,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let Some(Ending {
-            mut record,
-            records,
-        }) = self.ending.take()
-        else {
+        let Some(Ending { mut record, worker }) = self.ending.take() else {
             return;
         };
         if record.reason == Reason::Ok && !self.is_end_stream() && self.lease.is_some() {
@@ -270,7 +270,7 @@ impl Drop for ResponseBody {
             "the client did not take the whole response".clone_into(&mut record.detail);
         }
         record.end(Instant::now());
-        records.take(&record);
+        worker.take(&record);
     }
 }
 

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_hbone::Settings;
-use agent_model::TunnelProtocol;
+use agent_model::{TunnelProtocol, Workload};
 use agent_net::datagram::LONGEST_DATAGRAM;
 use agent_net::tasks::spawn_local;
 use agent_policy::jwt::Cache;
 use agent_state::Reader;
+use agent_telemetry::Shard;
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use tokio::time::{Instant, sleep};
 
 use crate::behind::Memory;
@@ -21,8 +23,11 @@ use crate::config::Config;
 use crate::keys::Keys;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
-use crate::record::Records;
+use crate::record::{Record, Records};
 use crate::redis::Redises;
+use crate::source::Source;
+use crate::tally::Tally;
+use crate::trace::{self, Trace};
 use crate::upstream::{Dialer, Groups, Upstreams};
 
 /// How often connections that wait are looked at.
@@ -33,6 +38,11 @@ pub(crate) struct Worker {
     pub(crate) plan: Arc<ArcSwap<Plan>>,
     pub(crate) upstreams: Upstreams,
     pub(crate) records: Arc<dyn Records>,
+    tally: Tally,
+    /// The share of requests that are traced where callers do not decide.
+    traced: Option<f64>,
+    /// Who asks where clients are strangers: the gateway itself.
+    pub(crate) own: Source,
     pub(crate) mesh: Option<Mesh>,
     pub(crate) network: Arc<str>,
     pub(crate) tunnels: Rc<Settings>,
@@ -54,6 +64,15 @@ pub(crate) struct Worker {
     sessions: Cell<usize>,
     /// Datagrams are read into it, one at a time.
     datagram: RefCell<Box<[u8]>>,
+}
+
+/// Who hears of requests, and whose they are.
+pub(crate) struct Reports {
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) shard: Shard,
+    pub(crate) traced: Option<f64>,
+    /// The gateway's own workload.
+    pub(crate) own: Option<Arc<Workload>>,
 }
 
 /// What one worker takes at a time.
@@ -82,14 +101,21 @@ impl Worker {
         config: &Config,
         groups: Arc<Groups>,
         mesh: Option<Mesh>,
-        records: Arc<dyn Records>,
+        reports: Reports,
     ) -> Rc<Self> {
         let network = Arc::clone(&config.network);
         let dialer = Dialer::new(mesh.clone(), state.clone(), Arc::clone(&network));
+        let own = Source {
+            workload: reports.own,
+            identity: mesh.as_ref().map(|mesh| mesh.identity.clone()),
+        };
         let worker = Rc::new(Self {
             upstreams: Upstreams::new(Arc::clone(&plan), state, groups, dialer),
             plan,
-            records,
+            records: reports.records,
+            tally: Tally::new(reports.shard),
+            traced: reports.traced,
+            own,
             mesh,
             network,
             tunnels: Rc::default(),
@@ -136,6 +162,17 @@ impl Worker {
         let snapshot = self.upstreams.snapshot();
         let workload = snapshot.workload_by_ip(&self.network, ip);
         workload.is_some_and(|workload| workload.tunnel_protocol != TunnelProtocol::None)
+    }
+
+    /// The trace of a request that is recorded.
+    pub(crate) fn trace(&self, headers: &mut HeaderMap) -> Option<Box<Trace>> {
+        trace::begin(headers, self.traced?, rand::random).map(Box::new)
+    }
+
+    /// A request is over.
+    pub(crate) fn take(&self, record: &Record) {
+        self.tally.count(record);
+        self.records.take(record);
     }
 
     /// Counts a connection; `None` when there are enough.

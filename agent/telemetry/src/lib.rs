@@ -15,7 +15,9 @@ mod metrics;
 mod process;
 mod record;
 mod refusals;
+mod requests;
 mod samples;
+mod spans;
 mod traffic;
 mod writer;
 
@@ -24,7 +26,12 @@ pub use logging::{Logging, init};
 pub use metrics::{Limits, Metrics};
 pub use record::{Ends, Record};
 pub use refusals::{REFUSALS_KEPT, Refusal};
+pub use requests::{
+    Counter, Measured, Outcome, Reporter, RequestLabels, Requests, RouteFigures, RouteName, Shard,
+    Via,
+};
 pub use samples::{MAX_SAMPLES_PER_METRIC, Samples};
+pub use spans::{Collector, Span, Spans, Value};
 pub use traffic::Direction;
 
 /// What can go wrong while telemetry is set up. Running, it never fails: it counts what it drops.
@@ -39,6 +46,14 @@ pub enum TelemetryError {
         /// What is wrong with it.
         #[source]
         source: tracing_subscriber::filter::ParseError,
+    },
+    /// The trace collector cannot be used.
+    #[error("trace collector {address:?}: {what}")]
+    Collector {
+        /// Its address.
+        address: String,
+        /// What is wrong.
+        what: String,
     },
     /// Logging is already set up in this process.
     #[error("logging is already set up")]

@@ -11,6 +11,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
 use crate::refusals::{Refusal, Ring};
+use crate::requests::Requests;
 use crate::traffic::{Direction, Table};
 use crate::{Samples, process};
 
@@ -41,6 +42,7 @@ pub struct Metrics {
     started: Instant,
     version: &'static str,
     traffic: Arc<Table>,
+    requests: Arc<Requests>,
     refusals: Mutex<Ring>,
     refused: [ByReason; 2],
     sockets: [AtomicU64; 2],
@@ -57,6 +59,7 @@ impl Metrics {
             started: now,
             version,
             traffic: Arc::new(Table::new(limits.series, limits.idle)),
+            requests: Requests::new(now),
             refusals: Mutex::default(),
             refused: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))),
             sockets: Default::default(),
@@ -94,9 +97,15 @@ impl Metrics {
         now.saturating_duration_since(self.started)
     }
 
+    /// The counters of requests, for a process that serves some.
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
+    }
+
     /// Everything in the OpenMetrics text format, idle traffic series removed first.
     pub fn encode(&self, now: Instant) -> String {
         self.traffic.expire(self.age(now));
+        self.requests.expire(now);
         let mut samples = Samples::default();
         self.sample_own(&mut samples);
         process::sample(&mut samples);
@@ -106,6 +115,7 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape {
             traffic: Arc::clone(&self.traffic),
+            requests: Arc::clone(&self.requests),
             samples,
         }));
         let mut text = String::new();
@@ -163,6 +173,15 @@ impl Metrics {
             &[],
             self.traffic.len() as f64,
         );
+        let of_requests = self.requests.len();
+        if of_requests > 0 {
+            samples.gauge(
+                "culvert_request_series",
+                "Series of requests kept",
+                &[],
+                of_requests as f64,
+            );
+        }
     }
 
     fn sample_refused(&self, direction: Direction, samples: &mut Samples) {
@@ -192,12 +211,14 @@ impl fmt::Debug for Metrics {
 #[derive(Debug)]
 struct Scrape {
     traffic: Arc<Table>,
+    requests: Arc<Requests>,
     samples: Samples,
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.traffic.encode(&mut encoder)?;
+        self.requests.encode(&mut encoder)?;
         self.samples.encode(&mut encoder)
     }
 }

@@ -7,7 +7,9 @@ mod labels;
 mod table;
 
 pub use labels::Direction;
-pub(crate) use labels::{Flag, Labels};
+pub(crate) use labels::{
+    DESTINATION, Encoder, Flag, Labels, OVERFLOW, SOURCE, UNKNOWN, workload_key,
+};
 pub(crate) use table::{Series, Table};
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// The .proto files, relative to [`proto_dir`].
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "authorization.proto",
     "ca.proto",
     "discovery.proto",
     "gateway.proto",
     "node.proto",
+    "otlp.proto",
     "workload.proto",
 ];
 

@@ -32,6 +32,12 @@ pub(crate) fn gateway_text(status: &Value) -> String {
         let values = status[name].as_array().into_iter().flatten();
         values.map(text).collect::<Vec<_>>()
     };
+    let requests = ["success", "clientErrors", "serverErrors"];
+    let [good, client, server] = requests.map(|part| text(&status["requests"][part]));
+    line(
+        "Requests",
+        format!("{good} succeeded, {client} client errors, {server} server errors"),
+    );
     line("Ports", list("ports").join(", "));
     for problem in list("portsMissing") {
         line("Not served", problem);

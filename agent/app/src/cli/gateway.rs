@@ -1,6 +1,7 @@
 //! The flags of `culvert gateway`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -31,4 +32,19 @@ pub(crate) struct GatewayFlags {
     /// Answers of the gateway's own carry their Reason in `x-culvert-reason`.
     #[arg(long, env = "CULVERT_REASON_HEADER")]
     pub(crate) reason_header: bool,
+    /// OTLP/gRPC receiver that spans of requests are sent to, such as http://collector:4317. Without
+    /// it there is no tracing, and the headers of callers pass as they are.
+    #[arg(long, env = "CULVERT_TRACE_ENDPOINT", value_name = "URL")]
+    pub(crate) trace_endpoint: Option<String>,
+    /// PEM file with the roots that the receiver's certificate must chain to, for https.
+    #[arg(long, env = "CULVERT_TRACE_ROOT_CERT", value_name = "FILE")]
+    pub(crate) trace_root_cert: Option<PathBuf>,
+    /// Requests of a hundred that are traced where their callers do not decide.
+    #[arg(
+        long,
+        env = "CULVERT_TRACE_SAMPLING",
+        value_name = "PERCENT",
+        default_value_t = 1.0
+    )]
+    pub(crate) trace_sampling: f64,
 }

@@ -58,6 +58,7 @@ fn every_flag_of_a_role_has_its_variable_and_help() {
         "control",
         "gateway",
         "status",
+        "routes",
         "config-dump",
         "why",
         "check",

@@ -12,8 +12,19 @@ use super::{
 };
 use crate::cli::GatewayFlags;
 
+/// Settings of traces.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TracingConfig {
+    /// `http://host:port` or `https://host:port` of an OTLP/gRPC receiver.
+    pub(crate) endpoint: String,
+    /// Roots of its certificate.
+    pub(crate) root_cert: Option<PathBuf>,
+    /// The share of requests, 0 to 1, where callers do not decide.
+    pub(crate) share: f64,
+}
+
 /// Settings of `culvert gateway`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GatewayConfig {
     /// Logging.
     pub(crate) log: LogConfig,
@@ -35,6 +46,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) jwks_loopback: bool,
     /// Answers of its own say why in a header.
     pub(crate) reason_header: bool,
+    /// Where spans go.
+    pub(crate) tracing: Option<TracingConfig>,
     /// Socket of `culvert status`.
     pub(crate) admin_socket: PathBuf,
     /// Metrics listener.
@@ -61,6 +74,11 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         token_file,
     } = upstream(&flags.data_plane)?;
     let log = log(&flags.common);
+    let tracing = tracing(
+        flags.trace_endpoint,
+        flags.trace_root_cert,
+        flags.trace_sampling,
+    )?;
     let (gateway, identity) = key(gateway, &trust_domain(flags.common.trust_domain)?)?;
     Ok(GatewayConfig {
         log,
@@ -73,6 +91,7 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         listen_address: flags.listen_address,
         jwks_loopback: flags.jwks_loopback,
         reason_header: flags.reason_header,
+        tracing,
         admin_socket: flags.data_plane.admin_socket,
         metrics_listen: flags.data_plane.metrics_listen,
         ready_listen: flags.data_plane.ready_listen,
@@ -81,6 +100,25 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         workers: workers(flags.data_plane.workers)?,
         drain_deadline: flags.common.drain_deadline,
     })
+}
+
+fn tracing(
+    endpoint: Option<String>,
+    root_cert: Option<PathBuf>,
+    percent: f64,
+) -> Result<Option<TracingConfig>, ConfigError> {
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(ConfigError::Invalid {
+            flag: "trace-sampling",
+            value: percent.to_string(),
+            problem: "expected a number from 0 to 100",
+        });
+    }
+    Ok(endpoint.map(|endpoint| TracingConfig {
+        endpoint,
+        root_cert,
+        share: percent / 100.0,
+    }))
 }
 
 /// The object, and the identity of the service account of its name.

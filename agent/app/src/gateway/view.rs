@@ -6,25 +6,15 @@ use agent_gateway::plan::Fault;
 use agent_gateway::{Gateway, Keys};
 use agent_gateway::{Place, Transport};
 use agent_model::gateway::GatewayKey;
+use agent_telemetry::Requests;
 use agent_xds::ClientStatus;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::backends;
+use super::in_force::InForce;
+use super::routes::totals;
 use crate::admin::SCHEMA;
-
-/// What is served now.
-#[derive(Debug, Clone, Default)]
-pub(super) struct InForce {
-    /// Names of the routes.
-    pub(super) routes: Vec<String>,
-    /// Ports that are wanted.
-    pub(super) ports: Vec<Place>,
-    /// Those of them that cannot be had, each with the reason.
-    pub(super) ports_missing: Vec<String>,
-    /// Rules that cannot be used.
-    pub(super) faults: Vec<Fault>,
-}
 
 /// The state of the gateway.
 pub(super) struct GatewayView {
@@ -33,6 +23,7 @@ pub(super) struct GatewayView {
     pub(super) in_force: watch::Receiver<InForce>,
     pub(super) keys: Keys,
     pub(super) gateway: Arc<Gateway>,
+    pub(super) requests: Arc<Requests>,
 }
 
 impl GatewayView {
@@ -72,7 +63,8 @@ impl GatewayView {
             },
             "ports": now.ports.iter().map(place).collect::<Vec<_>>(),
             "portsMissing": now.ports_missing,
-            "routes": now.routes,
+            "routes": now.routes.keys().collect::<Vec<_>>(),
+            "requests": totals(&self.requests),
             "keys": keys,
             "backends": backends::json(&self.gateway.backends()),
             "faults": now.faults.iter().map(fault).collect::<Vec<_>>(),

@@ -54,7 +54,7 @@ async fn serve_http(
     let ends = (client, SocketAddr::new(canonical(local).ip(), port));
     let greeted = unless_draining(&draining, detect(stream)).await;
     if let Some((spoken, stream)) = greeted.flatten()
-        && let Some(downstream) = downstream(ends, None, Shown::default())
+        && let Some(downstream) = downstream(&worker, ends, None, Shown::default())
     {
         speak(worker, downstream, spoken, stream, draining).await;
     }
@@ -109,7 +109,7 @@ async fn serve_tls(
                 false => None,
             };
             let shown = Shown { source, sni };
-            let Some(downstream) = downstream(ends, Some(&listener), shown) else {
+            let Some(downstream) = downstream(&worker, ends, Some(&listener), shown) else {
                 return;
             };
             speak(worker, downstream, spoken, Rewound::fresh(stream), draining).await;
@@ -127,6 +127,7 @@ struct Shown {
 
 /// A client of a listener that its TLS chose, or of whichever its requests name.
 fn downstream(
+    worker: &Worker,
     (client, destination): (SocketAddr, SocketAddr),
     listener: Option<&HttpListener>,
     shown: Shown,
@@ -143,6 +144,7 @@ fn downstream(
         },
         client,
         source: shown.source,
+        counted: worker.own.clone(),
         destination,
         sni: shown.sni,
         forwarded_for: Some(forwarded_for),

@@ -33,6 +33,7 @@ use crate::outside::is_outside;
 use crate::plan::{Inside, Rule};
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
+use crate::source::Source;
 use crate::upstream::{Behalf, Call};
 use crate::worker::Worker;
 
@@ -100,6 +101,14 @@ struct Tunnel {
     own: IpAddr,
     peer: Peer,
     draining: Watcher,
+}
+
+impl Tunnel {
+    /// Who the peer is to the mesh as it is now.
+    fn source(&self, worker: &Worker) -> Source {
+        let snapshot = worker.upstreams.snapshot();
+        Source::peer(&snapshot, &worker.network, self.client.ip(), &self.peer)
+    }
 }
 
 async fn handshake(
@@ -252,6 +261,7 @@ async fn serve_service(
         },
         client: tunnel.client,
         source: Some(tunnel.peer.clone()),
+        counted: tunnel.source(&worker),
         destination: SocketAddr::new(ip, port),
         sni: None,
         forwarded_for: None,

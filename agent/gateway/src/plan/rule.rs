@@ -7,6 +7,7 @@ use agent_model::gateway::{
     BackendProtocol, BackendRef, HttpRule, PathMatch, Retry, RouteKey, RouteKind,
     SessionPersistence, Target, Timeouts,
 };
+use agent_telemetry::RouteName;
 
 use super::Steps;
 use crate::filter::Split;
@@ -21,6 +22,8 @@ pub struct Rule {
     pub route: RouteKey,
     /// Its name.
     pub name: Option<Arc<str>>,
+    /// What its requests are counted under; nothing for what no route says.
+    pub label: Option<RouteName>,
     /// Changes.
     pub steps: Steps,
     /// Shares of the traffic.
@@ -82,6 +85,7 @@ impl Rule {
         Self {
             route: RouteKey::new(RouteKind::Http, &service.namespace, &service.hostname),
             name: None,
+            label: None,
             steps: Steps::default(),
             split: Split::new([(1, backend)]),
             timeouts: Timeouts::default(),
@@ -90,6 +94,13 @@ impl Rule {
             treatment: None,
             broken: None,
         }
+    }
+
+    /// Gives the rule at `place` of its route what its requests are counted under.
+    pub(super) fn labelled(mut self, place: usize) -> Self {
+        let label = RouteName::of(&self.route.to_string(), self.name.as_deref(), place);
+        self.label = Some(label);
+        self
     }
 
     pub(super) fn compile(
@@ -127,6 +138,7 @@ impl Rule {
         Self {
             route: route.clone(),
             name: rule.name.clone(),
+            label: None,
             split: Split::new(shares),
             steps,
             timeouts: rule.timeouts,

@@ -36,6 +36,14 @@ impl ServicePlan {
     }
 }
 
+impl ServicePlan {
+    /// Every index of rules.
+    pub(super) fn indices(&self) -> impl Iterator<Item = &Index<Arc<Rule>>> {
+        let all = self.consumers.values().chain([&self.everybody]);
+        all.flat_map(|ports| ports.named.values().chain(&ports.others))
+    }
+}
+
 /// A route, and the port of the service it is for.
 type Attached<'a> = (&'a Route, Option<u16>);
 

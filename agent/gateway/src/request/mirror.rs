@@ -7,11 +7,11 @@ use std::time::Duration;
 use agent_net::tasks::spawn_local;
 use http::Request;
 use http::request::Parts;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::time::timeout;
 
 use super::address;
-use crate::body::RequestBody;
+use crate::body::{ClientBody, RequestBody};
 use crate::plan::{Destination, MirrorTo, Rule};
 use crate::response::ResponseBody;
 use crate::upstream::{Call, Failed};
@@ -27,7 +27,7 @@ pub(super) fn mirror(
     worker: &Rc<Worker>,
     rule: &Arc<Rule>,
     parts: &Parts,
-    body: Incoming,
+    body: ClientBody,
 ) -> RequestBody {
     if rule.steps.mirrors.is_empty() {
         return RequestBody::Client(body);

@@ -10,10 +10,10 @@ use agent_model::Reason;
 use agent_model::gateway::traffic::WhenGone;
 use http::request::Parts;
 use http::{Method, Response};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::sleep;
 
-use crate::body::RequestBody;
+use crate::body::{ClientBody, RequestBody};
 use crate::redis::Gcra;
 use crate::refusal::Refusal;
 use crate::response::ResponseBody;
@@ -96,7 +96,7 @@ pub(super) fn finish(
 }
 
 /// Refuses a body that says itself that it is too long.
-pub(super) fn check_length(limit: Option<u64>, body: &Incoming) -> Result<(), Refusal> {
+pub(super) fn check_length(limit: Option<u64>, body: &ClientBody) -> Result<(), Refusal> {
     match limit {
         Some(limit) if body.size_hint().lower() > limit => Err(too_long()),
         _ => Ok(()),

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_model::gateway::traffic::TrafficPolicy;
 use agent_model::gateway::{
@@ -16,6 +16,7 @@ use agent_model::{
     Visibility, Workload,
 };
 use agent_state::Writer;
+use agent_telemetry::{Limits, Metrics};
 use agent_xds::{Apply, Update};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -39,6 +40,7 @@ pub(super) struct Kept {
     pub(super) endpoint: Option<SocketAddr>,
     pub(super) detail: String,
     pub(super) trials: Vec<Trial>,
+    pub(super) span: Option<String>,
 }
 
 /// What is kept of a connection that nobody looked into.
@@ -64,6 +66,7 @@ impl Records for Book {
             endpoint: record.endpoint,
             detail: record.detail.clone(),
             trials: record.trials.clone(),
+            span: record.trace.as_ref().map(|trace| crate::hex(&trace.span)),
         });
     }
 
@@ -93,6 +96,7 @@ pub(super) struct Bed {
     pub(super) shown: Option<Certificate>,
     /// Where it listens; counts for ports that are opened from now on.
     pub(super) listen_at: IpAddr,
+    pub(super) metrics: Arc<Metrics>,
     book: Arc<Book>,
 }
 
@@ -100,6 +104,17 @@ impl Bed {
     /// A gateway with one HTTP listener for every host and these routes.
     pub(super) fn start(routes: &[Route]) -> Self {
         let bed = Self::idle(None);
+        assert_eq!(bed.apply(routes), []);
+        bed
+    }
+
+    /// The same, and every request is traced.
+    pub(super) fn start_traced(routes: &[Route]) -> Self {
+        let config = Config {
+            traced: Some(1.0),
+            ..Config::default()
+        };
+        let bed = Self::with(&config, None);
         assert_eq!(bed.apply(routes), []);
         bed
     }
@@ -114,7 +129,13 @@ impl Bed {
         let (writer, reader) = agent_state::channel();
         let book = Arc::new(Book::default());
         let records: Arc<dyn Records> = Arc::clone(&book) as _;
-        let gateway = Gateway::start(config, &reader, mesh, &records).unwrap();
+        let metrics = Metrics::new("1", Limits::default(), Instant::now());
+        let config = Config {
+            requests: Arc::clone(metrics.requests()),
+            own: Some(Arc::new(own())),
+            ..config.clone()
+        };
+        let gateway = Gateway::start(&config, &reader, mesh, &records).unwrap();
         Self {
             gateway,
             address: free_port(),
@@ -122,6 +143,7 @@ impl Bed {
             backends: Vec::new(),
             shown: None,
             listen_at: Ipv4Addr::LOCALHOST.into(),
+            metrics,
             book,
         }
     }
@@ -251,6 +273,15 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         self.gateway.stop(Duration::ZERO);
+    }
+}
+
+/// What metrics call the gateway.
+fn own() -> Workload {
+    Workload {
+        namespace: "ns".into(),
+        workload_name: "edge".into(),
+        ..Workload::default()
     }
 }
 

@@ -79,7 +79,7 @@ impl Endpoint {
     }
 
     /// The workload behind it.
-    pub(super) fn workload(&self) -> Arc<Workload> {
+    pub(crate) fn workload(&self) -> Arc<Workload> {
         Arc::clone(&self.workload.borrow())
     }
 

@@ -177,7 +177,7 @@ impl Labels {
     }
 }
 
-fn workload_key(workload: &Workload) -> impl Eq + Hash + '_ {
+pub(crate) fn workload_key(workload: &Workload) -> impl Eq + Hash + '_ {
     (
         &workload.workload_name,
         &workload.namespace,
@@ -212,8 +212,8 @@ pub(crate) struct FlaggedLabels<'a> {
     flag: Flag,
 }
 
-const UNKNOWN: &str = "unknown";
-const OVERFLOW: &str = "overflow";
+pub(crate) const UNKNOWN: &str = "unknown";
+pub(crate) const OVERFLOW: &str = "overflow";
 
 impl EncodeLabelSet for FlaggedLabels<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
@@ -251,7 +251,7 @@ impl EncodeLabelSet for FlaggedLabels<'_> {
 }
 
 /// Label names of one side.
-struct SideNames {
+pub(crate) struct SideNames {
     workload: &'static str,
     canonical_service: &'static str,
     canonical_revision: &'static str,
@@ -262,7 +262,7 @@ struct SideNames {
     cluster: &'static str,
 }
 
-const SOURCE: SideNames = SideNames {
+pub(crate) const SOURCE: SideNames = SideNames {
     workload: "source_workload",
     canonical_service: "source_canonical_service",
     canonical_revision: "source_canonical_revision",
@@ -273,7 +273,7 @@ const SOURCE: SideNames = SideNames {
     cluster: "source_cluster",
 };
 
-const DESTINATION: SideNames = SideNames {
+pub(crate) const DESTINATION: SideNames = SideNames {
     workload: "destination_workload",
     canonical_service: "destination_canonical_service",
     canonical_revision: "destination_canonical_revision",
@@ -284,22 +284,23 @@ const DESTINATION: SideNames = SideNames {
     cluster: "destination_cluster",
 };
 
-struct Encoder<'a, 'b> {
-    encoder: &'a mut LabelSetEncoder<'b>,
-    missing: &'static str,
+/// Writes labels; values that are not known are `missing`.
+pub(crate) struct Encoder<'a, 'b> {
+    pub(crate) encoder: &'a mut LabelSetEncoder<'b>,
+    pub(crate) missing: &'static str,
 }
 
 impl Encoder<'_, '_> {
-    fn text(&mut self, name: &'static str, value: &str) -> fmt::Result {
+    pub(crate) fn text(&mut self, name: &'static str, value: &str) -> fmt::Result {
         (name, value).encode(self.encoder.encode_label())
     }
 
-    fn optional(&mut self, name: &'static str, value: Option<&str>) -> fmt::Result {
+    pub(crate) fn optional(&mut self, name: &'static str, value: Option<&str>) -> fmt::Result {
         let value = value.filter(|v| !v.is_empty()).unwrap_or(self.missing);
         self.text(name, value)
     }
 
-    fn workload(
+    pub(crate) fn workload(
         &mut self,
         names: &SideNames,
         workload: Option<&Workload>,
@@ -319,7 +320,7 @@ impl Encoder<'_, '_> {
     }
 
     /// The four locality labels are left out when neither side has any.
-    fn localities(
+    pub(crate) fn localities(
         &mut self,
         source: Option<&Workload>,
         destination: Option<&Workload>,

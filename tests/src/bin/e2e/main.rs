@@ -12,7 +12,6 @@ mod handover;
 mod hostile;
 mod interop;
 mod kubernetes;
-mod l7;
 mod labels;
 mod lifecycle;
 mod limits;
@@ -140,7 +139,6 @@ const GROUPS: &[&[Case]] = &[
     gateway::CASES,
     endpoints::CASES,
     limits::CASES,
-    l7::CASES,
     hostile::CASES,
     talk::CASES,
     control_plane::CASES,
