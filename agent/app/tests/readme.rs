@@ -122,7 +122,8 @@ fn findings_are_the_codes() {
 #[test]
 fn access_log_fields_are_the_codes() {
     let source = read("agent/app/src/gateway/log.rs");
-    let (_, event) = source.split_once("tracing::event!(").unwrap();
+    let (_, log) = source.split_once("fn log(").unwrap();
+    let (_, event) = log.split_once("tracing::event!(").unwrap();
     let known: Vec<String> = event
         .lines()
         .filter_map(|line| line.trim().split_once(" = "))
