@@ -41,6 +41,7 @@ fn service() -> Arc<Service> {
         ip_families: Default::default(),
         canonical: false,
         visibility: Default::default(),
+        ingress_use_waypoint: false,
     })
 }
 
