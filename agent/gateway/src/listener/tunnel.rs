@@ -107,7 +107,12 @@ impl Tunnel {
     /// Who the peer is to the mesh as it is now.
     fn source(&self, worker: &Worker) -> Source {
         let snapshot = worker.upstreams.snapshot();
-        Source::peer(&snapshot, &worker.network, self.client.ip(), self.peer.identity())
+        Source::peer(
+            &snapshot,
+            &worker.network,
+            self.client.ip(),
+            self.peer.identity(),
+        )
     }
 }
 
