@@ -36,7 +36,6 @@ fn service() -> Arc<Service> {
         ports: Vec::new(),
         subject_alt_names: Vec::new(),
         waypoint: None,
-        ingress_use_waypoint: false,
         load_balancing: Default::default(),
         ip_families: Default::default(),
         canonical: false,
