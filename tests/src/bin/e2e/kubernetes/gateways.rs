@@ -123,11 +123,15 @@ fn kubelet(cluster: &Cluster, server: &ApiServer, pod: &Pod, spec: &Value) -> Re
     let container = &spec["containers"][0];
     let mut command = Command::new(Programs::find()?.culvert());
     for argument in container["args"].as_array().context("no arguments")? {
-        let mut argument = argument.as_str().context("no word")?.to_owned();
-        for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-            let path = mount["mountPath"].as_str().unwrap_or_default();
-            argument = argument.replace(path, &folder.display().to_string());
-        }
+        let argument = argument.as_str().context("no word")?;
+        let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+        let mut paths = mounts.filter_map(|mount| mount["mountPath"].as_str());
+        // One path below one of them; what replaces it may hold another one's.
+        let path = paths.find(|path| argument.contains(&format!("{path}/")));
+        let argument = match path {
+            Some(path) => argument.replace(path, &folder.display().to_string()),
+            None => argument.to_owned(),
+        };
         command.arg(argument);
     }
     command
