@@ -28,6 +28,7 @@ mod services;
 mod talk;
 mod transfer;
 mod trust;
+mod waypoint;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -137,6 +138,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     gateway::CASES,
+    waypoint::CASES,
     endpoints::CASES,
     limits::CASES,
     hostile::CASES,
