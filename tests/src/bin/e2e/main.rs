@@ -25,6 +25,7 @@ mod revocation;
 mod scale;
 mod scene;
 mod services;
+mod streams;
 mod talk;
 mod transfer;
 mod trust;
@@ -141,6 +142,7 @@ const GROUPS: &[&[Case]] = &[
     waypoint::CASES,
     endpoints::CASES,
     limits::CASES,
+    streams::CASES,
     hostile::CASES,
     talk::CASES,
     control_plane::CASES,
