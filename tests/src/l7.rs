@@ -21,6 +21,7 @@ pub use edits::Edits;
 pub use figures::{Cell, Figures, Memory, Round};
 pub use load::Slot;
 pub use peer::Peer;
+pub use token::TokenCosts;
 pub use workload::{Kind, Protocol, WORKLOADS, Workload};
 
 /// How much is measured.
@@ -70,6 +71,8 @@ pub fn measure(cluster: &Cluster, settings: &Settings, tell: impl Fn(&str)) -> R
         0 => None,
         count => Some(Edits::measure(cluster, &stage, &scenes[0], count)?),
     };
+    let uses_tokens = settings.kinds().contains(&Kind::Jwt);
+    let tokens = uses_tokens.then(|| TokenCosts::measure(&stage.token));
     let mut cells: Vec<Cell> = workloads.into_iter().map(Cell::new).collect();
     for cell in &cells {
         let scene = scene_of(&scenes, cell.workload)?;
@@ -96,6 +99,7 @@ pub fn measure(cluster: &Cluster, settings: &Settings, tell: impl Fn(&str)) -> R
         cells,
         memory,
         edits,
+        tokens: tokens.transpose()?,
         slot: settings.slot,
         took: begun.elapsed(),
     })

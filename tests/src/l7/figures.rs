@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::edits::Edits;
 use super::load::Slot;
 use super::scene::Scene;
+use super::token::TokenCosts;
 use super::workload::{Kind, Workload};
 use crate::process::rss_of;
 
@@ -133,6 +134,8 @@ pub struct Figures {
     pub memory: Vec<Memory>,
     /// Times of edits, where they were measured.
     pub edits: Option<Edits>,
+    /// What tokens cost, where requests bring them.
+    pub tokens: Option<TokenCosts>,
     /// Length of a slot.
     pub slot: Duration,
     /// Of the whole run.
@@ -192,6 +195,7 @@ impl Figures {
             "peerBytesPer1000Routes": per_1000.map(|(_, peers)| peers),
             "manyToOne": self.many_to_one().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             "edits": self.edits.as_ref().map(Edits::json),
+            "tokens": self.tokens.as_ref().map(TokenCosts::json),
         })
     }
 }
@@ -248,6 +252,14 @@ impl fmt::Display for Figures {
                 ours / 1e6,
                 self.peer,
                 peers / 1e6
+            )?;
+        }
+        if let Some(TokenCosts { known, new }) = &self.tokens {
+            writeln!(
+                f,
+                "  a token that is known takes {:.1} us, a new one of RS256 {:.1} us",
+                known.as_secs_f64() * 1e6,
+                new.as_secs_f64() * 1e6
             )?;
         }
         if let Some(edits) = &self.edits {
