@@ -213,7 +213,7 @@ async fn forward(
         .clone()
         .filter(|_| protocol == BackendProtocol::Http);
     address(&mut parts, protocol, upgrade.as_ref())?;
-    let request = Request::from_parts(parts, body);
+    let request = Box::new(Request::from_parts(parts, body));
     let call = Call {
         service,
         port,

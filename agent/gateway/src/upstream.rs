@@ -72,6 +72,9 @@ pub(crate) struct Upstreams {
 /// The clusters of a service by port; a few at most.
 type Ports = Vec<(u16, Rc<Cluster>)>;
 
+/// A request on its way to a backend. Boxed: it is moved at each step.
+pub(crate) type Outgoing = Box<Request<RequestBody>>;
+
 /// Where a request goes, and what of it matters for the choice.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -121,10 +124,9 @@ impl Upstreams {
         &self,
         call: &Call<'_>,
         tried: &mut Vec<u64>,
-        request: Request<RequestBody>,
+        mut request: Outgoing,
     ) -> Result<Answer, Failed> {
         let cluster = self.cluster(call.service, call.port);
-        let mut request = request;
         let mut passed_over = 0;
         loop {
             let now = std::time::Instant::now();
@@ -135,7 +137,10 @@ impl Upstreams {
             let trial = Trial::begin(endpoint, permit, call.deadline, now);
             let sent = match call.protocol {
                 BackendProtocol::Http => h1::send(&self.dialer, trial, call.behalf, request).await,
-                BackendProtocol::H2c => h2::send(&self.dialer, trial, call.behalf, request).await,
+                // Boxed: it may have to connect, and everybody would carry the room for that.
+                BackendProtocol::H2c => {
+                    Box::pin(h2::send(&self.dialer, trial, call.behalf, request)).await
+                }
             };
             let failed = match sent {
                 Ok((response, lease)) => return Ok(Answer { response, lease }),
@@ -156,7 +161,7 @@ impl Upstreams {
                 {
                     tracing::debug!(endpoint = %address, detail = refusal.detail,
                         "endpoint passed over");
-                    request = *unsent;
+                    request = unsent;
                 }
                 failed => return Err(failed),
             }
@@ -303,17 +308,17 @@ impl Upstreams {
 pub(crate) struct Failed {
     pub(crate) refusal: Refusal,
     /// The request, when nothing of it was sent.
-    pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    pub(crate) unsent: Option<Outgoing>,
     /// What failed, where another attempt may do better.
     pub(crate) failure: Option<Failure>,
 }
 
 impl Failed {
-    fn unsent(refusal: Refusal, request: Request<RequestBody>) -> Self {
+    fn unsent(refusal: Refusal, request: Outgoing) -> Self {
         Self {
             failure: fault(refusal.reason).then_some(Failure::NotConnected),
             refusal,
-            unsent: Some(Box::new(request)),
+            unsent: Some(request),
         }
     }
 

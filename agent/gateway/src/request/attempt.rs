@@ -12,7 +12,7 @@ use crate::body::{Original, RequestBody};
 use crate::refusal::Refusal;
 use crate::retry::{self, Decision, Failure, Policy, grpc_as_http};
 use crate::tuning::Way;
-use crate::upstream::{Answer, Call, Failed};
+use crate::upstream::{Answer, Call, Failed, Outgoing};
 use crate::worker::Worker;
 
 /// An answer's head, and when its body has to be over.
@@ -25,7 +25,7 @@ pub(super) async fn send(
     way: Option<&Way>,
     timeouts: Timeouts,
     call: Call<'_>,
-    request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<Timely, Refusal> {
     let limits = Limits::begin(timeouts);
     let mut tried = Vec::new();
@@ -43,7 +43,7 @@ async fn again(
     (way, policy): (&Way, &Policy),
     limits: &Limits,
     call: Call<'_>,
-    request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<Timely, Failed> {
     let group = worker.upstreams.group(call.service, call.port);
     let budget = way.budget.as_ref().unwrap_or_else(|| group.budget());
@@ -61,7 +61,7 @@ async fn again(
         let body = original
             .as_ref()
             .map_or(RequestBody::Empty, Original::replay);
-        let request = Request::from_parts(parts.clone(), body);
+        let request = Box::new(Request::from_parts(parts.clone(), body));
         let outcome = attempt(worker, call, &mut tried, request, limits.next()).await;
         drop(retrying.take());
         let Some(failure) = failure(&outcome) else {
@@ -94,7 +94,7 @@ async fn attempt(
     worker: &Worker,
     call: Call<'_>,
     tried: &mut Vec<u64>,
-    request: Request<RequestBody>,
+    request: Outgoing,
     deadline: Option<(Instant, Duration)>,
 ) -> Result<Timely, Failed> {
     let Some((deadline, limit)) = deadline else {
@@ -104,8 +104,9 @@ async fn attempt(
         deadline: Some(deadline),
         ..call
     };
-    let sent = worker.upstreams.send(&call, tried, request);
-    let answer = timeout_at(deadline, sent).await.map_err(|_| {
+    // In one expression: a future that has a name first is kept twice.
+    let answer = timeout_at(deadline, worker.upstreams.send(&call, tried, request)).await;
+    let answer = answer.map_err(|_| {
         let Call { service, port, .. } = call;
         let detail = format!("no answer from {service}:{port} within {limit:?}");
         Failed {

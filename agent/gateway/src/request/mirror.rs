@@ -66,7 +66,7 @@ async fn send(worker: &Worker, mirror: &MirrorTo, mut parts: Parts, body: Reques
     if address(&mut parts, *protocol, None).is_err() {
         return;
     }
-    let request = Request::from_parts(parts, body);
+    let request = Box::new(Request::from_parts(parts, body));
     let call = Call {
         service,
         port: *port,

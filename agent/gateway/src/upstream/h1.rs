@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker};
 
 use agent_model::Reason;
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, Parts, SendRequest};
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use super::endpoint::Endpoint;
 use super::line::Line;
 use super::patient::Patient;
 use super::trial::Trial;
-use super::{Failed, IDLE, chain};
+use super::{Failed, IDLE, Outgoing, chain};
 use crate::body::RequestBody;
 use crate::plan::Inside;
 use crate::refusal::Refusal;
@@ -33,8 +33,9 @@ const MAX_IDLE: usize = 256;
 /// Longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// A connection as it is driven.
-struct Driver {
+/// A connection and what it is driven by.
+struct Wire {
+    send: SendRequest<RequestBody>,
     connection: Connection<TokioIo<Patient<Line>>, RequestBody>,
     /// It is over: closed, broken, or no longer HTTP.
     ended: bool,
@@ -42,10 +43,10 @@ struct Driver {
     behalf: Option<Arc<Behalf>>,
 }
 
-/// A connection that waits for a request.
+/// A connection that waits for a request. Boxed, as everywhere: it goes from hand to hand with each
+/// request, and is as large as all that a request otherwise holds.
 pub(super) struct Idle {
-    send: SendRequest<RequestBody>,
-    driver: Driver,
+    wire: Box<Wire>,
     since: Instant,
 }
 
@@ -59,7 +60,7 @@ impl Idle {
 /// well, and is closed otherwise.
 pub(crate) struct Leased {
     /// `None` once it went back, and for connections that drive themselves.
-    connection: Option<(SendRequest<RequestBody>, Driver)>,
+    wire: Option<Box<Wire>>,
     trial: Trial,
     /// The body's end was seen.
     complete: bool,
@@ -75,13 +76,22 @@ pub(crate) struct Upgraded {
 /// Sends a request over a connection that waits, or over a new one.
 pub(super) async fn send(
     dialer: &Dialer,
-    trial: Trial,
+    mut trial: Trial,
     behalf: Option<&Arc<Behalf>>,
-    request: Request<RequestBody>,
+    mut request: Outgoing,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
-    let (mut trial, mut request) = (trial, request);
-    while let Some(idle) = take_idle(trial.endpoint(), behalf) {
-        match exchange(trial, idle.send, idle.driver, request).await {
+    loop {
+        let waiting = take_idle(trial.endpoint(), behalf);
+        let is_new = waiting.is_none();
+        let wire = match waiting {
+            Some(wire) => wire,
+            // Boxed: most requests find a connection.
+            None => match Box::pin(connect(dialer, trial.endpoint(), behalf)).await {
+                Ok(wire) => wire,
+                Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
+            },
+        };
+        match exchange(trial, wire, request).await {
             Ok(answered) => return Ok(answered),
             // It was closed meanwhile, before anything was sent.
             Err((
@@ -90,45 +100,39 @@ pub(super) async fn send(
                     unsent: Some(unsent),
                     ..
                 },
-            )) => (trial, request) = (same, *unsent),
+            )) if !is_new => (trial, request) = (same, unsent),
             Err((trial, failed)) => return Err(failed.at(trial)),
         }
     }
-    let (send, driver) = match connect(dialer, trial.endpoint(), behalf).await {
-        Ok(connection) => connection,
-        Err(refusal) => return Err(Failed::unsent(refusal, request).at(trial)),
-    };
-    let exchanged = exchange(trial, send, driver, request).await;
-    exchanged.map_err(|(trial, failed)| failed.at(trial))
 }
 
 async fn connect(
     dialer: &Dialer,
     endpoint: &Endpoint,
     behalf: Option<&Arc<Behalf>>,
-) -> Result<(SendRequest<RequestBody>, Driver), Refusal> {
+) -> Result<Box<Wire>, Refusal> {
     let line = dialer.line(endpoint, Inside::Http1, behalf).await?;
     let (send, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(Patient::new(line)))
         .await
         .map_err(|error| Refusal::new(Reason::ConnectFailed, chain(&error)))?;
-    let driver = Driver {
+    Ok(Box::new(Wire {
+        send,
         connection,
         ended: false,
         behalf: behalf.cloned(),
-    };
-    Ok((send, driver))
+    }))
 }
 
 /// The most recently used connection that still stands. What a backend said before this request
 /// came has been noticed by the runtime before it: a look without waiting sees it.
-fn take_idle(endpoint: &Endpoint, behalf: Option<&Arc<Behalf>>) -> Option<Idle> {
+fn take_idle(endpoint: &Endpoint, behalf: Option<&Arc<Behalf>>) -> Option<Box<Wire>> {
     let now = Instant::now();
     loop {
         let mut idle = {
             let mut all = endpoint.idle.borrow_mut();
-            let fits = |idle: &Idle| are_alike(idle.driver.behalf.as_ref(), behalf);
+            let fits = |idle: &Idle| are_alike(idle.wire.behalf.as_ref(), behalf);
             let place = all.iter().rposition(fits)?;
             all.remove(place)
         };
@@ -137,23 +141,23 @@ fn take_idle(endpoint: &Endpoint, behalf: Option<&Arc<Behalf>>) -> Option<Idle> 
             endpoint.sweep(now);
             return None;
         }
-        idle.driver.drive(&mut Context::from_waker(Waker::noop()));
-        if !idle.driver.ended && idle.send.is_ready() {
-            return Some(idle);
+        let Idle { wire, .. } = &mut idle;
+        wire.drive(&mut Context::from_waker(Waker::noop()));
+        if wire.is_free() {
+            return Some(idle.wire);
         }
     }
 }
 
 async fn exchange(
     mut trial: Trial,
-    mut send: SendRequest<RequestBody>,
-    mut driver: Driver,
-    request: Request<RequestBody>,
+    mut wire: Box<Wire>,
+    request: Outgoing,
 ) -> Result<(Response<Incoming>, Leased), (Trial, Failed)> {
     let answered = {
-        let mut sent = pin!(send.try_send_request(request));
+        let mut sent = pin!(wire.send.try_send_request(*request));
         poll_fn(|cx| {
-            driver.drive(cx);
+            wire.drive(cx);
             sent.as_mut().poll(cx)
         })
         .await
@@ -162,7 +166,7 @@ async fn exchange(
         Ok(response) => {
             trial.answered(response.status(), response.headers());
             let leased = Leased {
-                connection: Some((send, driver)),
+                wire: Some(wire),
                 trial,
                 complete: false,
             };
@@ -172,14 +176,14 @@ async fn exchange(
             Some(request) => {
                 let detail = chain(error.error());
                 let refusal = Refusal::new(Reason::ConnectionReset, detail);
-                Err((trial, Failed::unsent(refusal, request)))
+                Err((trial, Failed::unsent(refusal, Box::new(request))))
             }
             None => Err((trial, Failed::lost(error.error()))),
         },
     }
 }
 
-impl Driver {
+impl Wire {
     /// Lets the connection do what it can now.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if self.ended {
@@ -192,13 +196,18 @@ impl Driver {
             self.ended = true;
         }
     }
+
+    /// True when it can take a request.
+    fn is_free(&self) -> bool {
+        !self.ended && self.send.is_ready()
+    }
 }
 
 impl Leased {
     /// A response over a connection that is shared and drives itself.
     pub(super) fn shared(trial: Trial) -> Self {
         Self {
-            connection: None,
+            wire: None,
             trial,
             complete: false,
         }
@@ -206,8 +215,8 @@ impl Leased {
 
     /// Lets the connection do what it can now.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some((_, driver)) = &mut self.connection {
-            driver.drive(cx);
+        if let Some(wire) = &mut self.wire {
+            wire.drive(cx);
         }
     }
 
@@ -225,14 +234,14 @@ impl Leased {
     pub(crate) async fn upgrade(mut self) -> Option<Upgraded> {
         poll_fn(|cx| {
             self.drive(cx);
-            match &self.connection {
-                Some((_, driver)) if !driver.ended => Poll::Pending,
+            match &self.wire {
+                Some(wire) if !wire.ended => Poll::Pending,
                 _ => Poll::Ready(()),
             }
         })
         .await;
-        let (_, driver) = self.connection.take()?;
-        let Parts { io, read_buf, .. } = driver.connection.into_parts();
+        let wire = self.wire.take()?;
+        let Parts { io, read_buf, .. } = wire.connection.into_parts();
         Some(Upgraded {
             stream: io.into_inner().into_inner(),
             early: read_buf,
@@ -245,19 +254,18 @@ impl Drop for Leased {
         if !self.complete {
             return;
         }
-        let Some((send, mut driver)) = self.connection.take() else {
+        let Some(mut wire) = self.wire.take() else {
             return;
         };
         // The connection notices the end of the exchange when it is polled once more. Nobody waits
         // for it, so nobody needs to be woken.
-        driver.drive(&mut Context::from_waker(Waker::noop()));
+        wire.drive(&mut Context::from_waker(Waker::noop()));
         let endpoint = self.trial.endpoint();
         let mut idle = endpoint.idle.borrow_mut();
         let is_wanted = endpoint.group().is_wanted();
-        if !driver.ended && send.is_ready() && idle.len() < MAX_IDLE && !is_wanted {
+        if wire.is_free() && idle.len() < MAX_IDLE && !is_wanted {
             idle.push(Idle {
-                send,
-                driver,
+                wire,
                 since: Instant::now(),
             });
         }

@@ -6,9 +6,9 @@ use agent_model::Reason;
 use agent_net::tasks::spawn_local;
 use http::Uri;
 use http::uri::Scheme;
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use super::connect::Dialer;
 use super::endpoint::Endpoint;
 use super::h1::Leased;
 use super::trial::Trial;
-use super::{CONNECT_TIMEOUT, Failed, chain};
+use super::{CONNECT_TIMEOUT, Failed, Outgoing, chain};
 use crate::body::RequestBody;
 use crate::local::{LocalExecutor, LocalTimer};
 use crate::plan::Inside;
@@ -56,7 +56,7 @@ pub(super) async fn send(
     dialer: &Dialer,
     mut trial: Trial,
     behalf: Option<&Arc<Behalf>>,
-    request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<(Response<Incoming>, Leased), Failed> {
     let mut send = match connection(dialer, trial.endpoint(), behalf).await {
         Ok(send) => send,
@@ -66,7 +66,7 @@ pub(super) async fn send(
         None => request,
         Some(_) => with_https(request),
     };
-    match send.try_send_request(request).await {
+    match send.try_send_request(*request).await {
         Ok(response) => {
             trial.answered(response.status(), response.headers());
             Ok((response, Leased::shared(trial)))
@@ -75,7 +75,7 @@ pub(super) async fn send(
             let failed = match error.take_message() {
                 Some(request) => {
                     let refusal = Refusal::new(Reason::ConnectionReset, chain(error.error()));
-                    Failed::unsent(refusal, request)
+                    Failed::unsent(refusal, Box::new(request))
                 }
                 None => Failed::lost(error.error()),
             };
@@ -85,7 +85,7 @@ pub(super) async fn send(
 }
 
 /// The scheme belongs to an HTTP/2 request's head.
-fn with_https(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn with_https(mut request: Outgoing) -> Outgoing {
     let mut target = request.uri().clone().into_parts();
     target.scheme = Some(Scheme::HTTPS);
     if let Ok(target) = Uri::from_parts(target) {
