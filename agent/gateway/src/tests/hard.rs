@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agent_model::Reason;
 use agent_model::gateway::BackendProtocol;
-use http::StatusCode;
+use http::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -122,9 +122,13 @@ async fn a_backend_that_accepts_and_is_silent_holds_nobody_for_long() {
     });
     let began = std::time::Instant::now();
     let waiting = (0..8).map(|_| bed.get("a", "/"));
-    for response in futures_util::future::join_all(waiting).await {
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    }
+    let answers = futures_util::future::join_all(waiting).await;
+    // Who comes last may still see the first one give up, and is served by another connection.
+    let late = |status: &StatusCode| *status == StatusCode::SERVICE_UNAVAILABLE;
+    let statuses: Vec<_> = answers.iter().map(Response::status).collect();
+    assert!(statuses.iter().any(late), "{statuses:?}");
+    let expected = |status: &StatusCode| late(status) || *status == StatusCode::OK;
+    assert!(statuses.iter().all(expected), "{statuses:?}");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(bed.get("a", "/").await.status(), StatusCode::OK);
