@@ -31,6 +31,8 @@ pub(crate) struct Group {
     epoch: AtomicU64,
     /// There is a circuit.
     is_limited: AtomicBool,
+    /// Endpoints are checked.
+    is_checked: AtomicBool,
     /// Failures in a row that eject; [`UNCOUNTED`] when nothing is counted, 0 when only rates are.
     consecutive: AtomicU32,
     judge: Mutex<Judge>,
@@ -79,6 +81,7 @@ impl Group {
             list: ArcSwap::from_pointee(List::unknown(&settings)),
             epoch: AtomicU64::new(0),
             is_limited: AtomicBool::new(false),
+            is_checked: AtomicBool::new(false),
             consecutive: AtomicU32::new(UNCOUNTED),
             judge: Mutex::new(Judge {
                 version: None,
@@ -113,6 +116,21 @@ impl Group {
 
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// There are no endpoints.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.load().members.is_empty()
+    }
+
+    /// Time brings something: endpoints may be ejected.
+    pub(super) fn is_judged(&self) -> bool {
+        self.consecutive.load(Ordering::Relaxed) != UNCOUNTED
+    }
+
+    /// Endpoints are asked whether they are well.
+    pub(super) fn is_checked(&self) -> bool {
+        self.is_checked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
@@ -170,6 +188,8 @@ impl Group {
             .set_limits(settings.circuit.unwrap_or_default());
         let is_limited = settings.circuit.is_some();
         self.is_limited.store(is_limited, Ordering::Relaxed);
+        let is_checked = settings.health.is_some();
+        self.is_checked.store(is_checked, Ordering::Relaxed);
         let budget = settings.budget;
         self.budget.set(budget.percent, budget.least);
         let consecutive = settings.outlier.map_or(UNCOUNTED, |outlier| {

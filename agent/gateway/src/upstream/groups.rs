@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,8 +21,13 @@ pub(crate) struct Groups {
     place: Place,
     tuning: ArcSwap<Tuning>,
     all: Mutex<HashMap<NamespacedHostname, Ports>>,
+    /// Version of the snapshot that all of them have seen, or [`UNSEEN`].
+    followed: AtomicU64,
     reclaim: watch::Sender<u64>,
 }
+
+/// No snapshot.
+const UNSEEN: u64 = u64::MAX;
 
 /// The groups of a service by port.
 type Ports = Vec<(u16, Arc<Group>)>;
@@ -36,6 +42,7 @@ impl Groups {
             },
             tuning: ArcSwap::default(),
             all: Mutex::default(),
+            followed: AtomicU64::new(UNSEEN),
             reclaim: watch::channel(0).0,
         })
     }
@@ -47,6 +54,7 @@ impl Groups {
         for group in self.all() {
             group.configure(tuning.of(group.service(), group.port()), now);
         }
+        self.followed.store(UNSEEN, Ordering::Relaxed);
     }
 
     /// The group of a port of a service.
@@ -60,6 +68,8 @@ impl Groups {
         let settings = self.tuning.load().of(service, port);
         let group = Group::new(service.clone(), port, settings, self.reclaim.clone());
         ports.push((port, Arc::clone(&group)));
+        // Its worker may know an older snapshot than the others have seen.
+        self.followed.store(UNSEEN, Ordering::Relaxed);
         group
     }
 
@@ -76,7 +86,7 @@ impl Groups {
                 self.group(service, port).follow(snapshot, &self.place);
             }
         }
-        self.all()
+        self.those(Group::is_checked)
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -88,24 +98,27 @@ impl Groups {
         self.reclaim.subscribe()
     }
 
-    /// Does what time brings, and forgets services that are gone.
+    /// Does what time brings, and forgets services that are gone. Often called, and there may be
+    /// thousands of services: only those are looked into with which something may be.
     pub(crate) fn tick(&self, snapshot: &Snapshot, now: Instant) {
-        for group in self.all() {
-            group.follow(snapshot, &self.place);
+        let version = snapshot.version();
+        if self.followed.swap(version, Ordering::Relaxed) != version {
+            for group in self.all() {
+                group.follow(snapshot, &self.place);
+            }
         }
         self.judge(now);
         self.lock().retain(|_, ports| {
             // Workers that still know it would go on with what nobody else sees.
-            ports.retain(|(_, group)| {
-                Arc::strong_count(group) > 1 || !group.list().0.members.is_empty()
-            });
+            ports.retain(|(_, group)| Arc::strong_count(group) > 1 || !group.is_empty());
             !ports.is_empty()
         });
     }
 
     /// Lets back whose time is over, and compares where it is time.
     pub(crate) fn judge(&self, now: Instant) {
-        self.all().iter().for_each(|group| group.tick(now));
+        let judged = self.those(Group::is_judged);
+        judged.iter().for_each(|group| group.tick(now));
     }
 
     /// What is known of each, in order of service and port.
@@ -117,9 +130,14 @@ impl Groups {
 
     /// Every group.
     pub(super) fn all(&self) -> Vec<Arc<Group>> {
+        self.those(|_| true)
+    }
+
+    /// The groups of which that is so.
+    fn those(&self, is_so: impl Fn(&Group) -> bool) -> Vec<Arc<Group>> {
         let all = self.lock();
-        let groups = all.values().flatten();
-        groups.map(|(_, group)| Arc::clone(group)).collect()
+        let groups = all.values().flatten().map(|(_, group)| group);
+        groups.filter(|group| is_so(group)).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NamespacedHostname, Ports>> {
@@ -180,4 +198,75 @@ fn source_address(towards: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(towards).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outlier;
+    use crate::tuning::{HealthCheck, Settings};
+
+    const SERVICES: usize = 1000;
+
+    fn service(number: usize) -> NamespacedHostname {
+        NamespacedHostname::new("ns", &format!("service-{number}"))
+    }
+
+    #[test]
+    fn of_a_thousand_services_those_are_looked_into_with_which_something_may_be() {
+        let groups = Groups::new("".into(), None);
+        // As a worker would.
+        let held: Vec<_> = (0..SERVICES)
+            .map(|number| groups.group(&service(number), 80))
+            .collect();
+        let (snapshot, now) = (agent_state::channel().1.load(), Instant::now());
+        groups.tick(&snapshot, now);
+        assert_eq!(groups.all().len(), SERVICES);
+        let looked_into = || {
+            let judged = groups.those(Group::is_judged).len();
+            (judged, groups.checked(&snapshot).len())
+        };
+        assert_eq!(looked_into(), (0, 0));
+        let settings = |outlier, health| Settings {
+            outlier,
+            health,
+            ..Settings::default()
+        };
+        let tuning = Tuning::new([
+            (
+                service(7),
+                None,
+                settings(Some(outlier::Settings::default()), None),
+            ),
+            (
+                service(8),
+                None,
+                settings(None, Some(HealthCheck::default())),
+            ),
+        ]);
+        groups.configure(tuning, now);
+        assert_eq!(looked_into(), (1, 1));
+        groups.configure(Tuning::default(), now);
+        assert_eq!(looked_into(), (0, 0));
+        drop(held);
+        groups.tick(&snapshot, now);
+        assert!(groups.all().is_empty(), "nobody knows them any more");
+    }
+
+    #[test]
+    fn a_snapshot_is_looked_at_once_and_again_after_a_change() {
+        let groups = Groups::new("".into(), None);
+        let held = groups.group(&service(1), 80);
+        let snapshot = agent_state::channel().1.load();
+        let followed = || groups.followed.load(Ordering::Relaxed);
+        assert_eq!(followed(), UNSEEN);
+        groups.tick(&snapshot, Instant::now());
+        assert_eq!(followed(), snapshot.version());
+        let other = groups.group(&service(2), 80);
+        assert_eq!(followed(), UNSEEN, "there is one that has not seen it");
+        groups.tick(&snapshot, Instant::now());
+        groups.configure(Tuning::default(), Instant::now());
+        assert_eq!(followed(), UNSEEN, "it may be seen otherwise now");
+        drop((held, other));
+    }
 }
