@@ -1,6 +1,7 @@
 //! `culvert gateway` as a process of a pod.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -9,10 +10,15 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::http;
+use crate::metrics::Metrics;
 use crate::pod::Pod;
 use crate::poll;
 use crate::process::Process;
 use crate::programs::Programs;
+
+/// Port of its metrics.
+const METRICS: u16 = 15020;
 
 /// A running gateway; killed when dropped.
 #[derive(Debug)]
@@ -59,17 +65,33 @@ impl Gateway {
 
     /// Its status.
     pub fn status(&self) -> Result<Value> {
+        let status = self.say(&["status", "--json"])?;
+        serde_json::from_str(&status).context("culvert status --json")
+    }
+
+    /// What `culvert` says of it, such as `routes`.
+    pub fn say(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(self.programs.culvert());
-        command
-            .args(["status", "--json", "--admin-socket"])
-            .arg(self.directory.join("admin.sock"));
-        let output = command.output().context("culvert status")?;
+        command.args(words).arg("--admin-socket");
+        command.arg(self.directory.join("admin.sock"));
+        let output = command.output().context("starting culvert")?;
         ensure!(
             output.status.success(),
-            "culvert status: {}",
+            "culvert {words:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        serde_json::from_slice(&output.stdout).context("culvert status --json")
+        String::from_utf8(output.stdout).context("what culvert says is no text")
+    }
+
+    /// Its metrics; `pod` is the one that it runs in.
+    pub fn metrics(&self, pod: &Pod) -> Result<Metrics> {
+        let answer = http::get(
+            pod.place(),
+            (Ipv4Addr::LOCALHOST, METRICS).into(),
+            "/metrics",
+        )?;
+        ensure!(answer.status == 200, "/metrics answers {}", answer.status);
+        Ok(Metrics::new(answer.body))
     }
 
     /// Waits until the status is as told.

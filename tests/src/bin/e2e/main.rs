@@ -27,6 +27,7 @@ mod scene;
 mod services;
 mod streams;
 mod talk;
+mod telemetry;
 mod transfer;
 mod trust;
 mod waypoint;
@@ -145,6 +146,7 @@ const GROUPS: &[&[Case]] = &[
     streams::CASES,
     hostile::CASES,
     talk::CASES,
+    telemetry::CASES,
     control_plane::CASES,
     names::CASES,
     on_demand::CASES,
