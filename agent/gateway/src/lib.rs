@@ -28,6 +28,7 @@ pub mod circuit;
 mod config;
 mod cookie;
 pub mod filter;
+mod forward;
 pub mod framing;
 mod gateway;
 mod keeper;

@@ -1,6 +1,6 @@
 //! A stream for protocols that are spoken inside it and want bytes rather than chunks.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -39,11 +39,24 @@ impl AsyncRead for TunnelIo {
 
 impl AsyncWrite for TunnelIo {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream.write.poll_copy(cx, bytes)
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// The slices go into one frame: a head and its body, or the records of TLS.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream.write.poll_copy(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// What was written is with the tunnel's task, which sends it on its next turn.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -173,15 +173,15 @@ impl TunnelWriter {
     pub(crate) fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
-        bytes: &[u8],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if bytes.is_empty() {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if length == 0 {
             return Poll::Ready(Ok(0));
         }
-        let wanted = bytes.len().min(self.max_chunk());
+        let wanted = length.min(self.max_chunk());
         let allowed = ready!(self.poll_capacity(cx, wanted))?.min(wanted);
-        let chunk = Bytes::copy_from_slice(&bytes[..allowed]);
-        let sent = self.send.send_data(chunk, false);
+        let sent = self.send.send_data(gathered(slices, allowed), false);
         sent.map_err(|error| closed_or(&error, io::ErrorKind::BrokenPipe))?;
         Poll::Ready(Ok(allowed))
     }
@@ -209,6 +209,16 @@ impl TunnelWriter {
             }
         }
     }
+}
+
+/// A copy of the first `length` bytes of all slices.
+fn gathered(slices: &[IoSlice<'_>], length: usize) -> Bytes {
+    let mut all = Vec::with_capacity(length);
+    for slice in slices {
+        let taken = slice.len().min(length - all.len());
+        all.extend_from_slice(&slice[..taken]);
+    }
+    all.into()
 }
 
 /// A reset that peers of this protocol mean as an end of the data.

@@ -19,6 +19,7 @@ use super::detect::{Rewound, Spoken};
 use super::relay::Abort;
 use super::stream::{end, through};
 use super::tls::Hello;
+use crate::forward::forward_writes;
 use crate::outside::{is_name_of, other_name};
 use crate::passage::{Carried, Passage};
 use crate::place::Transport;
@@ -227,23 +228,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Unheard<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Unheard<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+forward_writes!(impl[T: AsyncWrite + Unpin] for Unheard<T>, stream);
 
 impl<T: Abort> Abort for Unheard<T> {
     fn abort(&self) {

@@ -1,18 +1,19 @@
 //! Bytes, ends and resets of one stream.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
 use agent_net::flow::{FlowRead, FlowWrite};
 use bytes::Bytes;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::harness::*;
-use crate::TunnelStream;
 use crate::server::IncomingRequest;
+use crate::{TunnelIo, TunnelStream};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -72,6 +73,31 @@ fn half_close_in_both_directions() {
         near.write.finish().await.unwrap();
         assert_eq!(next(&mut far).await.unwrap().unwrap(), "late");
         assert_eq!(next(&mut far).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn slices_that_are_written_together_arrive_together() {
+    worker(async {
+        let (_server, _pool, near, mut far) = pair().await;
+        let most = near.write.max_chunk();
+        let mut near = TunnelIo::new(near);
+        assert!(near.is_write_vectored());
+        let slices = [&b"head"[..], b"", b" and body"].map(IoSlice::new);
+        assert_eq!(near.write_vectored(&slices).await.unwrap(), 13);
+        assert_eq!(next(&mut far).await.unwrap().unwrap(), "head and body");
+        // Of what is more than a chunk, the beginning.
+        let long = vec![b'x'; most];
+        let slices = [&b"head"[..], &long].map(IoSlice::new);
+        let written = near.write_vectored(&slices).await.unwrap();
+        assert!((5..=most).contains(&written), "{written}");
+        near.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        while let Some(chunk) = next(&mut far).await.unwrap() {
+            far.read.release(chunk.len());
+            received.extend_from_slice(&chunk);
+        }
+        assert!(received == [&b"head"[..], &long].concat()[..written]);
     });
 }
 
