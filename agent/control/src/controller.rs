@@ -29,6 +29,7 @@ use crate::infrastructure::{Image, Infrastructure, Template};
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
 use crate::pace::Pace;
+use crate::rounds::Cue;
 use crate::serve::{self, Services, listen};
 use crate::snapshot::Snapshot;
 use crate::source::file::FileSource;
@@ -353,11 +354,13 @@ impl Control {
             let conditions = Conditions {
                 client,
                 collection: status.collection(),
-                told: problems,
-                leads: leads.clone(),
                 shown: reviews,
             };
-            tokio::spawn(conditions.run(drain.clone()))
+            let cue = Cue {
+                told: problems,
+                leads: leads.clone(),
+            };
+            tokio::spawn(conditions.run(cue, drain.clone()))
         });
         let turn = Turn {
             bundle: self.trust.bundle(),
@@ -369,13 +372,15 @@ impl Control {
             let infrastructure = Infrastructure {
                 client,
                 collection: status.collection(),
-                told: told_gateways,
-                leads: leads.clone(),
                 namespace: self.root_namespace.clone(),
                 image: image.map(Image::named),
                 template,
             };
-            tokio::spawn(infrastructure.run(drain.clone()))
+            let cue = Cue {
+                told: told_gateways,
+                leads: leads.clone(),
+            };
+            tokio::spawn(infrastructure.run(cue, drain.clone()))
         });
         let registering = client.clone().filter(|_| self.webhook.is_some());
         let registering = registering.map(|client| {

@@ -23,6 +23,7 @@ mod lease;
 mod manifests;
 mod nodes;
 mod pace;
+mod rounds;
 mod serve;
 mod snapshot;
 mod source;

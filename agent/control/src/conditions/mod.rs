@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use agent_net::drain;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 use crate::collection::Collection;
+use crate::rounds::{Cue, Rounds};
 use crate::source::{ObjectRef, Problem};
 use decide::{Reviewed, Verdict, review};
 use events::Notice;
@@ -41,16 +41,10 @@ const MESSAGE: Duration = Duration::from_secs(30);
 /// What somebody else may have changed is looked at again after so long.
 const RESYNC: Duration = Duration::from_secs(600);
 
-/// What is wrong now; sent anew after every change of the collection.
-pub(crate) type Told = watch::Receiver<Arc<[Problem]>>;
-
 /// Writes conditions and events.
 pub(crate) struct Conditions {
     pub(crate) client: kube::Client,
     pub(crate) collection: Arc<RwLock<Collection>>,
-    pub(crate) told: Told,
-    /// Of several replicas one writes.
-    pub(crate) leads: watch::Receiver<bool>,
     pub(crate) shown: Shown,
 }
 
@@ -84,31 +78,20 @@ struct Memory {
 
 impl Conditions {
     /// Goes on until the drain begins.
-    pub(crate) async fn run(mut self, mut drain: drain::Watcher) {
+    pub(crate) async fn run(self, mut cue: Cue, drain: drain::Watcher) {
         let mut writer = Writer::new(self.client.clone());
         let mut memory = Memory::default();
-        let mut next = Instant::now();
-        loop {
-            tokio::select! {
-                () = drain.signalled() => return,
-                changed = self.told.changed() => if changed.is_err() {
-                    return;
-                },
-                Ok(()) = self.leads.changed() => {}
-                () = sleep_until(next) => {}
-            }
-            let wait = tokio::select! {
-                () = drain.signalled() => return,
-                wait = self.round(&mut writer, &mut memory) => wait,
-            };
-            next = Instant::now() + wait;
+        let mut rounds = Rounds::until(drain);
+        while rounds.is_due(&mut cue).await {
+            let round = self.round(&mut cue, &mut writer, &mut memory);
+            rounds.run(round).await;
         }
     }
 
     /// Looks at everything and writes what differs. Returns when to look again at the latest.
-    async fn round(&mut self, writer: &mut Writer, memory: &mut Memory) -> Duration {
+    async fn round(&self, cue: &mut Cue, writer: &mut Writer, memory: &mut Memory) -> Duration {
         sleep(GATHER.max(memory.took * REST)).await;
-        if !*self.leads.borrow() {
+        if !cue.is_ours() {
             // Another one writes, and what it writes is not known here.
             *memory = Memory::default();
             *self.shown.lock() = Value::Null;
@@ -119,13 +102,13 @@ impl Conditions {
             memory.verdicts.clear();
             memory.since = Some(now);
         }
-        let problems = self.told.borrow_and_update().clone();
+        let problems = cue.told.borrow_and_update().clone();
         let Some(reviewed) = self.review(problems).await else {
             return RETRY;
         };
         memory.took = now.elapsed();
         memory.forget(&reviewed);
-        let is_done = self.write(writer, memory, &reviewed).await;
+        let is_done = self.write(cue, writer, memory, &reviewed).await;
         let unwritten = memory.unwritten(&reviewed);
         *self.shown.lock() = json!({
             "objects": reviewed.verdicts.len(),
@@ -158,7 +141,13 @@ impl Conditions {
     }
 
     /// False when something is left to be written.
-    async fn write(&self, writer: &mut Writer, memory: &mut Memory, reviewed: &Reviewed) -> bool {
+    async fn write(
+        &self,
+        cue: &Cue,
+        writer: &mut Writer,
+        memory: &mut Memory,
+        reviewed: &Reviewed,
+    ) -> bool {
         let now = Instant::now();
         let due: Vec<_> = memory.due(reviewed, now);
         let notices: Vec<_> = reviewed
@@ -169,7 +158,7 @@ impl Conditions {
         let mut is_done = due.len() + notices.len() <= ROUND;
         let mut places = ROUND;
         for (object, verdict) in due.into_iter().take(ROUND) {
-            if !*self.leads.borrow() {
+            if !cue.is_ours() {
                 return true;
             }
             places -= 1;
@@ -187,7 +176,7 @@ impl Conditions {
             sleep(PACE).await;
         }
         for notice in notices.into_iter().take(places) {
-            if !*self.leads.borrow() {
+            if !cue.is_ours() {
                 return true;
             }
             match writer.event(&notice).await {

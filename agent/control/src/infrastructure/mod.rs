@@ -22,12 +22,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::collection::Collection;
-use crate::source::{Kind, Problem};
+use crate::rounds::{Cue, Rounds};
+use crate::source::Kind;
 pub(crate) use manifests::{Image, Template};
 use manifests::{Made, Part, class, of};
 
@@ -50,10 +50,6 @@ const CLASSES: [&str; 2] = ["culvert", "culvert-waypoint"];
 pub(crate) struct Infrastructure {
     pub(crate) client: Client,
     pub(crate) collection: Arc<RwLock<Collection>>,
-    /// Sent anew after every change of the collection.
-    pub(crate) told: watch::Receiver<Arc<[Problem]>>,
-    /// Of several replicas one writes.
-    pub(crate) leads: watch::Receiver<bool>,
     /// Where this program's own pod is, if it is in one.
     pub(crate) namespace: String,
     /// What gateways run; that of this program's own pod where nothing else is said.
@@ -72,31 +68,19 @@ struct Memory {
 
 impl Infrastructure {
     /// Goes on until the drain begins.
-    pub(crate) async fn run(mut self, mut drain: drain::Watcher) {
+    pub(crate) async fn run(mut self, mut cue: Cue, drain: drain::Watcher) {
         let mut memory = Memory::default();
-        let mut next = Instant::now();
-        loop {
-            tokio::select! {
-                () = drain.signalled() => return,
-                changed = self.told.changed() => if changed.is_err() {
-                    return;
-                },
-                Ok(()) = self.leads.changed() => {}
-                () = sleep_until(next) => {}
-            }
-            let wait = tokio::select! {
-                () = drain.signalled() => return,
-                wait = self.round(&mut memory) => wait,
-            };
-            next = Instant::now() + wait;
+        let mut rounds = Rounds::until(drain);
+        while rounds.is_due(&mut cue).await {
+            rounds.run(self.round(&mut cue, &mut memory)).await;
         }
     }
 
     /// Applies what differs. Returns when to look again at the latest.
-    async fn round(&mut self, memory: &mut Memory) -> Duration {
+    async fn round(&mut self, cue: &mut Cue, memory: &mut Memory) -> Duration {
         sleep(GATHER).await;
-        self.told.mark_unchanged();
-        if !*self.leads.borrow() {
+        cue.told.mark_unchanged();
+        if !cue.is_ours() {
             // Another one writes, and what it writes is not known here.
             *memory = Memory::default();
             return RESYNC;
@@ -114,7 +98,7 @@ impl Infrastructure {
         memory.forget(&wanted);
         let mut is_done = true;
         for (key, made) in wanted {
-            if !*self.leads.borrow() {
+            if !cue.is_ours() {
                 return RETRY;
             }
             if memory.applied.get(&key) == Some(&made) {
