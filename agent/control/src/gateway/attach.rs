@@ -40,11 +40,7 @@ pub(super) fn routes<'w>(
         .map(|((kind, ..), route)| (*kind, &**route))
         .collect();
     // The oldest comes first.
-    routes.sort_by_key(|(kind, route)| {
-        let metadata = &route.metadata;
-        let created = &metadata.creation_timestamp;
-        (*kind, created, &metadata.namespace, &metadata.name)
-    });
+    routes.sort_by_key(|(kind, route)| (*kind, route.metadata.seniority()));
     for (kind, route) in routes {
         attaching.attach(kind, route, out);
     }

@@ -78,14 +78,7 @@ fn sets<'a>(world: &World<'a>, gateway: &Owned<'a>) -> Vec<(&'a ListenerSet, Opt
             parent.is(GROUP, "Gateway") && gateway.is(namespace, &parent.name)
         })
         .collect();
-    sets.sort_by_key(|set| {
-        let metadata = &set.metadata;
-        (
-            &metadata.creation_timestamp,
-            &metadata.namespace,
-            &metadata.name,
-        )
-    });
+    sets.sort_by_key(|set| set.metadata.seniority());
     let allowed = &gateway.object.spec.allowed_listeners.namespaces;
     let own = &gateway.object.metadata.namespace;
     let judged = sets.into_iter().map(|set| {

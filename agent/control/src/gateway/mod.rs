@@ -8,6 +8,7 @@
 //! policies ([`traffic_policy`]), policies of requests ([`policies`]), statuses ([`status`]).
 
 mod addresses;
+mod ancestors;
 mod attach;
 mod class;
 mod conflicts;

@@ -8,20 +8,16 @@ use agent_model::gateway::{
 };
 
 use super::refs::{self, AuthorityReasons, From};
-use super::status::{ObjectStatus, ParentStatus, Reported, verdict};
-use super::{Fault, Resolved, World};
-use crate::source::gateway_api::{
-    BackendTlsPolicy, BackendValidation, GROUP, ParentRef, PolicyTarget,
-};
-use crate::source::{Kind, ObjectRef};
+use super::status::{ParentStatus, verdict};
+use super::{Fault, Resolved, World, ancestors};
+use crate::source::Kind;
+use crate::source::gateway_api::{BackendTlsPolicy, BackendValidation, ParentRef, PolicyTarget};
 use crate::translate::service::key;
 
 /// Which Gateways send to a service.
 pub(super) type Uses = BTreeMap<NamespacedHostname, BTreeSet<GatewayKey>>;
 /// Group of ServiceEntries.
 const ISTIO: &str = "networking.istio.io";
-/// Ancestors of one policy.
-const MAX_ANCESTORS: usize = 16;
 
 /// What a target is: a Service, and one of its ports where one is named.
 type Place = (NamespacedHostname, Option<u16>);
@@ -34,14 +30,7 @@ pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
         .values()
         .map(|policy| &**policy)
         .collect();
-    policies.sort_by_key(|policy| {
-        let metadata = &policy.metadata;
-        (
-            &metadata.creation_timestamp,
-            &metadata.namespace,
-            &metadata.name,
-        )
-    });
+    policies.sort_by_key(|policy| policy.metadata.seniority());
     let mut owners: BTreeMap<Place, &str> = BTreeMap::new();
     for policy in policies {
         let judged = judge(world, policy);
@@ -90,7 +79,6 @@ fn report(
     unresolved: Option<&Fault>,
     out: &mut Resolved,
 ) {
-    let metadata = &policy.metadata;
     let services: BTreeSet<NamespacedHostname> = named(policy)
         .chain(places.iter().map(|(service, _)| service.clone()))
         .collect();
@@ -99,30 +87,15 @@ fn report(
         .filter_map(|service| uses.get(service))
         .flatten()
         .collect();
-    let ancestors = gateways
-        .into_iter()
-        .take(MAX_ANCESTORS)
-        .map(|gateway| ParentStatus {
-            parent: ParentRef {
-                group: Some(GROUP.to_owned()),
-                kind: Some("Gateway".to_owned()),
-                namespace: Some(gateway.namespace.as_ref().to_owned()),
-                name: gateway.name.as_ref().to_owned(),
-                section_name: None,
-                port: None,
-            },
-            conditions: vec![
-                verdict("Accepted", unaccepted, "it holds for this Gateway"),
-                verdict("ResolvedRefs", unresolved, "every reference resolves"),
-            ],
-        });
-    let ancestors: Vec<ParentStatus> = ancestors.collect();
-    if ancestors.is_empty() && !policy.status.is_ours() {
-        return;
-    }
-    let status = ObjectStatus::Policy { ancestors };
-    let object = ObjectRef::new(Kind::BackendTLSPolicy, &metadata.namespace, &metadata.name);
-    out.statuses.insert(object, Reported::new(metadata, status));
+    let ancestors = gateways.into_iter().map(|gateway| ParentStatus {
+        parent: ParentRef::gateway(gateway),
+        conditions: vec![
+            verdict("Accepted", unaccepted, "it holds for this Gateway"),
+            verdict("ResolvedRefs", unresolved, "every reference resolves"),
+        ],
+    });
+    let of = (&policy.metadata, &policy.status);
+    ancestors::report(Kind::BackendTLSPolicy, of, ancestors, out);
 }
 
 fn is_service(target: &PolicyTarget) -> bool {
@@ -153,8 +126,8 @@ fn places(world: &World<'_>, policy: &BackendTlsPolicy, target: &PolicyTarget) -
         .flat_map(|one| one.service_entries.iter());
     let mut found = Vec::new();
     for (name, entry) in entries {
-        let port = match target.section_name.as_deref() {
-            None | Some("") => None,
+        let port = match target.section() {
+            None => None,
             Some(section) => match entry.spec.ports.iter().find(|port| port.name == section) {
                 Some(port) => Some(port.number),
                 None => continue,
@@ -175,12 +148,9 @@ fn places(world: &World<'_>, policy: &BackendTlsPolicy, target: &PolicyTarget) -
 /// `None` when there is no such thing.
 fn place(world: &World<'_>, namespace: &str, target: &PolicyTarget) -> Option<Place> {
     let service = world.service(namespace, &target.name)?;
-    let port = match target.section_name.as_deref() {
-        None | Some("") => None,
-        Some(name) => {
-            let mut ports = service.spec.ports.iter();
-            Some(ports.find(|port| port.name == name)?.port)
-        }
+    let port = match target.section() {
+        None => None,
+        Some(name) => Some(service.port_named(name)?),
     };
     Some((key(namespace, &target.name), port))
 }

@@ -9,16 +9,13 @@ use agent_model::gateway::{GatewayKey, GatewayKind, Parent, Route as Handed, Rou
 
 use super::attach::created;
 use super::owned::Owned;
-use super::status::{ObjectStatus, ParentStatus, Reported, verdict};
+use super::status::{ParentStatus, verdict};
 use super::tls_policy::Uses;
-use super::{Fault, Resolved, World, waypoints};
-use crate::source::gateway_api::{GROUP, ParentRef};
+use super::{Fault, Resolved, World, ancestors, waypoints};
+use crate::source::Kind;
+use crate::source::gateway_api::ParentRef;
 use crate::source::traffic::{TargetRef, TrafficPolicyObject, translate};
-use crate::source::{Kind, ObjectRef};
 use crate::translate::service::key;
-
-/// Ancestors of one policy.
-const MAX_ANCESTORS: usize = 16;
 
 /// Who has a part for a target.
 type Owners<'a> = BTreeMap<(TrafficTarget, &'static str), &'a TrafficPolicyObject>;
@@ -41,11 +38,7 @@ pub(super) fn resolve(world: &World<'_>, gateways: &[Owned<'_>], uses: &Uses, ou
         .values()
         .map(|object| &**object)
         .collect();
-    objects.sort_by_key(|object| {
-        let metadata = &object.metadata;
-        let created = &metadata.creation_timestamp;
-        (created, &metadata.namespace, &metadata.name)
-    });
+    objects.sort_by_key(|object| object.metadata.seniority());
     let mut owners = Owners::new();
     for object in objects {
         // What cannot be translated was never let in.
@@ -74,7 +67,7 @@ pub(super) fn resolve(world: &World<'_>, gateways: &[Owned<'_>], uses: &Uses, ou
             }
             for gateway in &place.served {
                 let parts = policy.parts().count();
-                ancestors.count(reference(gateway), parts, &lost);
+                ancestors.count(ParentRef::gateway(gateway), parts, &lost);
             }
             for gateway in place.told {
                 told.entry(gateway).or_default().push(place.target.clone());
@@ -172,10 +165,8 @@ fn service(
     let found = world.service(namespace, &target.name);
     let service = found.ok_or_else(|| missing("Service", target))?;
     let port = target.section().map(|name| {
-        let mut ports = service.spec.ports.iter();
-        let port = ports.find(|port| port.name == name);
-        port.map(|port| port.port)
-            .ok_or_else(|| missing("Service", target))
+        let port = service.port_named(name);
+        port.ok_or_else(|| missing("Service", target))
     });
     let host = key(namespace, &target.name);
     let mut served = uses.get(&host).cloned().unwrap_or_default();
@@ -278,17 +269,6 @@ fn all_waypoints<'a>(gateways: &'a [Owned<'_>]) -> impl Iterator<Item = GatewayK
     waypoints.map(Owned::key)
 }
 
-fn reference(gateway: &GatewayKey) -> ParentRef {
-    ParentRef {
-        group: Some(GROUP.to_owned()),
-        kind: Some("Gateway".to_owned()),
-        namespace: Some(gateway.namespace.as_ref().to_owned()),
-        name: gateway.name.as_ref().to_owned(),
-        section_name: None,
-        port: None,
-    }
-}
-
 /// A target that no gateway stands for stands for itself.
 fn own_reference(object: &TrafficPolicyObject, target: &TargetRef) -> ParentRef {
     ParentRef {
@@ -340,8 +320,7 @@ fn report(
     unresolved: Option<&Option<Fault>>,
     out: &mut Resolved,
 ) {
-    let ancestors = ancestors.into_iter().take(MAX_ANCESTORS);
-    let ancestors = ancestors.map(|(parent, standing)| {
+    let ancestors = ancestors.into_iter().map(|(parent, standing)| {
         let Standing {
             refused,
             parts,
@@ -362,13 +341,6 @@ fn report(
         conditions.extend(unresolved.map(|of| verdict("ResolvedRefs", of.as_ref(), resolved)));
         ParentStatus { parent, conditions }
     });
-    let ancestors: Vec<ParentStatus> = ancestors.collect();
-    if ancestors.is_empty() && !object.status.is_ours() {
-        return;
-    }
-    let metadata = &object.metadata;
-    let status = ObjectStatus::Policy { ancestors };
-    let reference = ObjectRef::new(Kind::TrafficPolicy, &metadata.namespace, &metadata.name);
-    out.statuses
-        .insert(reference, Reported::new(metadata, status));
+    let of = (&object.metadata, &object.status);
+    ancestors::report(Kind::TrafficPolicy, of, ancestors, out);
 }

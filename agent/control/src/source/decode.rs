@@ -5,19 +5,16 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::gateway_api::{
-    BackendTlsPolicy, ConfigMap, GROUP, Gateway, GatewayClass, ListenerSet, ReferenceGrant, Route,
-    Secret,
-};
+use super::gateway_api::{ConfigMap, GROUP, Secret};
 use super::istio::{
-    AuthorizationPolicy, MeshConfigObject, PeerAuthentication, RequestAuthentication, ServiceEntry,
-    WorkloadEntry, check_authorization, check_mesh_config, check_peer_authentication,
+    check_authorization, check_mesh_config, check_peer_authentication,
     check_request_authentication, check_service_entry, check_workload_entry,
 };
 use super::kubernetes::{
     EndpointSlice, MIRROR, Metadata, Namespace, Node, Pod, Service, ServiceAccount,
 };
-use super::traffic::{TrafficPolicyObject, check_traffic_policy};
+use super::object::{Lenient, Strict};
+use super::traffic::check_traffic_policy;
 use super::{Kind, Object, ObjectRef};
 
 /// Kubernetes allows 253 bytes for most names; they become parts of resource names here.
@@ -289,6 +286,18 @@ trait HasMetadata {
     fn metadata_mut(&mut self) -> &mut Metadata;
 }
 
+impl<Spec, Status> HasMetadata for Lenient<Spec, Status> {
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+}
+
+impl<Spec, Status> HasMetadata for Strict<Spec, Status> {
+    fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+}
+
 macro_rules! has_metadata {
     ($($kind:ty),*) => {$(
         impl HasMetadata for $kind {
@@ -306,19 +315,6 @@ has_metadata!(
     Pod,
     Service,
     EndpointSlice,
-    AuthorizationPolicy,
-    PeerAuthentication,
-    RequestAuthentication,
-    MeshConfigObject,
-    ServiceEntry,
-    WorkloadEntry,
-    GatewayClass,
-    Gateway,
-    ListenerSet,
-    Route,
-    ReferenceGrant,
-    BackendTlsPolicy,
-    TrafficPolicyObject,
     Secret,
     ConfigMap
 );

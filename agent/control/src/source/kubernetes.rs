@@ -43,6 +43,15 @@ pub(crate) struct Metadata {
     pub(crate) owner_references: Vec<OwnerReference>,
 }
 
+impl Metadata {
+    /// Sorts the oldest first, and what is as old by its name: of several objects that cannot all
+    /// have what they ask for, the first has it (GEP-713, and the conflicts of listeners and routes).
+    pub(crate) fn seniority(&self) -> (Option<&str>, &str, &str) {
+        let created = self.creation_timestamp.as_deref();
+        (created, &self.namespace, &self.name)
+    }
+}
+
 /// One of `metadata.ownerReferences`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -236,6 +245,14 @@ pub(crate) struct Service {
     pub(crate) spec: ServiceSpec,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) status: ServiceStatus,
+}
+
+impl Service {
+    /// Number of the port of this name.
+    pub(crate) fn port_named(&self, name: &str) -> Option<u16> {
+        let mut ports = self.spec.ports.iter();
+        Some(ports.find(|port| port.name == name)?.port)
+    }
 }
 
 /// `status` of a Service.

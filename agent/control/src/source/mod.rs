@@ -9,6 +9,7 @@ pub(crate) mod istio;
 pub(crate) mod kube;
 pub(crate) mod kubernetes;
 pub(crate) mod lenient;
+pub(crate) mod object;
 pub(crate) mod traffic;
 
 use std::fmt::{self, Write as _};

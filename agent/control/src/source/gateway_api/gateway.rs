@@ -4,17 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::ObjectReference;
 use super::route::ParentRef;
-use crate::source::kubernetes::{Labels, Metadata};
+use crate::source::kubernetes::Labels;
 use crate::source::lenient::nullable;
+use crate::source::object::Lenient;
 
 /// `GatewayClass`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct GatewayClass {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: GatewayClassSpec,
-}
+pub(crate) type GatewayClass = Lenient<GatewayClassSpec>;
 
 /// `spec` of a GatewayClass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,13 +22,7 @@ pub(crate) struct GatewayClassSpec {
 }
 
 /// `Gateway`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct Gateway {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: GatewaySpec,
-}
+pub(crate) type Gateway = Lenient<GatewaySpec>;
 
 /// `spec` of a Gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -276,13 +265,7 @@ pub(crate) struct RouteKindRef {
 }
 
 /// `ListenerSet`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct ListenerSet {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: ListenerSetSpec,
-}
+pub(crate) type ListenerSet = Lenient<ListenerSetSpec>;
 
 /// `spec` of a ListenerSet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

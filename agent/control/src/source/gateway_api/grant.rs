@@ -2,17 +2,11 @@
 
 use serde::Deserialize;
 
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::nullable;
+use crate::source::object::Lenient;
 
 /// `ReferenceGrant`, of the namespace that is pointed into.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct ReferenceGrant {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: GrantSpec,
-}
+pub(crate) type ReferenceGrant = Lenient<GrantSpec>;
 
 /// `spec` of a ReferenceGrant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -1,23 +1,16 @@
 //! HTTPRoute, GRPCRoute, TLSRoute, TCPRoute and UDPRoute: one type, as most of their fields are
 //! the same.
 
+use agent_model::gateway::GatewayKey;
 use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
 use super::ObjectReference;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::nullable;
+use crate::source::object::Lenient;
 
 /// A route of any kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct Route {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: RouteSpec,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) status: Marks,
-}
+pub(crate) type Route = Lenient<RouteSpec, Marks>;
 
 /// A status, as far as it says who has written it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -78,6 +71,17 @@ pub(crate) struct ParentRef {
 }
 
 impl ParentRef {
+    /// A whole Gateway.
+    pub(crate) fn gateway(key: &GatewayKey) -> Self {
+        Self {
+            group: Some(super::GROUP.to_owned()),
+            kind: Some("Gateway".to_owned()),
+            namespace: Some(key.namespace.as_ref().to_owned()),
+            name: key.name.as_ref().to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// True for a reference to this group and kind; a Gateway by default.
     pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
         self.group.as_deref().unwrap_or(super::GROUP) == group

@@ -4,19 +4,11 @@ use serde::Deserialize;
 
 use super::ObjectReference;
 use super::route::Marks;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::nullable;
+use crate::source::object::Lenient;
 
 /// `BackendTLSPolicy`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct BackendTlsPolicy {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: BackendTlsPolicySpec,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) status: Marks,
-}
+pub(crate) type BackendTlsPolicy = Lenient<BackendTlsPolicySpec, Marks>;
 
 /// `spec` of a BackendTLSPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -40,7 +32,13 @@ pub(crate) struct PolicyTarget {
     pub(crate) name: String,
     /// Name of a port of the Service; all of them when left out.
     #[serde(default)]
-    pub(crate) section_name: Option<String>,
+    section_name: Option<String>,
+}
+
+impl PolicyTarget {
+    pub(crate) fn section(&self) -> Option<&str> {
+        self.section_name.as_deref().filter(|name| !name.is_empty())
+    }
 }
 
 /// `spec.validation`.

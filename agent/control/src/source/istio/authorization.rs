@@ -3,26 +3,13 @@
 use serde::Deserialize;
 
 use super::condition::{AccountName, Pattern, When};
-use super::{Selector, Skipped, check_selector};
+use super::{Selector, check_attachment};
 use crate::source::decode::FieldError;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::{IpBlock, PolicyPort, non_empty, nullable};
+use crate::source::object::Strict;
 
 /// `security.istio.io AuthorizationPolicy`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct AuthorizationPolicy {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Skipped,
-    #[serde(default, rename = "kind")]
-    _kind: Skipped,
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: AuthorizationSpec,
-    #[serde(default, rename = "status")]
-    _status: Skipped,
-}
+pub(crate) type AuthorizationPolicy = Strict<AuthorizationSpec>;
 
 impl AuthorizationPolicy {
     /// `istio.io/dry-run: "true"`: log what it would do, enforce nothing.
@@ -199,16 +186,11 @@ pub(in crate::source) fn check_authorization(
     policy: &AuthorizationPolicy,
 ) -> Result<(), FieldError> {
     let spec = &policy.spec;
-    let kinds = usize::from(spec.selector.is_some())
-        + usize::from(spec.target_ref.is_some())
-        + usize::from(!spec.target_refs.is_empty());
-    if kinds > 1 {
-        return Err(FieldError::new(
-            "spec",
-            "only one of selector, targetRef and targetRefs may be given",
-        ));
-    }
-    check_selector(spec.selector.as_ref())?;
+    check_attachment(
+        spec.selector.as_ref(),
+        spec.target_ref.as_ref(),
+        &spec.target_refs,
+    )?;
     if spec.provider.is_some() != (spec.action == PolicyAction::Custom) {
         return Err(FieldError::new(
             "spec.provider",

@@ -3,26 +3,12 @@
 use agent_model::MeshConfig;
 use serde::Deserialize;
 
-use super::Skipped;
 use crate::source::decode::FieldError;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::nullable;
+use crate::source::object::Strict;
 
 /// `culvert.dev MeshConfig`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MeshConfigObject {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Skipped,
-    #[serde(default, rename = "kind")]
-    _kind: Skipped,
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: MeshConfigSpec,
-    #[serde(default, rename = "status")]
-    _status: Skipped,
-}
+pub(crate) type MeshConfigObject = Strict<MeshConfigSpec>;
 
 /// Settings of the whole mesh. What this release does not do yet is refused by the control plane,
 /// which names the field.

@@ -10,7 +10,6 @@ mod request_authentication;
 mod service_entry;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny};
 
 use super::decode::FieldError;
 use super::kubernetes::Labels;
@@ -49,6 +48,22 @@ impl Selector {
     }
 }
 
+/// What a policy is attached to is said in one way, or not at all.
+fn check_attachment(
+    selector: Option<&Selector>,
+    target: Option<&PolicyTarget>,
+    targets: &[PolicyTarget],
+) -> Result<(), FieldError> {
+    let ways = [selector.is_some(), target.is_some(), !targets.is_empty()];
+    if ways.into_iter().filter(|is_used| *is_used).count() > 1 {
+        return Err(FieldError::new(
+            "spec",
+            "only one of selector, targetRef and targetRefs may be given",
+        ));
+    }
+    check_selector(selector)
+}
+
 /// A label cannot hold `*`, so a selector with one would silently select nothing.
 fn check_selector(selector: Option<&Selector>) -> Result<(), FieldError> {
     let labels = selector.iter().flat_map(|selector| &selector.match_labels);
@@ -61,14 +76,4 @@ fn check_selector(selector: Option<&Selector>) -> Result<(), FieldError> {
         }
     }
     Ok(())
-}
-
-/// A field that is known and not read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Skipped;
-
-impl<'de> Deserialize<'de> for Skipped {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(from).map(|_| Self)
-    }
 }

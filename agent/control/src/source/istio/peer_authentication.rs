@@ -5,26 +5,13 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::{Selector, Skipped, check_selector};
+use super::{Selector, check_selector};
 use crate::source::decode::FieldError;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::{nullable, policy_port};
+use crate::source::object::Strict;
 
 /// `security.istio.io PeerAuthentication`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PeerAuthentication {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Skipped,
-    #[serde(default, rename = "kind")]
-    _kind: Skipped,
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: PeerAuthenticationSpec,
-    #[serde(default, rename = "status")]
-    _status: Skipped,
-}
+pub(crate) type PeerAuthentication = Strict<PeerAuthenticationSpec>;
 
 /// `spec` of a PeerAuthentication.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -3,10 +3,10 @@
 use serde::Deserialize;
 
 use super::authorization::PolicyTarget;
-use super::{Selector, Skipped, check_selector};
+use super::{Selector, check_attachment};
 use crate::source::decode::FieldError;
-use crate::source::kubernetes::Metadata;
 use crate::source::lenient::nullable;
+use crate::source::object::{Skipped, Strict};
 
 /// Longest text but for keys, in bytes.
 const MAX_TEXT: usize = 2048;
@@ -14,20 +14,7 @@ const MAX_TEXT: usize = 2048;
 const MAX_KEYS: usize = 256 * 1024;
 
 /// `security.istio.io RequestAuthentication`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RequestAuthentication {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Skipped,
-    #[serde(default, rename = "kind")]
-    _kind: Skipped,
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: RequestAuthenticationSpec,
-    #[serde(default, rename = "status")]
-    _status: Skipped,
-}
+pub(crate) type RequestAuthentication = Strict<RequestAuthenticationSpec>;
 
 /// `spec` of a RequestAuthentication.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -96,16 +83,11 @@ pub(in crate::source) fn check_request_authentication(
     policy: &RequestAuthentication,
 ) -> Result<(), FieldError> {
     let spec = &policy.spec;
-    let kinds = usize::from(spec.selector.is_some())
-        + usize::from(spec.target_ref.is_some())
-        + usize::from(!spec.target_refs.is_empty());
-    if kinds > 1 {
-        return Err(FieldError::new(
-            "spec",
-            "only one of selector, targetRef and targetRefs may be given",
-        ));
-    }
-    check_selector(spec.selector.as_ref())?;
+    check_attachment(
+        spec.selector.as_ref(),
+        spec.target_ref.as_ref(),
+        &spec.target_refs,
+    )?;
     let mut rules = spec.jwt_rules.iter().enumerate();
     rules.try_for_each(|(index, rule)| check_rule(&format!("spec.jwtRules[{index}]"), rule))
 }

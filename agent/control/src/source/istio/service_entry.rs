@@ -8,8 +8,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use crate::source::decode::FieldError;
-use crate::source::kubernetes::{Labels, Metadata};
+use crate::source::kubernetes::Labels;
 use crate::source::lenient::{IpBlock, host_ip, nullable, optional_port, port};
+use crate::source::object::Lenient;
 
 /// Hosts of one ServiceEntry; each becomes a service of its own.
 const MAX_HOSTS: usize = 1_000;
@@ -17,15 +18,7 @@ const MAX_HOSTS: usize = 1_000;
 const MAX_HOST: usize = 253;
 
 /// `networking.istio.io ServiceEntry`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct ServiceEntry {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: ServiceEntrySpec,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) status: ServiceEntryStatus,
-}
+pub(crate) type ServiceEntry = Lenient<ServiceEntrySpec, ServiceEntryStatus>;
 
 /// `spec` of a ServiceEntry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -127,13 +120,7 @@ impl GivenAddress {
 }
 
 /// `networking.istio.io WorkloadEntry`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(crate) struct WorkloadEntry {
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: EntryEndpoint,
-}
+pub(crate) type WorkloadEntry = Lenient<EntryEndpoint>;
 
 impl WorkloadEntry {
     /// The labels of both places; the specification's win.

@@ -9,34 +9,18 @@ mod tests;
 mod upstream;
 
 use agent_model::gateway::traffic::TrafficPolicy;
-use serde::Deserialize;
 
 use self::field::at;
 pub(crate) use self::spec::{TargetRef, TrafficPolicySpec};
 use super::decode::FieldError;
 use super::gateway_api::{GROUP, Marks};
-use super::istio::Skipped;
-use super::kubernetes::Metadata;
-use super::lenient::nullable;
+use super::object::Strict;
 
 /// Most things one policy is attached to, as in the Gateway API.
 const MAX_TARGETS: usize = 16;
 
 /// `culvert.dev TrafficPolicy`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TrafficPolicyObject {
-    #[serde(default, rename = "apiVersion")]
-    _api_version: Skipped,
-    #[serde(default, rename = "kind")]
-    _kind: Skipped,
-    #[serde(default)]
-    pub(crate) metadata: Metadata,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) spec: TrafficPolicySpec,
-    #[serde(default, deserialize_with = "nullable")]
-    pub(crate) status: Marks,
-}
+pub(crate) type TrafficPolicyObject = Strict<TrafficPolicySpec, Marks>;
 
 impl TrafficPolicyObject {
     /// Name of the Secret that holds the password of its Redis, in its own namespace.
