@@ -60,7 +60,9 @@ impl From<Malformed> for Refusal {
 fn status(reason: Reason) -> StatusCode {
     match reason {
         Reason::RequestInvalid => StatusCode::BAD_REQUEST,
-        Reason::TokenInvalid | Reason::KeysUnavailable => StatusCode::UNAUTHORIZED,
+        Reason::TokenMissing | Reason::TokenInvalid | Reason::KeysUnavailable => {
+            StatusCode::UNAUTHORIZED
+        }
         Reason::PolicyDenied | Reason::PolicyNotAllowed | Reason::PolicyUnknown => {
             StatusCode::FORBIDDEN
         }

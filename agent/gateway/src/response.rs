@@ -284,9 +284,12 @@ pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<ResponseBody> {
     }
     let mut headers = HeaderMap::new();
     if refusal.status == StatusCode::UNAUTHORIZED {
-        // RFC 6750, 3.
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        headers.insert(WWW_AUTHENTICATE, challenge);
+        // RFC 6750, 3.1: no error is told to whoever brought no token.
+        let challenge = match refusal.reason {
+            Reason::TokenInvalid => "Bearer error=\"invalid_token\"",
+            _ => "Bearer",
+        };
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(CONTENT_TYPE, plain);

@@ -75,6 +75,8 @@ pub enum Reason {
     Misdirected,
     /// The route's backend or one of its filters cannot be used (HTTP 500).
     BackendInvalid,
+    /// The request brought no token, and the policies that refuse it ask for one (HTTP 401).
+    TokenMissing,
     /// The request brought a token that does not count; the log says why (HTTP 401).
     TokenInvalid,
     /// The request brought a token whose issuer's keys could not be had (HTTP 401).
@@ -146,6 +148,7 @@ impl Reason {
         Self::NoRoute,
         Self::Misdirected,
         Self::BackendInvalid,
+        Self::TokenMissing,
         Self::TokenInvalid,
         Self::KeysUnavailable,
         Self::RequestTimeout,
@@ -195,6 +198,7 @@ impl Reason {
             Self::NoRoute => "no-route",
             Self::Misdirected => "misdirected",
             Self::BackendInvalid => "backend-invalid",
+            Self::TokenMissing => "token-missing",
             Self::TokenInvalid => "token-invalid",
             Self::KeysUnavailable => "keys-unavailable",
             Self::RequestTimeout => "request-timeout",
@@ -239,6 +243,7 @@ impl Reason {
             | Self::WaypointUnavailable => Fault::ControlPlane,
             Self::PeerRejected
             | Self::RequestInvalid
+            | Self::TokenMissing
             | Self::TokenInvalid
             | Self::AuthorityMismatch
             | Self::AuthorityUnknown

@@ -132,8 +132,8 @@ impl Scene {
                 self.gateway.process().must_run()?;
                 self.router.must_run()?;
                 let answer = http::get(&stage.client, at, &self.path)?;
-                // Without the token a refusal is all there is to see: 401 of Envoy's filter, 403 of
-                // Istio's policies. A gateway of which not all is known yet may refuse everything.
+                // Without the token a refusal is all there is to see: 401. A gateway of which not
+                // all is known yet may refuse everything by 403.
                 let fine = match self.kind {
                     Kind::Jwt => [401, 403].contains(&answer.status),
                     _ => answer.status == 200,

@@ -7,6 +7,7 @@ use agent_model::gateway::{
 };
 
 use super::refs::{self, From};
+use super::tls_policy::is_covered;
 use super::{Fault, World, filters, matches};
 use crate::source::gateway_api::{self as api, Route, RouteRule};
 use crate::source::{Kind, duration};
@@ -237,8 +238,9 @@ impl Translating<'_> {
                 .map_or("none".to_owned(), |port| port.to_string());
             not_found(format!("Service {namespace}/{name} has no port {wanted}"))
         })?;
-        let protocol = self.protocol(&port.app_protocol)?;
-        Ok((key(namespace, name), port.port, protocol))
+        let service = key(namespace, name);
+        let protocol = self.protocol(&service, port.port, &port.app_protocol)?;
+        Ok((service, port.port, protocol))
     }
 
     fn is_of(&self, protocol: crate::source::kubernetes::Protocol) -> bool {
@@ -249,20 +251,32 @@ impl Translating<'_> {
         }
     }
 
-    fn protocol(&self, said: &str) -> Result<BackendProtocol, Fault> {
+    /// What is spoken to a port that is said to speak `said`. One that wants TLS gets no request in
+    /// the clear: a BackendTLSPolicy has to say how its endpoints prove who they are.
+    fn protocol(
+        &self,
+        service: &NamespacedHostname,
+        port: u16,
+        said: &str,
+    ) -> Result<BackendProtocol, Fault> {
         let is_http = matches!(self.kind, Kind::HTTPRoute | Kind::GRPCRoute);
         if !is_http {
             return Ok(BackendProtocol::Http);
         }
-        match said.to_ascii_lowercase().as_str() {
-            "kubernetes.io/h2c" | "grpc" | "h2c" | "http2" => Ok(BackendProtocol::H2c),
-            "kubernetes.io/wss" | "https" => {
-                let message = format!("appProtocol {said:?} needs a BackendTLSPolicy, not this");
-                Err(Fault::new("UnsupportedProtocol", message))
-            }
-            _ if self.kind == Kind::GRPCRoute => Ok(BackendProtocol::H2c),
-            _ => Ok(BackendProtocol::Http),
+        let said = said.to_ascii_lowercase();
+        let wants_tls = matches!(said.as_str(), "https" | "tls" | "kubernetes.io/wss");
+        if wants_tls && !is_covered(self.world, service, port) {
+            let service = &service.hostname;
+            let message = format!(
+                "{service}:{port} speaks {said}, and no BackendTLSPolicy says how it is verified"
+            );
+            return Err(Fault::new("UnsupportedProtocol", message));
         }
+        Ok(match said.as_str() {
+            "kubernetes.io/h2c" | "grpc" | "h2c" | "http2" => BackendProtocol::H2c,
+            _ if self.kind == Kind::GRPCRoute => BackendProtocol::H2c,
+            _ => BackendProtocol::Http,
+        })
     }
 
     /// A host of a ServiceEntry: of the route's own namespace, else of the oldest entry that has it.
@@ -295,15 +309,8 @@ impl Translating<'_> {
         let wanted = ports.find(|of| Some(of.number) == port);
         let wanted = wanted
             .ok_or_else(|| not_found(format!("the ServiceEntry of {host:?} has no such port")))?;
-        let protocol = match wanted.protocol.to_ascii_lowercase().as_str() {
-            "grpc" | "http2" => BackendProtocol::H2c,
-            _ if self.kind == Kind::GRPCRoute => BackendProtocol::H2c,
-            _ => BackendProtocol::Http,
-        };
-        Ok((
-            NamespacedHostname::new(namespace, host),
-            wanted.number,
-            protocol,
-        ))
+        let service = NamespacedHostname::new(namespace, host);
+        let protocol = self.protocol(&service, wanted.number, &wanted.protocol)?;
+        Ok((service, wanted.number, protocol))
     }
 }

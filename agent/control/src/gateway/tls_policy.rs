@@ -72,6 +72,17 @@ pub(super) fn resolve(world: &World<'_>, uses: &Uses, out: &mut Resolved) {
     }
 }
 
+/// Whether a policy is for a port of a service, be it one that cannot be used: then nothing is sent.
+pub(super) fn is_covered(world: &World<'_>, service: &NamespacedHostname, port: u16) -> bool {
+    let policies = world.tables.policies.values();
+    let mut of_namespace = policies.filter(|one| *one.metadata.namespace == *service.namespace);
+    of_namespace.any(|policy| {
+        let targets = policy.spec.target_refs.iter();
+        let mut places = targets.flat_map(|target| places(world, policy, target));
+        places.any(|(of, at)| of == *service && at.is_none_or(|at| at == port))
+    })
+}
+
 fn report(
     (policy, places): (&BackendTlsPolicy, &[Place]),
     uses: &Uses,

@@ -92,10 +92,17 @@ impl Guard {
                 reason,
                 policy,
                 rule,
-            } => Err(Refused {
-                refusal: by_policy(reason, policy, rule),
-                missing: None,
-            }),
+            } => {
+                let by_policy = by_policy(reason, policy, rule);
+                let is_token_missing = !self.tokens.is_empty() && self.rules.wants_token(&request);
+                Err(Refused {
+                    refusal: match is_token_missing {
+                        true => without_token(&by_policy),
+                        false => by_policy,
+                    },
+                    missing: None,
+                })
+            }
         }
     }
 
@@ -123,6 +130,11 @@ fn of_token(why: BadToken) -> Refusal {
         _ => Reason::TokenInvalid,
     };
     Refusal::new(reason, why.to_string())
+}
+
+fn without_token(by_policy: &Refusal) -> Refusal {
+    let detail = format!("it brought no token: {}", by_policy.detail);
+    Refusal::new(Reason::TokenMissing, detail)
 }
 
 pub(super) fn by_policy(reason: Reason, policy: &PolicyKey, rule: Option<usize>) -> Refusal {

@@ -309,3 +309,59 @@ fn tokens_are_judged_taken_out_and_told() {
     let nobody = (StatusCode::FORBIDDEN, Reason::PolicyNotAllowed, 7);
     assert_eq!(refused(&claimed), nobody);
 }
+
+#[test]
+fn who_brings_no_token_where_one_would_do_is_asked_for_it() {
+    let issuer = Issuer::new("k");
+    let anybody = Source {
+        request_principals: vec![StringMatch::Presence],
+        ..Source::default()
+    };
+    let nobody = Source {
+        not_request_principals: vec![StringMatch::Presence],
+        ..Source::default()
+    };
+    let access = |action: Action, source: &Source| {
+        let operation = Operation {
+            paths: vec![PathMatch::Text(StringMatch::Exact("/a".into()))],
+            ..Operation::default()
+        };
+        let mut access = policy("tokens", gateway(), action, operation);
+        access.rules[0].from = vec![source.clone()];
+        access
+    };
+    let (allow, deny) = (
+        access(Action::Allow, &anybody),
+        access(Action::Deny, &nobody),
+    );
+    let missing = Some((StatusCode::UNAUTHORIZED, Reason::TokenMissing));
+    let not_allowed = Some((StatusCode::FORBIDDEN, Reason::PolicyNotAllowed));
+    let denied = Some((StatusCode::FORBIDDEN, Reason::PolicyDenied));
+    for (rules, tokens, path, expected) in [
+        (vec![&allow], true, "/a", missing),
+        // No token helps there.
+        (vec![&allow], true, "/b", not_allowed),
+        // Nobody would look at it.
+        (vec![&allow], false, "/a", not_allowed),
+        (vec![&deny], true, "/a", missing),
+        (vec![&deny], true, "/b", None),
+        (vec![&deny], false, "/a", denied),
+    ] {
+        let rules: Vec<_> = rules.into_iter().cloned().collect();
+        let tokens: Vec<_> = tokens.then(|| issuer.policy(gateway())).into_iter().collect();
+        let guards = compile(&rules, &tokens);
+        let guard = guards.of_gateway().unwrap();
+        let judged = judged(guard, path, &HeaderMap::new(), &mut Vec::new());
+        let refused = judged.err().map(|refused| refused.refusal);
+        let found = refused.map(|refusal| (refusal.status, refusal.reason));
+        assert_eq!(found, expected, "{rules:?} {path}");
+    }
+    // Whoever is refused whatever token there is is not asked for one.
+    let everybody = policy("all", gateway(), Action::Deny, Operation::default());
+    for rules in [[allow.clone(), everybody], [allow, deny_path("a", gateway(), "/a")]] {
+        let guards = compile(&rules, &[issuer.policy(gateway())]);
+        let guard = guards.of_gateway().unwrap();
+        let refused = judged(guard, "/a", &HeaderMap::new(), &mut Vec::new());
+        assert_eq!(refused.unwrap_err().refusal.reason, Reason::PolicyDenied);
+    }
+}

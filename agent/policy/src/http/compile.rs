@@ -89,9 +89,17 @@ impl Policy {
 
     /// The first rule that matches, from 0.
     pub fn matching_rule(&self, request: &Request<'_>) -> Option<usize> {
-        self.rules
-            .iter()
-            .position(|rule| rule.matches(self.action, request))
+        let holds = |field: &Field| field.holds(request).settle(self.action);
+        self.rules.iter().position(|rule| rule.matches(holds))
+    }
+
+    /// Whether it would match a request with the token that is best for whoever sent it.
+    pub(super) fn matches_best_token(&self, request: &Request<'_>) -> bool {
+        let holds = |field: &Field| match field.is_of_token() {
+            true => self.action == Action::Allow,
+            false => field.holds(request).settle(self.action),
+        };
+        self.rules.iter().any(|rule| rule.matches(holds))
     }
 }
 
@@ -119,11 +127,8 @@ impl Rule {
         })
     }
 
-    fn matches(&self, action: Action, request: &Request<'_>) -> bool {
-        let all = |fields: &[Field]| {
-            let mut fields = fields.iter();
-            fields.all(|field| field.holds(request).settle(action))
-        };
+    fn matches(&self, holds: impl Fn(&Field) -> bool) -> bool {
+        let all = |fields: &[Field]| fields.iter().all(&holds);
         let any = |entries: &Option<Vec<Vec<Field>>>| {
             let entries = entries.as_ref();
             entries.is_none_or(|entries| entries.iter().any(|fields| all(fields)))

@@ -85,6 +85,13 @@ impl Field {
     }
 }
 
+impl Field {
+    /// True when only a token can make it hold or not.
+    pub(super) fn is_of_token(&self) -> bool {
+        matches!(self, Self::RequestPrincipal(_) | Self::Claim(..))
+    }
+}
+
 impl Paths {
     fn matches(&self, path: &str) -> bool {
         self.patterns.match_text(path) || self.templates.iter().any(|t| t.matches(path))

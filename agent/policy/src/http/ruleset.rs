@@ -23,7 +23,7 @@ pub struct Ruleset {
 pub enum Decision<'a> {
     /// Let it pass, by the ALLOW that matched; `None` when no ALLOW applies.
     Allow(Option<Match<'a>>),
-    /// Refuse it (403).
+    /// Refuse it (403; 401 where only a token is missing, see [`Ruleset::wants_token`]).
     Deny {
         /// `PolicyDenied`, `PolicyNotAllowed` or `PolicyUnknown`.
         reason: Reason,
@@ -120,6 +120,18 @@ impl Ruleset {
             Some(by) => Decision::Allow(Some(by)),
             None => refused(Reason::PolicyNotAllowed, first.key(), None),
         }
+    }
+
+    /// Of a request without a token that is refused: whether there may be a token it would pass with.
+    pub fn wants_token(&self, request: &Request<'_>) -> bool {
+        let any = |policies: &[Arc<Policy>]| {
+            let mut policies = policies.iter();
+            policies.any(|policy| policy.matches_best_token(request))
+        };
+        request.token.is_none()
+            && self.unreadable.is_empty()
+            && !any(&self.deny)
+            && (self.allow.is_empty() || any(&self.allow))
     }
 
     /// What the policies under trial say, for the log and the metrics.

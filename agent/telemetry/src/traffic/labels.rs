@@ -102,6 +102,7 @@ impl From<Reason> for Flag {
             | Reason::NoRoute
             | Reason::Misdirected
             | Reason::BackendInvalid
+            | Reason::TokenMissing
             | Reason::TokenInvalid
             | Reason::KeysUnavailable
             | Reason::RequestTimeout

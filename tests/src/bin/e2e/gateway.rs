@@ -249,7 +249,7 @@ fn access(cluster: &Cluster) -> Result<()> {
     };
     poll::until("policies in force", Duration::from_secs(10), || {
         let found = status(to[0], &[])?;
-        ensure!(found == 403, "without a token: {found}");
+        ensure!(found == 401, "without a token: {found}");
         Ok(())
     })?;
     let bearer = |token: String| format!("Authorization: Bearer {token}");

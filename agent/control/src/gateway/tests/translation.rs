@@ -218,6 +218,8 @@ fn http_route_backend_protocol_h2c() {
         ("kubernetes.io/ws", Some(BackendProtocol::Http)),
         ("something.else", Some(BackendProtocol::Http)),
         ("kubernetes.io/wss", None),
+        ("HTTPS", None),
+        ("tls", None),
     ] {
         let service = format!(
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: said, namespace: infra}}\nspec: \
@@ -244,6 +246,43 @@ fn http_route_backend_protocol_h2c() {
 }
 
 #[test]
+fn a_port_that_wants_tls_gets_no_request_without_a_policy_for_it() {
+    let rule = "{backendRefs: [{name: said, port: 443}]}";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: said, namespace: infra}\n\
+         spec: {clusterIP: 10.0.0.7, ports: [{name: tls, port: 443, appProtocol: https}, \
+         {name: other, port: 80}]}\n";
+    let validation = "validation: {wellKnownCACertificates: System, hostname: said.example.com}";
+    let policy = |namespace: &str, section: &str| {
+        let spec = format!(
+            "{{targetRefs: [{{group: '', kind: Service, name: said{section}}}], {validation}}}"
+        );
+        made("BackendTLSPolicy", namespace, "p", "2026-01-01T00:00:00Z", &spec)
+    };
+    for (policy, is_reached) in [
+        (String::new(), false),
+        (policy("infra", ""), true),
+        (policy("infra", ", sectionName: tls"), true),
+        (policy("infra", ", sectionName: other"), false),
+        (policy("apps", ""), false),
+    ] {
+        for (kind, protocol) in [
+            ("HTTPRoute", BackendProtocol::Http),
+            ("GRPCRoute", BackendProtocol::H2c),
+        ] {
+            let (shown, rules) = rules_of(kind, rule, &format!("{service}{policy}"));
+            match &rules[0].backends[0].target {
+                Target::Service { protocol: of, .. } if is_reached => assert_eq!(*of, protocol),
+                Target::Invalid(why) if !is_reached => {
+                    assert!(why.contains("no BackendTLSPolicy"), "{why}");
+                    assert!(shown.ends_with("ResolvedRefs=False/UnsupportedProtocol"));
+                }
+                other => panic!("{policy}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn hosts_of_service_entries_are_backends() {
     let entry = |namespace: &str| {
         format!(
@@ -253,15 +292,28 @@ fn hosts_of_service_entries_are_backends() {
         )
     };
     let rule = "{backendRefs: [{group: networking.istio.io, kind: Hostname, name: api.example.com, port: 443}]}";
+    let policy = |namespace: &str| {
+        let spec = "{targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: e}], \
+             validation: {wellKnownCACertificates: System, hostname: api.example.com}}";
+        made("BackendTLSPolicy", namespace, "p", "2026-01-01T00:00:00Z", spec)
+    };
     let both = format!("{}{}", entry("apps"), entry("infra"));
     for (entries, namespace) in [(entry("apps"), "apps"), (both, "infra")] {
-        let (shown, rules) = rules_of("HTTPRoute", rule, &entries);
+        let covered = format!("{entries}{}", policy(namespace));
+        let (shown, rules) = rules_of("HTTPRoute", rule, &covered);
         assert_eq!(shown, ATTACHED);
         let Target::Service { service, port, .. } = &rules[0].backends[0].target else {
             panic!("{rules:?}");
         };
         assert_eq!(service.to_string(), format!("{namespace}/api.example.com"));
         assert_eq!(*port, 443);
+        // Nothing goes there in the clear.
+        let (shown, rules) = rules_of("HTTPRoute", rule, &entries);
+        assert!(
+            shown.ends_with("ResolvedRefs=False/UnsupportedProtocol"),
+            "{shown}"
+        );
+        assert!(matches!(rules[0].backends[0].target, Target::Invalid(_)));
     }
     let (shown, _) = rules_of("HTTPRoute", rule, "");
     assert!(

@@ -15,7 +15,7 @@ pub(super) fn tokens_count(edge: &Edge<'_>) -> Result<String> {
     cluster.apply("tokens", &tokens(ISSUER, &issuer.key_set()))?;
     let mut client = edge.client()?;
     poll::until("the policy", LIMIT, || {
-        client.get("token.example", "/", &[])?.must(403)
+        client.get("token.example", "/", &[])?.must(401)
     })?;
     let forged = Issuer::new(ISSUER)?.token(60)?;
     let mut seen = Vec::new();
@@ -30,5 +30,5 @@ pub(super) fn tokens_count(edge: &Edge<'_>) -> Result<String> {
         seen.push(format!("{what} {found}"));
     }
     cluster.unapply("tokens")?;
-    Ok(format!("no token 403, {}", seen.join(", ")))
+    Ok(format!("no token 401, {}", seen.join(", ")))
 }
