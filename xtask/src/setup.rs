@@ -10,9 +10,10 @@ use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
 /// Programs the harness, the demo and the bench start.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     "apache2-bin",
     "bpftool",
+    "ca-certificates",
     "containernetworking-plugins",
     "curl",
     "haproxy",

@@ -1,6 +1,7 @@
 //! What lies where in the image: the programs, the shared libraries that culvert names, and the
 //! few files that libc reads. No shell, no package database, nothing else.
 
+use std::borrow::Cow;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,12 @@ const PASSWD: &str =
 const GROUP: &str = "root:x:0:\nculvert:x:65532:\n";
 /// Names of the mesh are looked up by DNS.
 const NSSWITCH: &str = "hosts: files dns\n";
+
+/// The certification authorities that Mozilla believes, as Debian's ca-certificates brings them. Not
+/// the bundle made of them, which has what whoever builds the image believes besides.
+const AUTHORITIES: &str = "/usr/share/ca-certificates/mozilla";
+/// Where programs look for them.
+pub(super) const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 
 /// Places that a pod mounts something at; a read-only root cannot grow them.
 const MOUNT_POINTS: [&str; 8] = [
@@ -39,7 +46,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Folder,
-    Text(&'static str),
+    Text(Cow<'static, str>),
     /// A copy, with what only a debugger needs taken out.
     Program(PathBuf),
     /// A copy.
@@ -62,9 +69,10 @@ pub(super) fn entries(
         .map(|path| entry(path, Content::Folder))
         .collect();
     entries.extend([
-        entry("etc/passwd", Content::Text(PASSWD)),
-        entry("etc/group", Content::Text(GROUP)),
-        entry("etc/nsswitch.conf", Content::Text(NSSWITCH)),
+        entry("etc/passwd", Content::Text(PASSWD.into())),
+        entry("etc/group", Content::Text(GROUP.into())),
+        entry("etc/nsswitch.conf", Content::Text(NSSWITCH.into())),
+        entry(BUNDLE, Content::Text(authorities()?.into())),
         // Container runtimes name a pod's namespace by the old path.
         entry("var/run", Content::Link("../run")),
         entry("usr/bin/culvert", Content::Program(culvert.to_owned())),
@@ -93,6 +101,23 @@ fn plain(from: &Path, executable: bool) -> Content {
         from: from.to_owned(),
         executable,
     }
+}
+
+/// All authorities in one text, the same for the same version of the package.
+fn authorities() -> Result<String> {
+    let install = || format!("{AUTHORITIES} cannot be read: install ca-certificates");
+    let files = fs::read_dir(AUTHORITIES).with_context(install)?;
+    let files = files.map(|file| Ok(file?.path()));
+    let mut files = files.collect::<Result<Vec<PathBuf>>>()?;
+    files.sort();
+    let mut bundle = String::new();
+    for file in files {
+        let text = fs::read_to_string(&file);
+        let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+        bundle.push_str(text.trim_end());
+        bundle.push('\n');
+    }
+    Ok(bundle)
 }
 
 /// The shared libraries of a program and its loader, as the loader of this machine finds them.
@@ -141,7 +166,7 @@ fn put(content: &Content, path: &Path) -> Result<()> {
     match content {
         Content::Folder => fs::create_dir_all(path)?,
         Content::Text(text) => {
-            fs::write(path, text)?;
+            fs::write(path, text.as_bytes())?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
         }
         Content::Program(from) => {
@@ -192,11 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn the_bundle_has_authorities_and_nothing_else() {
+        let bundle = authorities().unwrap();
+        let count = |line: &str| bundle.lines().filter(|of| *of == line).count();
+        let certificates = count("-----BEGIN CERTIFICATE-----");
+        assert!(certificates > 50, "{certificates}");
+        assert_eq!(count("-----END CERTIFICATE-----"), certificates);
+        let is_pem = |line: &str| line.starts_with("-----") || !line.contains([' ', '\t']);
+        assert!(bundle.lines().all(is_pem));
+        assert!(!bundle.contains("PRIVATE"));
+    }
+
+    #[test]
     fn the_tree_is_written_with_its_modes() {
         let root = std::env::temp_dir().join(format!("culvert-tree-{}", std::process::id()));
         let entries = [
             entry("a/b", Content::Folder),
-            entry("etc/passwd", Content::Text(PASSWD)),
+            entry("etc/passwd", Content::Text(PASSWD.into())),
             entry("bin/x", plain(Path::new("/proc/self/status"), true)),
             entry("l", Content::Link("a/b")),
         ];

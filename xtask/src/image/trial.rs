@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::layout;
+use super::{layout, tree};
 use crate::program::{output, program};
 use crate::workspace::Workspace;
 
@@ -38,6 +38,7 @@ pub(crate) fn run(workspace: &Workspace, layout: &Path) -> Result<()> {
     image.plugin_answers()?;
     image.release_finds_nothing_to_do()?;
     image.node_waits()?;
+    image.gateway_knows_whom_the_world_trusts()?;
     image.control_serves()?;
     fs::remove_dir_all(&image.root).context("cannot remove the trial")
 }
@@ -117,6 +118,26 @@ impl Unpacked {
             let log = fs::read_to_string(self.root.join("node.log")).unwrap_or_default();
             format!("culvert node does not wait for what it lacks:\n{log}")
         })
+    }
+
+    /// `gateway` until it runs: it found the authorities that `System` roots and the addresses of
+    /// keys need.
+    fn gateway_knows_whom_the_world_trusts(&self) -> Result<()> {
+        let bundle = fs::read_to_string(self.root.join(tree::BUNDLE)).context(tree::BUNDLE)?;
+        expect(bundle.contains("BEGIN CERTIFICATE"), tree::BUNDLE, &bundle)?;
+        let mut gateway = self.command("/usr/bin/culvert", &["gateway", "--gateway=a/b"]);
+        gateway.args(["--xds-address=https://localhost:1", "--root-cert=/absent"]);
+        gateway.args(["--token-file=/absent", "--metrics-listen=127.0.0.1:0"]);
+        gateway.arg("--ready-listen=127.0.0.1:0");
+        let file = self.root.join("gateway.log");
+        let log = fs::File::create(&file)?;
+        gateway.stdout(log.try_clone()?).stderr(log);
+        let mut running = Running(gateway.spawn().context("cannot start chroot")?);
+        let started = running.until_it_says(&file, "started");
+        let ended = started.and_then(|()| running.end());
+        let said = fs::read_to_string(&file).unwrap_or_default();
+        ended.with_context(|| format!("culvert gateway does not run:\n{said}"))?;
+        expect(!said.contains("has no roots"), "culvert gateway", &said)
     }
 
     /// The node role takes back what is not there.
@@ -237,6 +258,20 @@ impl Running {
                 _ => std::thread::sleep(Duration::from_millis(100)),
             }
         }
+    }
+
+    fn until_it_says(&mut self, log: &Path, words: &str) -> Result<()> {
+        let began = Instant::now();
+        while !fs::read_to_string(log)?.contains(words) {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            if began.elapsed() > READY {
+                bail!("after {READY:?} it has not said {words:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Asks it to end; it ends well.

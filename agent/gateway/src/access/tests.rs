@@ -348,7 +348,10 @@ fn who_brings_no_token_where_one_would_do_is_asked_for_it() {
         (vec![&deny], false, "/a", denied),
     ] {
         let rules: Vec<_> = rules.into_iter().cloned().collect();
-        let tokens: Vec<_> = tokens.then(|| issuer.policy(gateway())).into_iter().collect();
+        let tokens: Vec<_> = tokens
+            .then(|| issuer.policy(gateway()))
+            .into_iter()
+            .collect();
         let guards = compile(&rules, &tokens);
         let guard = guards.of_gateway().unwrap();
         let judged = judged(guard, path, &HeaderMap::new(), &mut Vec::new());
@@ -358,7 +361,10 @@ fn who_brings_no_token_where_one_would_do_is_asked_for_it() {
     }
     // Whoever is refused whatever token there is is not asked for one.
     let everybody = policy("all", gateway(), Action::Deny, Operation::default());
-    for rules in [[allow.clone(), everybody], [allow, deny_path("a", gateway(), "/a")]] {
+    for rules in [
+        [allow.clone(), everybody],
+        [allow, deny_path("a", gateway(), "/a")],
+    ] {
         let guards = compile(&rules, &[issuer.policy(gateway())]);
         let guard = guards.of_gateway().unwrap();
         let refused = judged(guard, "/a", &HeaderMap::new(), &mut Vec::new());

@@ -256,7 +256,13 @@ fn a_port_that_wants_tls_gets_no_request_without_a_policy_for_it() {
         let spec = format!(
             "{{targetRefs: [{{group: '', kind: Service, name: said{section}}}], {validation}}}"
         );
-        made("BackendTLSPolicy", namespace, "p", "2026-01-01T00:00:00Z", &spec)
+        made(
+            "BackendTLSPolicy",
+            namespace,
+            "p",
+            "2026-01-01T00:00:00Z",
+            &spec,
+        )
     };
     for (policy, is_reached) in [
         (String::new(), false),
@@ -295,7 +301,13 @@ fn hosts_of_service_entries_are_backends() {
     let policy = |namespace: &str| {
         let spec = "{targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: e}], \
              validation: {wellKnownCACertificates: System, hostname: api.example.com}}";
-        made("BackendTLSPolicy", namespace, "p", "2026-01-01T00:00:00Z", spec)
+        made(
+            "BackendTLSPolicy",
+            namespace,
+            "p",
+            "2026-01-01T00:00:00Z",
+            spec,
+        )
     };
     let both = format!("{}{}", entry("apps"), entry("infra"));
     for (entries, namespace) in [(entry("apps"), "apps"), (both, "infra")] {
