@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use agent_gateway::traffic::Policies;
 use agent_gateway::tuning::Tuning;
-use agent_gateway::{Follower, Gateway, Mesh, Place, Records, SystemLookup, Told, bind, keys};
+use agent_gateway::{
+    Follower, Gateway, Mesh, Outcomes, Place, Records, SystemLookup, Told, Uncounted, bind, keys,
+};
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_model::Workload;
 use agent_net::drain::{self, Watcher};
@@ -93,6 +95,7 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
         },
         draining.clone(),
     ));
+    show_uncounted(&metrics, Arc::clone(&settings.uncounted));
     let mesh = mesh(&config, &control)?;
     let gateway = Gateway::start(&settings, &known.mesh, Some(&mesh), &records)?;
     let gateway = Arc::new(gateway);
@@ -188,6 +191,22 @@ fn mesh(config: &GatewayConfig, control: &Runtime) -> anyhow::Result<Mesh> {
         certificates,
         identity: config.identity.clone(),
     })
+}
+
+/// Tells of requests that limits of all gateways did not count, as their Redis was gone.
+fn show_uncounted(metrics: &Metrics, uncounted: Arc<Uncounted>) {
+    metrics.sample_with(move |samples| {
+        for (policy, Outcomes { passed, refused }) in uncounted.by_policy() {
+            for (outcome, count) in [("pass", passed), ("refuse", refused)] {
+                samples.counter(
+                    "culvert_gateway_uncounted",
+                    "Requests that a global rate limit did not count, as its Redis was gone",
+                    &[("policy", &policy.to_string()), ("outcome", outcome)],
+                    count,
+                );
+            }
+        }
+    });
 }
 
 /// What the control plane says.

@@ -7,6 +7,7 @@ use agent_model::{Locality, Workload};
 use agent_telemetry::Requests;
 
 use crate::keys::Keys;
+use crate::uncounted::Uncounted;
 
 /// Settings of the gateway.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Config {
     pub tells_reasons: bool,
     /// Where requests are counted.
     pub requests: Arc<Requests>,
+    /// Where requests are noted that a limit of all gateways could not count.
+    pub uncounted: Arc<Uncounted>,
     /// The share (0 to 1) of requests that are traced where their callers do not decide. `None`:
     /// there is no tracing, and the callers' headers pass.
     pub traced: Option<f64>,
@@ -52,6 +55,7 @@ impl Default for Config {
             keys: Keys::default(),
             tells_reasons: false,
             requests: Requests::new(Instant::now()),
+            uncounted: Arc::default(),
             traced: None,
             own: None,
         }

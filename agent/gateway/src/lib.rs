@@ -61,6 +61,7 @@ mod trace;
 pub mod traffic;
 pub mod treatment;
 pub mod tuning;
+mod uncounted;
 mod upstream;
 mod worker;
 
@@ -76,4 +77,5 @@ pub use refusal::Refusal;
 pub use source::Source;
 pub use told::{Follower, Told};
 pub use trace::{SpanId, Trace, TraceId, hex};
+pub use uncounted::{Outcomes, Uncounted};
 pub use upstream::{BackendView, CircuitView, EndpointView};

@@ -3,6 +3,7 @@
 //! A worker has one connection to each Redis, made when the first request wants it. Requests go out
 //! in order without waiting for each other, and each is one round trip. Whatever goes wrong, a
 //! request waits no longer than its limit's timeout; while nobody answers, it does not wait at all.
+//! Where TLS is asked for, nothing is said before the other end has proved who it is.
 
 mod reply;
 mod script;
@@ -12,6 +13,7 @@ mod tests;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use agent_model::gateway::traffic::{Redis, RedisLogin};
@@ -21,11 +23,16 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::leg::Leg;
+use crate::plan::{Inside, Origination, Reached};
+use crate::upstream::secure;
 use reply::Reply;
 pub(crate) use script::{Counted, Gcra};
 
 /// Requests of one worker that wait for one Redis; further ones are not counted.
 const WAITING: usize = 4096;
+/// Longest time that a connection with TLS takes to be made, where its requests wait shorter.
+const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long nobody is asked after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A Redis that nothing asked for so long is let go.
@@ -100,9 +107,22 @@ impl Redises {
 
 /// Serves calls until nobody is left to call.
 async fn run(redis: Redis, mut calls: mpsc::Receiver<Call>) {
+    let tls = redis.tls.as_ref();
+    let tls = tls.map(|tls| Origination::reached(tls, None));
+    let patience = match tls {
+        None => redis.timeout,
+        Some(_) => redis.timeout.max(HANDSHAKE),
+    };
     let mut was_there = true;
     while let Some(first) = calls.recv().await {
-        let connected = timeout(redis.timeout, Connection::open(&redis)).await;
+        let mut opening = pin!(timeout(patience, Connection::open(&redis, tls.as_ref())));
+        let connected = loop {
+            tokio::select! {
+                connected = &mut opening => break connected,
+                // Nobody waits for one that failed before.
+                call = calls.recv(), if !was_there => if call.is_none() { return },
+            }
+        };
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let error = match connected {
             Ok(connection) => {
@@ -138,16 +158,22 @@ async fn run(redis: Redis, mut calls: mpsc::Receiver<Call>) {
 
 /// A connection that knows the script.
 struct Connection {
-    stream: TcpStream,
+    stream: Leg,
     /// What the script is called by.
     digest: String,
     read: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(redis: &Redis) -> io::Result<Self> {
+    async fn open(redis: &Redis, tls: Option<&Reached>) -> io::Result<Self> {
         let stream = TcpStream::connect(&*redis.address).await?;
         stream.set_nodelay(true)?;
+        let stream = Leg::Tcp(stream);
+        let stream = match tls {
+            None => stream,
+            Some(Ok(tls)) => secure(stream, tls, Inside::Bytes).await?,
+            Some(Err(why)) => return Err(io::Error::other(why.to_string())),
+        };
         let mut connection = Self {
             stream,
             digest: String::new(),
@@ -169,7 +195,7 @@ impl Connection {
 
     /// One command and its answer; an error of Redis' is one.
     async fn ask(&mut self, parts: &[&[u8]]) -> io::Result<Reply> {
-        self.stream.write_all(&reply::command(parts)).await?;
+        self.write(&reply::command(parts)).await?;
         loop {
             if let Some(reply) = self.next()? {
                 return match reply {
@@ -179,6 +205,12 @@ impl Connection {
             }
             self.fill().await?;
         }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        // TLS may hold some back.
+        self.stream.flush().await
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -241,7 +273,7 @@ impl Connection {
     ) -> io::Result<()> {
         let until = Instant::now() + redis.timeout;
         let parts = script::call(&self.digest, &call.key, &call.arguments);
-        let written = timeout_at(until, self.stream.write_all(&parts)).await;
+        let written = timeout_at(until, self.write(&parts)).await;
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         waiting.push_back((call.answer, until));
         Ok(())

@@ -1,7 +1,7 @@
 //! The gateway between real HTTP clients and servers, on loopback.
 
 mod access;
-mod authority;
+pub(crate) mod authority;
 mod backend;
 mod bed;
 mod change;

@@ -43,7 +43,7 @@ use cluster::Cluster;
 use trial::Trial;
 
 pub(crate) use behalf::Behalf;
-pub(crate) use connect::Dialer;
+pub(crate) use connect::{Dialer, secure};
 pub(crate) use group::Group;
 pub(crate) use groups::Groups;
 pub(crate) use h1::{Leased, Upgraded};

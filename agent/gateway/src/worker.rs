@@ -28,6 +28,7 @@ use crate::redis::Redises;
 use crate::source::Source;
 use crate::tally::Tally;
 use crate::trace::{self, Trace};
+use crate::uncounted::Uncounted;
 use crate::upstream::{Dialer, Groups, Upstreams};
 
 /// How often connections that wait are looked at.
@@ -50,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) room: Rc<Room>,
     /// Those that count for rate limits.
     pub(crate) redises: Redises,
+    /// What they did not count.
+    pub(crate) uncounted: Arc<Uncounted>,
     /// Keys of those who issue tokens.
     pub(crate) keys: Keys,
     /// Tokens that were verified with them.
@@ -121,6 +124,7 @@ impl Worker {
             tunnels: Rc::default(),
             room: Rc::default(),
             redises: Redises::default(),
+            uncounted: Arc::clone(&config.uncounted),
             behind: Memory::default(),
             keys: config.keys.clone(),
             tokens: RefCell::default(),

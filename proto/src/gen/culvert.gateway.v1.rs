@@ -1188,6 +1188,9 @@ pub struct GlobalLimit {
     /// Refuses requests while Redis is gone.
     #[prost(bool, tag = "6")]
     pub is_closed_without_redis: bool,
+    /// Not there: in the clear.
+    #[prost(message, optional, tag = "7")]
+    pub redis_tls: ::core::option::Option<BackendTls>,
 }
 /// Faults on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

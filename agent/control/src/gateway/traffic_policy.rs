@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_model::GatewayTarget;
-use agent_model::gateway::traffic::{TrafficPolicy, TrafficTarget};
-use agent_model::gateway::{GatewayKey, GatewayKind, Parent, Route as Handed, RouteKey, RouteKind};
+use agent_model::gateway::traffic::{Redis, TrafficPolicy, TrafficTarget};
+use agent_model::gateway::{
+    BackendTls, GatewayKey, GatewayKind, Parent, Route as Handed, RouteKey, RouteKind, TrustedRoots,
+};
 
 use super::attach::created;
 use super::owned::Owned;
+use super::refs::{self, AuthorityReasons, From};
 use super::status::{ParentStatus, verdict};
 use super::tls_policy::Uses;
 use super::{Fault, Resolved, World, ancestors, waypoints};
 use crate::source::Kind;
-use crate::source::gateway_api::ParentRef;
+use crate::source::gateway_api::{ObjectReference, ParentRef};
 use crate::source::traffic::{TargetRef, TrafficPolicyObject, translate};
 use crate::translate::service::key;
 
@@ -46,7 +49,7 @@ pub(super) fn resolve(world: &World<'_>, gateways: &[Owned<'_>], uses: &Uses, ou
             continue;
         };
         policy.created = created(&object.metadata);
-        let unresolved = log_in(world, object, &mut policy);
+        let unresolved = introduce(world, object, &mut policy);
         let mut ancestors = Ancestors::default();
         let mut told: BTreeMap<GatewayKey, Vec<TrafficTarget>> = BTreeMap::new();
         for target in &object.spec.target_refs {
@@ -105,11 +108,62 @@ fn claim<'a>(
     lost
 }
 
+/// Who is trusted to be its Redis, and the login there. What is wrong with the first reference that
+/// cannot be used; `None` without references.
+fn introduce(
+    world: &World<'_>,
+    object: &TrafficPolicyObject,
+    policy: &mut TrafficPolicy,
+) -> Option<Option<Fault>> {
+    let limit = policy.rate_limit.as_mut();
+    let redis = &mut limit.and_then(|limit| limit.global.as_mut())?.redis;
+    let found = [verify(world, object, redis), log_in(world, object, redis)];
+    let mut found = found.into_iter().flatten().peekable();
+    found.peek()?;
+    Some(found.flatten().next())
+}
+
+/// The authorities of its Redis. Where none can be used, nothing is sent there.
+fn verify(
+    world: &World<'_>,
+    object: &TrafficPolicyObject,
+    redis: &mut Redis,
+) -> Option<Option<Fault>> {
+    let Some(BackendTls::Verified(tls)) = &mut redis.tls else {
+        return None;
+    };
+    let references = object.authorities().map(|name| ObjectReference {
+        kind: Some("ConfigMap".to_owned()),
+        name: name.to_owned(),
+        ..ObjectReference::default()
+    });
+    let references: Vec<_> = references.collect();
+    if references.is_empty() {
+        return None;
+    }
+    let from = From {
+        kind: Kind::TrafficPolicy,
+        namespace: &object.metadata.namespace,
+    };
+    let reasons = AuthorityReasons {
+        kind: "InvalidKind",
+        missing: "InvalidCACertificateRef",
+    };
+    let (pem, unresolved) = refs::authorities(world, from, &references, reasons);
+    match (&unresolved, pem.is_empty()) {
+        (Some(fault), true) => {
+            redis.tls = Some(BackendTls::Invalid(fault.message.as_str().into()));
+        }
+        _ => tls.roots = TrustedRoots::Certificates(pem.into()),
+    }
+    Some(unresolved)
+}
+
 /// The login of its Redis.
 fn log_in(
     world: &World<'_>,
     object: &TrafficPolicyObject,
-    policy: &mut TrafficPolicy,
+    redis: &mut Redis,
 ) -> Option<Option<Fault>> {
     let name = object.secret()?;
     let namespace = object.metadata.namespace.as_str();
@@ -117,10 +171,7 @@ fn log_in(
     let secret = secrets.get(&(namespace.into(), name.into()));
     let login = secret.and_then(|secret| secret.login.clone());
     let missing = login.is_none();
-    let limit = policy.rate_limit.as_mut();
-    if let Some(global) = limit.and_then(|limit| limit.global.as_mut()) {
-        global.redis.login = login;
-    }
+    redis.login = login;
     Some(missing.then(|| {
         let message = match secret {
             None => format!("Secret {namespace}/{name} does not exist"),

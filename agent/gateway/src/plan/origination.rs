@@ -62,7 +62,17 @@ impl Origination {
         }
     }
 
-    /// `shown` is the gateway's own certificate, for endpoints that ask for one.
+    /// Compiles what is told. `shown` is the gateway's own certificate, for those who ask for one.
+    pub(crate) fn reached(tls: &BackendTls, shown: Option<&Certificate>) -> Reached {
+        match tls {
+            BackendTls::Invalid(why) => Err(Arc::clone(why)),
+            BackendTls::Verified(wanted) => {
+                let compiled = Self::compile(wanted, shown);
+                compiled.map(Arc::new).map_err(Arc::from)
+            }
+        }
+    }
+
     fn compile(wanted: &VerifiedTls, shown: Option<&Certificate>) -> Result<Self, String> {
         let name = ServerName::try_from(wanted.hostname.to_string())
             .map_err(|_| format!("{:?} is not a host name", wanted.hostname))?;
@@ -131,16 +141,9 @@ impl Originations {
         for backend in backends {
             let reached = match &backend.tls {
                 None => continue,
-                Some(BackendTls::Invalid(why)) => Err(Arc::clone(why)),
-                Some(BackendTls::Verified(wanted)) => {
-                    let known = before.known(&backend.service, backend.port, wanted, shown);
-                    known.map_or_else(
-                        || {
-                            let compiled = Origination::compile(wanted, shown);
-                            compiled.map(Arc::new).map_err(Arc::from)
-                        },
-                        Ok,
-                    )
+                Some(tls) => {
+                    let known = before.known(&backend.service, backend.port, tls, shown);
+                    known.map_or_else(|| Origination::reached(tls, shown), Ok)
                 }
             };
             let ports = table.entry(backend.service.clone()).or_default();
@@ -175,9 +178,12 @@ impl Originations {
         &self,
         service: &NamespacedHostname,
         port: Option<u16>,
-        wanted: &VerifiedTls,
+        tls: &BackendTls,
         shown: Option<&Certificate>,
     ) -> Option<Arc<Origination>> {
+        let BackendTls::Verified(wanted) = tls else {
+            return None;
+        };
         let (_, reached) = self.0.get(service)?.iter().find(|(of, _)| *of == port)?;
         let known = reached.as_ref().ok()?;
         let is_same = known.wanted == *wanted && known.shown.as_ref() == shown;

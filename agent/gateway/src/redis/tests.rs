@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agent_model::gateway::SecretKey;
+use agent_model::gateway::{BackendTls, SecretKey, TrustedRoots, VerifiedTls};
 use agent_policy::rate::Rate;
 use proptest::prelude::*;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::tests::authority::Authority;
 
 #[test]
 fn answers_are_read_piece_by_piece() {
@@ -98,7 +99,11 @@ async fn stand_in(mood: Mood) -> (SocketAddr, Arc<AtomicUsize>) {
     (address, asked)
 }
 
-async fn serve(mut stream: TcpStream, mood: Mood, asked: Arc<AtomicUsize>) {
+async fn serve(
+    mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin,
+    mood: Mood,
+    asked: Arc<AtomicUsize>,
+) {
     let mut read = Vec::new();
     while stream
         .read_buf(&mut read)
@@ -132,6 +137,7 @@ async fn serve(mut stream: TcpStream, mood: Mood, asked: Arc<AtomicUsize>) {
 fn redis(address: SocketAddr) -> Redis {
     Redis {
         address: address.to_string().into(),
+        tls: None,
         login: None,
         // Long enough for a machine that does much else.
         timeout: Duration::from_secs(30),
@@ -228,6 +234,69 @@ async fn an_error_of_redis_is_no_answer() {
         let (address, _) = stand_in(Mood::Refuses).await;
         let redises = Redises::default();
         assert_eq!(ask(&redises, &redis(address)).await, Err(Gone));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// The same behind TLS, with a certificate of `authority` for `redis.test`.
+async fn stand_in_behind_tls(authority: &Authority) -> (SocketAddr, Arc<AtomicUsize>) {
+    let config = authority.server(&["redis.test"], &rustls::version::TLS13, &[], None);
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, counter) = (acceptor.clone(), Arc::clone(&counter));
+            spawn_local(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    serve(stream, Mood::Fine, counter).await;
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn one_that_cannot_prove_its_name_is_told_nothing() {
+    let test = async {
+        let (ours, other) = (Authority::new(), Authority::new());
+        let (address, asked) = stand_in_behind_tls(&ours).await;
+        let behind_tls = |tls| Redis {
+            tls: Some(tls),
+            login: Some(RedisLogin {
+                user: Some("gate".into()),
+                password: SecretKey::new("hidden".to_owned()),
+            }),
+            ..redis(address)
+        };
+        let verified = |hostname: &str, authority: &Authority| {
+            BackendTls::Verified(VerifiedTls {
+                hostname: hostname.into(),
+                roots: TrustedRoots::Certificates(authority.root.pem().into()),
+                subject_alt_names: Vec::new(),
+            })
+        };
+        let redises = Redises::default();
+        for wrong in [
+            verified("redis.test", &other),
+            verified("other.test", &ours),
+            BackendTls::Invalid("there is no such ConfigMap".into()),
+        ] {
+            assert_eq!(ask(&redises, &behind_tls(wrong)).await, Err(Gone));
+        }
+        // Nor in the clear.
+        let plain = Redis {
+            timeout: Duration::from_millis(300),
+            ..redis(address)
+        };
+        assert_eq!(ask(&redises, &plain).await, Err(Gone));
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        let right = behind_tls(verified("redis.test", &ours));
+        assert_eq!(ask(&redises, &right).await, Ok(true));
+        assert_eq!(asked.load(Ordering::Relaxed), 3, "login, script, call");
     };
     LocalSet::new().run_until(test).await;
 }

@@ -158,18 +158,18 @@ async fn count(
             };
             passes(verdict, "the limit of all gateways")
         }
-        Err(_) => match limit.when_gone {
-            WhenGone::Open => Ok(()),
-            WhenGone::Closed => {
-                let soon = Duration::from_secs(1);
-                let verdict = Verdict {
-                    retry_after: soon,
-                    reset: soon,
-                    ..nothing_passes
-                };
-                passes(verdict, "Redis does not count, and the policy says closed")
-            }
-        },
+        Err(_) => {
+            let is_open = limit.when_gone == WhenGone::Open;
+            worker.uncounted.add(&limit.policy, is_open);
+            let soon = Duration::from_secs(1);
+            let verdict = Verdict {
+                is_allowed: is_open,
+                retry_after: soon,
+                reset: soon,
+                ..nothing_passes
+            };
+            passes(verdict, "Redis does not count, and the policy says closed")
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pub(super) root: rcgen::Certificate,
+    pub(crate) root: rcgen::Certificate,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -24,7 +24,7 @@ impl Authority {
         }
     }
 
-    pub(super) fn issue(&self, names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
+    pub(crate) fn issue(&self, names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
         let (uris, names): (Vec<&str>, _) = names.iter().partition(|name| name.contains("://"));
         let names: Vec<_> = names.iter().map(|name: &&str| (*name).to_owned()).collect();
@@ -36,7 +36,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    pub(super) fn certificate(&self, names: &[&str]) -> Certificate {
+    pub(crate) fn certificate(&self, names: &[&str]) -> Certificate {
         let (certificate, key) = self.issue(names);
         Certificate {
             chain: certificate.pem().into(),
@@ -46,7 +46,7 @@ impl Authority {
 
     /// What a server with a certificate for these names speaks; clients have to show one of
     /// `clients`, where that is given.
-    pub(super) fn server(
+    pub(crate) fn server(
         &self,
         names: &[&str],
         version: &'static rustls::SupportedProtocolVersion,

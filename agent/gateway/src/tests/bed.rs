@@ -29,6 +29,7 @@ use super::backend::Backend;
 use crate::access::{RequestPolicies, Trial};
 use crate::plan::{Fault, Plan, Sources};
 use crate::traffic::Policies;
+use crate::uncounted::Uncounted;
 use crate::{Config, Door, Gateway, Mesh, Passage, Place, Record, Records, bind};
 
 /// What is kept of a record.
@@ -97,6 +98,7 @@ pub(super) struct Bed {
     /// Where it listens; counts for ports that are opened from now on.
     pub(super) listen_at: IpAddr,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) uncounted: Arc<Uncounted>,
     book: Arc<Book>,
 }
 
@@ -144,6 +146,7 @@ impl Bed {
             shown: None,
             listen_at: Ipv4Addr::LOCALHOST.into(),
             metrics,
+            uncounted: config.uncounted,
             book,
         }
     }

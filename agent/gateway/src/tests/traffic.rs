@@ -173,6 +173,7 @@ async fn without_redis_the_policy_says_what_happens() {
                 limit: limit(1, Vec::new()),
                 redis: Redis {
                     address: free_port().to_string().into(),
+                    tls: None,
                     login: None,
                     timeout: Duration::from_millis(500),
                 },
@@ -184,6 +185,11 @@ async fn without_redis_the_policy_says_what_happens() {
     let (bed, _one) = bed(vec![rule("/", "one")], &[global(WhenGone::Open)]).await;
     let found = statuses(&bed, &["/", "/", "/"]).await;
     assert_eq!(found, [200, 200, 429], "the local limit holds");
+    let uncounted = || {
+        let found = bed.uncounted.by_policy().into_iter();
+        found.map(|(key, found)| (key.to_string(), found.passed, found.refused))
+    };
+    assert!(uncounted().eq([("ns/p".to_owned(), 2, 0)]));
     let closed = TrafficPolicy {
         name: "closed".into(),
         ..global(WhenGone::Closed)
@@ -192,6 +198,8 @@ async fn without_redis_the_policy_says_what_happens() {
     let refused = bed.get("a", "/").await;
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
+    let closed = ("ns/closed".to_owned(), 0, 1);
+    assert!(uncounted().eq([closed, ("ns/p".to_owned(), 2, 0)]));
 }
 
 fn faulty(delay: Option<u64>, abort: Option<u16>) -> TrafficPolicy {

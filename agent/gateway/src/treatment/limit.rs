@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use agent_model::PolicyKey;
 use agent_model::gateway::traffic::{
     GlobalLimit as Spec, Limit, LimitBy, RateLimit, Redis, TrafficTarget, WhenGone,
 };
@@ -88,6 +89,8 @@ pub struct GlobalLimit {
     pub redis: Redis,
     /// What happens to requests while it cannot be.
     pub when_gone: WhenGone,
+    /// Whose limit it is.
+    pub policy: PolicyKey,
     by: Box<[LimitBy]>,
     /// Begins the names of its keys; the same in every gateway process.
     prefix: String,
@@ -112,6 +115,7 @@ impl GlobalLimit {
             rate: rate(&spec.limit),
             redis: spec.redis.clone(),
             when_gone: spec.when_gone,
+            policy,
             by: spec.limit.by.as_slice().into(),
             prefix,
         }

@@ -156,6 +156,7 @@ fn keys_of_a_redis_are_the_same_everywhere_and_change_with_the_limit() {
             limit: limit.local.take().unwrap(),
             redis: Redis {
                 address: "redis:6379".into(),
+                tls: None,
                 login: None,
                 timeout: Duration::from_millis(50),
             },

@@ -216,7 +216,8 @@ async fn within<T>(
     })?
 }
 
-async fn secure(leg: Leg, tls: &Origination, inside: Inside) -> io::Result<Leg> {
+/// TLS over a connection, once the other end has proved who it is.
+pub(crate) async fn secure(leg: Leg, tls: &Origination, inside: Inside) -> io::Result<Leg> {
     let connector = TlsConnector::from(Arc::clone(tls.config(inside)));
     let stream = connector.connect(tls.name(), leg).await?;
     Ok(Leg::Tls(Box::new(stream)))

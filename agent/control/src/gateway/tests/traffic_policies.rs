@@ -1,4 +1,5 @@
 use agent_model::gateway::traffic::TrafficTarget;
+use agent_model::gateway::{BackendTls, TrustedRoots};
 
 use super::*;
 
@@ -180,4 +181,43 @@ fn the_login_of_a_redis_is_found() {
         ["Accepted=True/Accepted ResolvedRefs=False/InvalidSecretRef"]
     );
     assert_eq!(told(&without, "p").len(), 1, "other parts hold");
+}
+
+#[test]
+fn the_authorities_of_a_redis_are_found_or_nothing_is_sent() {
+    let tls = |refs: &str| {
+        let limit = format!(
+            "rateLimit: {{global: {{requests: 1, redis: {{address: 'redis.infra:6379', tls: \
+             {{{refs}}}}}}}}}"
+        );
+        let policy = policy("p", EARLY, OF_GATEWAY, &limit);
+        let world = world(&format!("{}{policy}", authority("infra", "ca")));
+        let limit = world.0.traffic[0].1.rate_limit.clone().unwrap();
+        let shown = world.parents("TrafficPolicy infra/p").join(" ");
+        (limit.global.unwrap().redis.tls.unwrap(), shown)
+    };
+    let (by_system, shown) = tls("");
+    let BackendTls::Verified(verified) = by_system else {
+        panic!("{by_system:?}");
+    };
+    assert_eq!(&*verified.hostname, "redis.infra");
+    assert_eq!(verified.roots, TrustedRoots::System);
+    assert_eq!(shown, HOLDS, "there is no reference");
+
+    let (verified, shown) = tls("hostname: counts.example, caCertificateRefs: [{name: ca}]");
+    let BackendTls::Verified(verified) = verified else {
+        panic!("{verified:?}");
+    };
+    assert_eq!(&*verified.hostname, "counts.example");
+    assert!(
+        matches!(&verified.roots, TrustedRoots::Certificates(pem) if pem.contains("CERTIFICATE"))
+    );
+    assert_eq!(shown, ATTACHED);
+
+    let (refused, shown) = tls("caCertificateRefs: [{name: gone}]");
+    assert!(matches!(refused, BackendTls::Invalid(_)), "{refused:?}");
+    assert_eq!(
+        shown,
+        "Accepted=True/Accepted ResolvedRefs=False/InvalidCACertificateRef"
+    );
 }

@@ -104,6 +104,8 @@ pub(crate) fn named(object: &Object) -> Vec<ObjectRef> {
         Object::TrafficPolicy(policy) => {
             let secret = policy.secret();
             found.extend(secret.map(|name| ObjectRef::new(Kind::Secret, own, name)));
+            let maps = policy.authorities();
+            found.extend(maps.map(|name| ObjectRef::new(Kind::ConfigMap, own, name)));
         }
         _ => {}
     }

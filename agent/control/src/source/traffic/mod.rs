@@ -25,8 +25,19 @@ pub(crate) type TrafficPolicyObject = Strict<TrafficPolicySpec, Marks>;
 impl TrafficPolicyObject {
     /// Name of the Secret that holds the password of its Redis, in its own namespace.
     pub(crate) fn secret(&self) -> Option<&str> {
-        let global = self.spec.rate_limit.as_ref()?.global.as_ref()?;
-        Some(global.redis.secret_ref.as_ref()?.name.as_str())
+        Some(self.redis()?.secret_ref.as_ref()?.name.as_str())
+    }
+
+    /// Names of the ConfigMaps that the certificate of its Redis is verified with, in its own
+    /// namespace.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &str> {
+        let tls = self.redis().and_then(|redis| redis.tls.as_ref());
+        let references = tls.into_iter().flat_map(|tls| &tls.ca_certificate_refs);
+        references.map(|reference| reference.name.as_str())
+    }
+
+    fn redis(&self) -> Option<&spec::Redis> {
+        Some(&self.spec.rate_limit.as_ref()?.global.as_ref()?.redis)
     }
 }
 
@@ -37,8 +48,8 @@ pub(in crate::source) fn check_traffic_policy(
     translate(object).map(|_| ())
 }
 
-/// What a policy says; without its targets, when it was made and the login of its Redis, which are
-/// found elsewhere.
+/// What a policy says; without its targets, when it was made and the login and the authorities of
+/// its Redis, which are found elsewhere.
 pub(crate) fn translate(object: &TrafficPolicyObject) -> Result<TrafficPolicy, FieldError> {
     let spec = &object.spec;
     check_targets(spec)?;

@@ -1,5 +1,6 @@
 //! Parts that act on requests and responses.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use agent_model::gateway::traffic::{
     BodyLimits, Compression, ContentCoding, Fault, FaultAbort, FaultDelay, GlobalLimit,
     HeaderEdits, Limit, LimitBy, RateLimit, Redis, WhenGone,
 };
-use agent_model::gateway::{HeaderChange, HeaderValue};
+use agent_model::gateway::{
+    BackendTls, HeaderChange, HeaderValue, Hostname, TrustedRoots, VerifiedTls,
+};
 use k8s_openapi::jiff::Timestamp;
 
 use super::field::{at, header, share, size, time, time_or, within};
@@ -33,6 +36,8 @@ const FRAMING: [&str; 6] = [
     "content-encoding",
 ];
 const HOUR: Duration = Duration::from_secs(3600);
+/// ConfigMaps that a Redis' certificate may be verified with.
+const MAX_AUTHORITIES: usize = 8;
 /// Longest time a request may wait for a Redis.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -118,6 +123,11 @@ fn global_limit(path: &str, spec: &spec::GlobalLimit) -> Result<GlobalLimit, Fie
         limit: limit(path, &counted)?,
         redis: Redis {
             address: redis.address.as_str().into(),
+            tls: redis
+                .tls
+                .as_ref()
+                .map(|tls| redis_tls(&at_redis("tls"), tls, &redis.address))
+                .transpose()?,
             login: None,
             timeout: wait,
         },
@@ -126,6 +136,33 @@ fn global_limit(path: &str, spec: &spec::GlobalLimit) -> Result<GlobalLimit, Fie
             Some(WhenUnavailable::Closed) => WhenGone::Closed,
         },
     })
+}
+
+/// By the roots of the system; authorities that are named are found elsewhere.
+fn redis_tls(path: &str, tls: &spec::RedisTls, address: &str) -> Result<BackendTls, FieldError> {
+    let refs = &tls.ca_certificate_refs;
+    let at_refs = |what: &str| FieldError::new(at(path, "caCertificateRefs"), what);
+    if refs.len() > MAX_AUTHORITIES {
+        return Err(at_refs("more than 8"));
+    }
+    if refs.iter().any(|of| of.name.is_empty()) {
+        return Err(at_refs("one without a name"));
+    }
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = tls.hostname.as_deref().unwrap_or(host);
+    let is_name = host
+        .parse::<Hostname>()
+        .is_ok_and(|host| !host.is_wildcard());
+    if !is_name && host.parse::<IpAddr>().is_err() {
+        let message = format!("{host:?} is neither a host name nor an address");
+        return Err(FieldError::new(at(path, "hostname"), message));
+    }
+    Ok(BackendTls::Verified(VerifiedTls {
+        hostname: host.into(),
+        roots: TrustedRoots::System,
+        subject_alt_names: Vec::new(),
+    }))
 }
 
 pub(super) fn fault(spec: &spec::Fault) -> Result<Fault, FieldError> {

@@ -336,10 +336,29 @@ spec! {
     pub(crate) struct Redis {
         /// host:port.
         address: String,
+        /// Speaks TLS with it; in the clear when left out.
+        tls: Option<RedisTls>,
         /// Secret in the policy's namespace with the key password, and username where there is one.
         secret_ref: Option<SecretRef>,
         /// Longest time a request waits for its answer, at most 10s; 50ms when left out.
         timeout: Option<String>,
+    }
+}
+
+spec! {
+    pub(crate) struct RedisTls {
+        /// Name that its certificate carries; the host of the address when left out.
+        hostname: Option<String>,
+        /// ConfigMaps in the policy's namespace with the certificates of those who may have issued it
+        /// (ca.crt), at most 8; the roots of the gateway's system when there are none.
+        ca_certificate_refs: Vec<ConfigMapRef>,
+    }
+}
+
+spec! {
+    pub(crate) struct ConfigMapRef {
+        /// Its name.
+        name: String,
     }
 }
 

@@ -154,6 +154,19 @@ fn what_makes_no_sense_is_refused_by_its_field() {
             "spec.rateLimit.global.redis.address",
         ),
         (
+            "rateLimit: {global: {requests: 1, redis: {address: 'r:1', tls: {hostname: '*.r'}}}}",
+            "spec.rateLimit.global.redis.tls.hostname",
+        ),
+        (
+            "rateLimit: {global: {requests: 1, redis: {address: 'r_s:1', tls: {}}}}",
+            "spec.rateLimit.global.redis.tls.hostname",
+        ),
+        (
+            "rateLimit: {global: {requests: 1, redis: {address: 'r:1', tls: {caCertificateRefs: \
+             [{}]}}}}",
+            "spec.rateLimit.global.redis.tls.caCertificateRefs",
+        ),
+        (
             "rateLimit: {global: {requests: 1, redis: {address: 'r:1', timeout: 11s}}}",
             "spec.rateLimit.global.redis.timeout",
         ),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gateway::{Fraction, SecretKey};
+use crate::gateway::{BackendTls, Fraction, SecretKey};
 
 /// How many requests pass. A request has to pass both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,8 @@ pub struct GlobalLimit {
 pub struct Redis {
     /// `host:port`.
     pub address: Arc<str>,
+    /// TLS to it; `None` speaks in the clear.
+    pub tls: Option<BackendTls>,
     /// User and password, when it wants them.
     pub login: Option<RedisLogin>,
     /// Longest time a request waits for its answer.

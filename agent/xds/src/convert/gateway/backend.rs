@@ -43,7 +43,8 @@ pub(crate) fn encode_backend(gateway: &GatewayKey, backend: &Backend) -> Any {
     any(ResourceType::Backend, &message)
 }
 
-fn decode_tls(message: &wire::BackendTls) -> Result<BackendTls, Error> {
+/// TLS to endpoints, or to whatever else a gateway asks.
+pub(super) fn decode_tls(message: &wire::BackendTls) -> Result<BackendTls, Error> {
     use wire::backend_tls::Tls;
     Ok(match message.tls.as_ref().ok_or(Error::Missing("tls"))? {
         Tls::Verified(message) => BackendTls::Verified(decode_verified(message)?),
@@ -51,7 +52,8 @@ fn decode_tls(message: &wire::BackendTls) -> Result<BackendTls, Error> {
     })
 }
 
-fn encode_tls(tls: &BackendTls) -> wire::BackendTls {
+/// The same as it is told.
+pub(super) fn encode_tls(tls: &BackendTls) -> wire::BackendTls {
     use wire::backend_tls::Tls;
     let tls = match tls {
         BackendTls::Verified(verified) => Tls::Verified(encode_verified(verified)),

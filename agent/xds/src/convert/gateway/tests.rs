@@ -614,6 +614,13 @@ mod traffic {
             limit: limit(vec![LimitBy::Host, LimitBy::Path, LimitBy::Method]),
             redis: Redis {
                 address: "redis.shop:6379".into(),
+                tls: login.is_some().then(|| {
+                    BackendTls::Verified(VerifiedTls {
+                        hostname: "redis.shop".into(),
+                        roots: TrustedRoots::System,
+                        subject_alt_names: Vec::new(),
+                    })
+                }),
                 login,
                 timeout: Duration::from_millis(50),
             },

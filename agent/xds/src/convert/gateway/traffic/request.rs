@@ -11,6 +11,7 @@ use agent_model::gateway::traffic::{
 use proto::gateway as wire;
 
 use super::super::super::fields::{MAX_STRING, invalid, known, text};
+use super::super::backend::{decode_tls, encode_tls};
 use super::super::rule::status;
 use super::super::{milliseconds, needed, optional, parts, text_of};
 use super::{fraction, positive};
@@ -89,6 +90,7 @@ fn decode_global(message: &wire::GlobalLimit) -> Result<GlobalLimit, Error> {
         limit: decode_limit(limit)?,
         redis: Redis {
             address: needed("redis address", &message.redis_address)?,
+            tls: message.redis_tls.as_ref().map(decode_tls).transpose()?,
             login: (!password.is_empty()).then(|| RedisLogin {
                 user,
                 password: SecretKey::new(password.to_owned()),
@@ -105,6 +107,7 @@ fn decode_global(message: &wire::GlobalLimit) -> Result<GlobalLimit, Error> {
 fn encode_global(global: &GlobalLimit) -> wire::GlobalLimit {
     let Redis {
         address,
+        tls,
         login,
         timeout,
     } = &global.redis;
@@ -116,6 +119,7 @@ fn encode_global(global: &GlobalLimit) -> wire::GlobalLimit {
         redis_password: login.map_or_else(String::new, |login| login.password.expose().to_owned()),
         redis_timeout_ms: milliseconds(Some(*timeout)),
         is_closed_without_redis: global.when_gone == WhenGone::Closed,
+        redis_tls: tls.as_ref().map(encode_tls),
     }
 }
 
