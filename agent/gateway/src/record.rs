@@ -39,6 +39,8 @@ pub struct Record {
     pub reporter: Reporter,
     /// Port it came in on.
     pub port: u16,
+    /// Its head could not be read: method, target, host and version are not known.
+    pub is_unread: bool,
     /// Method.
     pub method: Method,
     /// The target as the client wrote it.
@@ -80,6 +82,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// A request of which nothing could be read.
+    pub(crate) fn unread(client: SocketAddr, port: u16, now: Instant) -> Self {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        Self {
+            is_unread: true,
+            ..Self::begin(client, port, &parts, now)
+        }
+    }
+
     /// A request that came over a connection of `client` to `port`.
     pub(crate) fn begin(client: SocketAddr, port: u16, parts: &Parts, now: Instant) -> Self {
         Self {
@@ -87,6 +98,7 @@ impl Record {
             source: Source::default(),
             reporter: Reporter::Source,
             port,
+            is_unread: false,
             method: parts.method.clone(),
             target: parts.uri.clone(),
             host: parts.headers.get(HOST).cloned(),

@@ -7,6 +7,7 @@ mod change;
 mod decide;
 mod mirror;
 mod treat;
+mod unread;
 mod way;
 
 use std::cell::RefCell;
@@ -37,6 +38,8 @@ use crate::worker::Worker;
 use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
 use mirror::mirror;
+
+pub(crate) use unread::unread;
 
 /// The [`Reason`] of an answer of the gateway's own, where that is configured.
 static REASON: HeaderName = HeaderName::from_static("x-culvert-reason");

@@ -65,6 +65,7 @@ fn log(record: &Record) {
     // The query is left out: it may hold what is nobody's business.
     let path = record.target.path();
     let path = &path[..path.floor_char_boundary(MAX_PATH)];
+    let head = (!record.is_unread).then_some(record);
     let error = Some(&*record.detail).filter(|detail| !detail.is_empty());
     tracing::event!(
         target: "access",
@@ -78,10 +79,10 @@ fn log(record: &Record) {
         dst.workload = destination.map(|workload| &*workload.name),
         dst.namespace = destination.map(|workload| &*workload.namespace),
         listener.port = record.port,
-        http.method = record.method.as_str(),
+        http.method = head.map(|record| record.method.as_str()),
         http.host = record.authority(),
-        http.path = path,
-        http.version = ?record.version,
+        http.path = head.map(|_| path),
+        http.version = head.map(|record| tracing::field::debug(record.version)),
         http.status = status,
         grpc.status = record.grpc_status,
         route = label.map(|label| &*label.route),

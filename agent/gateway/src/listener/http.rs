@@ -63,7 +63,7 @@ async fn serve_http1<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service(worker, Rc::clone(&downstream));
+    let service = service(Rc::clone(&worker), Rc::clone(&downstream));
     let mut connection = http1::Builder::new()
         .timer(LocalTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -84,12 +84,11 @@ async fn serve_http1<T>(
     };
     let parts = connection.into_parts();
     let strict = parts.io.into_inner();
-    if let Some(why) = strict.refused() {
-        tracing::debug!(client = %downstream.client, %why, "request refused");
-    }
+    let refused = strict.refused();
     let mut stream = strict.into_inner();
     if let Err(error) = ended {
         tracing::trace!(client = %downstream.client, %error, "connection ended");
+        request::unread(&worker, &downstream, &error, refused);
         // What cannot be read was answered; the answer has to arrive before the end.
         let _ = stream.shutdown().await;
         return;

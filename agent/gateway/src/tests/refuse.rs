@@ -195,6 +195,49 @@ async fn heads_have_a_limit() {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
     assert_eq!(one.seen().len(), 0);
+    for record in bed.records(2).await {
+        assert_eq!(
+            (record.status, record.reason),
+            (Some(431), Reason::RequestInvalid)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_recorded_and_counted_with_its_answer() {
+    let (bed, one) = bed().await;
+    let heads = [
+        ("no request at all\r\n\r\n", "invalid"),
+        (
+            "GET /ok HTTP/1.1\r\nhost: a\r\nx: y\n\r\n",
+            "a lone line feed",
+        ),
+        // After a good one.
+        (
+            "GET /ok HTTP/1.1\r\nhost: a\r\n\r\nGET /ok\r\n\r\n",
+            "invalid",
+        ),
+    ];
+    for (head, _) in heads {
+        assert!(raw(&bed, head).await.contains("HTTP/1.1 400 "), "{head:?}");
+    }
+    // Who leaves has asked nothing.
+    let mut client = TcpStream::connect(bed.address).await.unwrap();
+    client.write_all(b"GET /o").await.unwrap();
+    drop(client);
+    let records = bed.records(4).await;
+    let refused = records.iter().filter(|record| record.status == Some(400));
+    let refused: Vec<_> = refused.collect();
+    for (record, (head, why)) in refused.iter().zip(heads) {
+        assert_eq!(record.reason, Reason::RequestInvalid, "{head:?}");
+        assert!(record.detail.contains(why), "{head:?}: {}", record.detail);
+    }
+    assert_eq!((refused.len(), one.seen().len()), (3, 1));
+    let text = bed.metrics.encode(std::time::Instant::now());
+    let counted = text.lines().find(|line| {
+        line.starts_with("istio_requests_total") && line.contains("response_code=\"400\"")
+    });
+    assert!(counted.is_some_and(|line| line.ends_with(" 3")), "{text}");
 }
 
 #[tokio::test]
