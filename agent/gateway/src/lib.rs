@@ -21,6 +21,7 @@
 //! connection is polled by the task that waits for it.
 
 pub mod access;
+mod affinity;
 pub mod balance;
 mod behind;
 mod body;
@@ -65,6 +66,7 @@ mod uncounted;
 mod upstream;
 mod worker;
 
+pub use affinity::Affinity;
 pub use config::Config;
 pub use gateway::{Gateway, GatewayError};
 pub use keys::Keys;

@@ -434,6 +434,10 @@ fn rules_of<'a>(
             rule: number,
             matches: &rule.matches,
             value: Arc::new(Rule {
+                listener: match place {
+                    Place::Listener(name) => Some(Arc::clone(name)),
+                    Place::Service(..) => None,
+                },
                 treatment: Some(treating.rule(place, &route.key, rule, &mut |unusable| {
                     fault(unusable.to_string());
                 })),

@@ -26,6 +26,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until};
 
+use crate::affinity::Given;
 use crate::body::ClientBody;
 use crate::framing::leaves_http;
 use crate::plan::{Backend, Destination, Rule};
@@ -216,6 +217,8 @@ async fn forward(
         .clone()
         .filter(|_| protocol == BackendProtocol::Http);
     address(&mut parts, protocol, upgrade.as_ref())?;
+    let way = way::way(worker, rule, backend);
+    let given = way::give(way, &parts.headers);
     let request = Box::new(Request::from_parts(parts, body));
     let call = Call {
         service,
@@ -223,10 +226,10 @@ async fn forward(
         protocol,
         client: Some(client.client.ip()),
         session: session.map(|session| session.endpoint),
+        hash: given.as_ref().map(Given::hash),
         deadline: None,
         behalf: client.behalf.as_ref(),
     };
-    let way = way::way(worker, rule, backend);
     let timeouts = treatment.timeouts(rule.timeouts);
     let sent = attempt::send(worker, way, timeouts, call, request).await;
     let (answer, deadline) = sent.map_err(|refusal| treat::or_too_long(refusal, &is_too_long))?;
@@ -237,7 +240,8 @@ async fn forward(
     let mut response = respond(client, &decision, backend, answer, timer, upgrade.as_ref()).await?;
     if let Some(way) = way {
         let secure = client.scheme == Scheme::Https;
-        way::remember(way, session, endpoint, secure, response.headers_mut());
+        let headers = response.headers_mut();
+        way::remember(way, session, given.as_ref(), endpoint, secure, headers);
     }
     Ok(treat::finish(&decision.treatment, coding, response))
 }

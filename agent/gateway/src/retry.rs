@@ -20,6 +20,8 @@ pub use budget::{Budget, InFlight, Retrying};
 pub struct Policy {
     /// Statuses that count as failed.
     pub codes: Vec<u16>,
+    /// Codes of gRPC that count as failed, beside those that stand for one of `codes`.
+    pub grpc_codes: Vec<u16>,
     /// Attempts after the first.
     pub attempts: u32,
     /// Least time before the first retry; it doubles with each, up to ten times as much.
@@ -31,6 +33,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             codes: Vec::new(),
+            grpc_codes: Vec::new(),
             attempts: 1,
             back_off: Duration::from_millis(25),
         }
@@ -49,9 +52,10 @@ pub enum Failure {
     Broken,
     /// No answer in the time of an attempt.
     Timeout,
-    /// An answer with this status; of a gRPC answer that is nothing but trailers, the HTTP status
-    /// that its code stands for.
+    /// An answer with this status.
     Status(u16),
+    /// A gRPC answer that is nothing but trailers, with this code.
+    Grpc(u16),
 }
 
 /// The request, as far as it matters.
@@ -111,9 +115,14 @@ impl Policy {
     }
 
     fn stop(&self, request: Request<'_>, failure: Failure) -> Option<Stop> {
-        if let Failure::Status(status) = failure
-            && !self.codes.contains(&status)
-        {
+        let is_asked = match failure {
+            Failure::Status(status) => self.codes.contains(&status),
+            Failure::Grpc(code) => {
+                self.grpc_codes.contains(&code) || self.codes.contains(&grpc_as_http(code))
+            }
+            _ => true,
+        };
+        if !is_asked {
             return Some(Stop::NotAsked);
         }
         let may_have_acted = matches!(failure, Failure::Broken | Failure::Timeout);
@@ -138,11 +147,15 @@ impl Policy {
     }
 }
 
-/// The HTTP status that a gRPC answer without a body stands for, by the `grpc-status` in its head;
-/// `None` of every other answer.
-pub(crate) fn grpc_as_http(headers: &HeaderMap) -> Option<u16> {
+/// The code of a gRPC answer in its head, where it is one of a failure; `None` of every other answer.
+pub(crate) fn grpc_code(headers: &HeaderMap) -> Option<u16> {
     let code = headers.get(&GRPC_STATUS)?.to_str().ok()?;
-    Some(match code.parse::<u8>().ok()? {
+    code.parse().ok().filter(|code| *code != 0)
+}
+
+/// The HTTP status that a code of gRPC stands for.
+pub(crate) fn grpc_as_http(code: u16) -> u16 {
+    match code {
         0 => 200,
         1 => 499,
         3 | 9 | 11 => 400,
@@ -155,7 +168,7 @@ pub(crate) fn grpc_as_http(headers: &HeaderMap) -> Option<u16> {
         14 => 503,
         16 => 401,
         _ => 500,
-    })
+    }
 }
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::NamespacedHostname;
-use agent_model::gateway::traffic::TrafficTarget;
+use agent_model::gateway::GatewayKey;
 use http::header::{HeaderMap, HeaderName};
 
+use crate::affinity::Affinity;
 use crate::balance::{Algorithm, hashed};
 use crate::cookie::cookie;
 use crate::traffic::Policies;
@@ -26,8 +27,8 @@ pub struct Tuning {
     others: Arc<Settings>,
     /// What rules ask for retries and sessions.
     policies: Arc<Policies>,
-    /// Where policies for everything are attached.
-    general: Vec<TrafficTarget>,
+    /// Whose they are; policies for everything are attached there.
+    gateway: Option<GatewayKey>,
 }
 
 /// Settings of a port, or of those that have none of their own.
@@ -40,6 +41,8 @@ pub struct Settings {
     pub algorithm: Algorithm,
     /// What [`Algorithm::ConsistentHash`] goes by; requests without it are spread at random.
     pub hash: Option<HashOn>,
+    /// The cookie that clients without what is hashed are given.
+    pub affinity: Option<Affinity>,
     /// Whether near endpoints come first; `None`: as the service itself says.
     pub locality: Option<Nearness>,
     /// What the service may have at a time; `None` has no limit of its own.

@@ -85,6 +85,8 @@ pub(crate) struct Call<'a> {
     pub(crate) client: Option<IpAddr>,
     /// Key of the endpoint that the client's session is with.
     pub(crate) session: Option<u64>,
+    /// What it is hashed by where it lacks what is.
+    pub(crate) hash: Option<u64>,
     /// When an answer is too late; the caller gives up then.
     pub(crate) deadline: Option<Instant>,
     /// For whom it is, at a waypoint.

@@ -952,6 +952,9 @@ pub mod hash_by {
         /// For so many milliseconds; 0 until the browser closes.
         #[prost(uint64, tag = "3")]
         pub ttl_ms: u64,
+        /// What paths that one is for; all of them when not set.
+        #[prost(string, tag = "4")]
+        pub path: ::prost::alloc::string::String,
     }
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Address {}
@@ -977,6 +980,9 @@ pub struct RetryPolicy {
     pub backoff_ms: u64,
     #[prost(message, optional, tag = "4")]
     pub budget: ::core::option::Option<RetryBudget>,
+    /// Codes of gRPC, 1 to 16.
+    #[prost(uint32, repeated, tag = "5")]
+    pub grpc_codes: ::prost::alloc::vec::Vec<u32>,
 }
 /// How much of the traffic may be retries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -193,6 +193,7 @@ pub(super) fn call(service: &NamespacedHostname, port: u16, client: SocketAddr) 
         protocol: BackendProtocol::default(),
         client: Some(client.ip()),
         session: None,
+        hash: None,
         deadline: None,
         behalf: None,
     }

@@ -412,6 +412,7 @@ fn call_for<'a>(
         protocol: BackendProtocol::default(),
         client: Some(tunnel.client.ip()),
         session: None,
+        hash: None,
         deadline: None,
         behalf: Some(behalf),
     }

@@ -22,6 +22,8 @@ pub struct Rule {
     pub route: RouteKey,
     /// Its name.
     pub name: Option<Arc<str>>,
+    /// The listener it is attached to; `None` for a rule of a service.
+    pub listener: Option<Arc<str>>,
     /// What its requests are counted under; nothing for what no route says.
     pub label: Option<RouteName>,
     /// Changes.
@@ -85,6 +87,7 @@ impl Rule {
         Self {
             route: RouteKey::new(RouteKind::Http, &service.namespace, &service.hostname),
             name: None,
+            listener: None,
             label: None,
             steps: Steps::default(),
             split: Split::new([(1, backend)]),
@@ -138,6 +141,7 @@ impl Rule {
         Self {
             route: route.clone(),
             name: rule.name.clone(),
+            listener: None,
             label: None,
             split: Split::new(shares),
             steps,
@@ -153,6 +157,7 @@ impl Rule {
 fn policy(retry: &Retry) -> Policy {
     Policy {
         codes: retry.codes.clone(),
+        grpc_codes: Vec::new(),
         attempts: retry.attempts,
         back_off: retry.backoff.unwrap_or(Policy::default().back_off),
     }

@@ -8,9 +8,10 @@ use http::Request;
 use hyper::body::Body;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::is_grpc;
 use crate::body::{Original, RequestBody};
 use crate::refusal::Refusal;
-use crate::retry::{self, Decision, Failure, Policy, grpc_as_http};
+use crate::retry::{self, Decision, Failure, Policy, grpc_code};
 use crate::tuning::Way;
 use crate::upstream::{Answer, Call, Failed, Outgoing};
 use crate::worker::Worker;
@@ -49,6 +50,7 @@ async fn again(
     let budget = way.budget.as_ref().unwrap_or_else(|| group.budget());
     let _in_flight = budget.begin();
     let (parts, body) = request.into_parts();
+    let grpc = is_grpc(&parts.headers);
     let original = match body.is_end_stream() {
         true => None,
         false => Some(Original::new(body, &worker.room)),
@@ -64,7 +66,7 @@ async fn again(
         let request = Box::new(Request::from_parts(parts.clone(), body));
         let outcome = attempt(worker, call, &mut tried, request, limits.next()).await;
         drop(retrying.take());
-        let Some(failure) = failure(&outcome) else {
+        let Some(failure) = failure(&outcome, grpc) else {
             return outcome;
         };
         let described = retry::Request {
@@ -148,14 +150,15 @@ impl Limits {
 }
 
 /// How an attempt failed; `None` for what another attempt would not change.
-fn failure(outcome: &Result<Timely, Failed>) -> Option<Failure> {
+fn failure(outcome: &Result<Timely, Failed>, grpc: bool) -> Option<Failure> {
     match outcome {
         Ok((answer, _)) => {
             let response = &answer.response;
-            let status = grpc_as_http(response.headers());
-            Some(Failure::Status(
-                status.unwrap_or(response.status().as_u16()),
-            ))
+            // Where there is a body the call has begun to be answered.
+            let is_whole = grpc && response.body().is_end_stream();
+            let code = is_whole.then(|| grpc_code(response.headers())).flatten();
+            let status = Failure::Status(response.status().as_u16());
+            Some(code.map_or(status, Failure::Grpc))
         }
         Err(failed) => failed.failure,
     }

@@ -73,6 +73,7 @@ async fn send(worker: &Worker, mirror: &MirrorTo, mut parts: Parts, body: Reques
         protocol: *protocol,
         client: None,
         session: None,
+        hash: None,
         deadline: None,
         behalf: None,
     };

@@ -3,7 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
+use http::header::SET_COOKIE;
 
+use crate::affinity::Given;
 use crate::plan::{Backend, Destination, Rule};
 use crate::session::Session;
 use crate::tuning::{OfRule, Tuning, Way};
@@ -34,6 +36,7 @@ pub(super) fn way<'a>(worker: &Worker, rule: &Rule, backend: &'a Backend) -> Opt
         let of_rule = OfRule {
             route: &rule.route,
             rule: rule.name.as_ref(),
+            listener: rule.listener.as_ref(),
             retry: rule.retry.as_ref(),
             sessions: rule.sessions.as_ref(),
         };
@@ -41,14 +44,24 @@ pub(super) fn way<'a>(worker: &Worker, rule: &Rule, backend: &'a Backend) -> Opt
     }))
 }
 
+/// What a client is given to come back to the endpoint that it gets, where it lacks that.
+pub(super) fn give(way: Option<&Way>, headers: &HeaderMap) -> Option<Given> {
+    way?.affinity.as_ref()?.give(headers, rand::random)
+}
+
 /// Tells the client which endpoint it stays with, unless it knows.
 pub(super) fn remember(
     way: &Way,
     known: Option<Session>,
+    given: Option<&Given>,
     endpoint: u64,
     secure: bool,
     headers: &mut HeaderMap,
 ) {
+    let told = given.zip(way.affinity.as_ref());
+    if let Some(told) = told.and_then(|(given, affinity)| affinity.tell(given, secure)) {
+        headers.append(SET_COOKIE, told);
+    }
     let Some(sessions) = &way.sessions else {
         return;
     };

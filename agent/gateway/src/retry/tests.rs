@@ -16,6 +16,7 @@ const FAILURES: [Failure; 6] = [
 fn policy() -> Policy {
     Policy {
         codes: vec![502, 503],
+        grpc_codes: vec![8],
         attempts: 2,
         back_off: Duration::from_millis(100),
     }
@@ -62,6 +63,27 @@ fn what_is_safe() {
     }
     assert_eq!(stops("GET", Failure::Status(404)), Some(Stop::NotAsked));
     assert_eq!(stops("GET", Failure::Status(500)), Some(Stop::NotAsked));
+}
+
+#[test]
+fn codes_of_grpc_count_by_themselves_or_as_what_they_stand_for() {
+    for method in ["POST", "GET"] {
+        assert_eq!(stops(method, Failure::Grpc(8)), None, "listed");
+        assert_eq!(stops(method, Failure::Grpc(14)), None, "503");
+        for code in [1, 2, 4, 5, 13, 16, 99] {
+            let stop = stops(method, Failure::Grpc(code));
+            assert_eq!(stop, Some(Stop::NotAsked), "{code}");
+        }
+    }
+    assert_eq!(stops("POST", Failure::Status(429)), Some(Stop::NotAsked));
+    let headers = |value: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", value.parse().unwrap());
+        grpc_code(&headers)
+    };
+    assert_eq!((headers("14"), headers("0")), (Some(14), None));
+    assert_eq!((headers("-1"), headers("x")), (None, None));
+    assert_eq!(grpc_code(&HeaderMap::new()), None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::bed::{Bed, endpoint, get, route, rule, service, to};
 use crate::balance::Algorithm;
 use crate::outlier::Cause;
 use crate::tuning::{HashOn, HealthCheck, Nearness, Probe, Settings, Tuning};
-use crate::{BackendView, Config, circuit, outlier};
+use crate::{Affinity, BackendView, Config, circuit, outlier};
 
 fn tuned(bed: &Bed, settings: Settings) {
     let of_one = (service("one").key(), None, settings);
@@ -163,6 +163,50 @@ async fn those_without_their_endpoint_move_and_nobody_else() {
         }
     }
     assert!(moved <= 2, "{moved} of 20 moved without need");
+}
+
+#[tokio::test]
+async fn who_has_no_cookie_to_hash_is_given_one_and_comes_back_to_its_endpoint() {
+    let names = ["a", "b", "c", "d"];
+    let mut backends = Vec::new();
+    for name in names {
+        backends.push(Backend::start(name).await);
+    }
+    let mut bed = workers(2);
+    bed.service("one", &backends.iter().collect::<Vec<_>>());
+    let affinity = Affinity {
+        name: "stick".into(),
+        path: "/".into(),
+        ttl: Duration::from_secs(60),
+    };
+    tuned(
+        &bed,
+        Settings {
+            algorithm: Algorithm::ConsistentHash,
+            hash: Some(HashOn::Cookie("stick".into())),
+            affinity: Some(affinity),
+            ..Settings::default()
+        },
+    );
+    let mut places = BTreeSet::new();
+    for _ in 0..12 {
+        let first = bed.get("a", "/").await;
+        let told = first.headers()["set-cookie"].to_str().unwrap().to_owned();
+        assert!(told.ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=60"));
+        let cookie = told.split(';').next().unwrap();
+        for _ in 0..4 {
+            let request = Request::get("/").header("host", "a");
+            let request = request.header("cookie", format!("x=1; {cookie}"));
+            let again = bed.ask(request.body(Full::default()).unwrap()).await;
+            assert_eq!(who(&again), who(&first), "{cookie}");
+            assert!(!again.headers().contains_key("set-cookie"), "it has one");
+        }
+        places.insert(who(&first));
+    }
+    assert!(places.len() > 1, "{places:?}");
+    let told = backends.iter().flat_map(Backend::seen);
+    let told = told.filter(|seen| !seen.headers.contains_key("cookie"));
+    assert_eq!(told.count(), 12, "backends see what clients sent");
 }
 
 fn as_user(user: usize) -> Request<Full<bytes::Bytes>> {

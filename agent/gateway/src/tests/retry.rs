@@ -1,15 +1,22 @@
 //! Requests that are sent again.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use agent_model::gateway::{HttpRule, Retry, Timeouts};
+use agent_model::gateway::traffic::{Balancing, RetryPolicy, TrafficPolicy, TrafficTarget};
+use agent_model::gateway::{
+    BackendProtocol, GatewayKey, HttpRule, Parent, Persistence, Retry, Route, SessionPersistence,
+    Timeouts,
+};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 
 use super::backend::Backend;
-use super::bed::{Bed, free_port, get, route, rule, service};
+use super::bed::{Bed, free_port, get, listener, route, rule, service, target};
 use crate::balance::Algorithm;
+use crate::traffic::Policies;
 use crate::tuning::{RetryBudget, Settings, Tuning};
 
 fn retried(prefix: &str, attempts: u32) -> HttpRule {
@@ -152,12 +159,136 @@ async fn a_grpc_answer_without_a_body_is_retried_by_its_code() {
     let mut bed = Bed::start(&[route(vec![retried("/", 1)])]);
     bed.service("one", &[&bad, &good]);
     turns(&bed, None);
+    let ask = |kind: &str| {
+        let request = Request::post("/").header("host", "a");
+        let request = request.header("content-type", kind);
+        bed.ask(request.body(Full::default()).unwrap())
+    };
     for _ in 0..6 {
-        let response = bed.get("a", "/").await;
+        let response = ask("application/grpc").await;
         assert_eq!(response.headers()["x-backend"], "good");
     }
     assert_eq!(bad.seen().len() as u64, bed.gateway.backends()[0].retries);
     assert!(!bad.seen().is_empty());
+    // What a backend says in that header of other requests is nothing to the gateway.
+    let mut answered = BTreeSet::new();
+    for _ in 0..4 {
+        let response = ask("text/plain").await;
+        answered.insert(response.headers()["x-backend"].clone());
+    }
+    assert_eq!(answered.len(), 2, "{answered:?}");
+}
+
+#[tokio::test]
+async fn a_policy_says_which_codes_of_grpc_are_retried() {
+    let (bad, good) = (
+        Backend::start("grpc-bad").await,
+        Backend::start("good").await,
+    );
+    let mut h2c = rule("/", "one");
+    h2c.backends[0].target = target("one", BackendProtocol::H2c);
+    let mut bed = Bed::start(&[route(vec![h2c])]);
+    bed.service("one", &[&bad, &good]);
+    let policy = |grpc_codes: Vec<u16>| TrafficPolicy {
+        targets: vec![TrafficTarget::Service {
+            service: service("one").key(),
+            port: None,
+        }],
+        load_balancing: Some(Balancing::RoundRobin),
+        retry: Some(RetryPolicy {
+            grpc_codes,
+            attempts: 1,
+            backoff: Some(Duration::from_millis(1)),
+            ..RetryPolicy::default()
+        }),
+        ..TrafficPolicy::default()
+    };
+    // UNAVAILABLE is what it says; the other one is RESOURCE_EXHAUSTED.
+    for (code, hidden) in [(14, true), (8, false)] {
+        let policies = Policies::new(&[Arc::new(policy(vec![code]))]);
+        let tuning = Tuning::told(policies, &GatewayKey::new("ns", "edge"));
+        bed.gateway.tune(tuning);
+        // The way to a backend is found once for each plan.
+        let mut h2c = rule("/", "one");
+        h2c.backends[0].target = target("one", BackendProtocol::H2c);
+        assert_eq!(bed.apply(&[route(vec![h2c])]), []);
+        let mut client = bed.http2().await;
+        let mut statuses = BTreeSet::new();
+        for _ in 0..6 {
+            let request = Request::post("http://a/x").header("content-type", "application/grpc");
+            let request = request.body(Full::default()).unwrap();
+            let response = client.send_request(request).await.unwrap();
+            let status = response.headers().get("grpc-status").cloned();
+            statuses.insert(status.map(|status| status.to_str().unwrap().to_owned()));
+        }
+        let failed = statuses.contains(&Some("14".to_owned()));
+        assert_eq!(failed, !hidden, "{code}: {statuses:?}");
+    }
+    assert!(!bad.seen().is_empty() && !good.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_of_one_listener_is_for_its_requests() {
+    let (bad, good) = (Backend::start("bad").await, Backend::start("good").await);
+    let mut bed = Bed::idle(None);
+    bed.service("one", &[&bad, &good]);
+    let (inner, outer) = (free_port(), free_port());
+    let of_both = Route {
+        parents: ["inner", "outer"]
+            .map(|name| Parent::Listener {
+                gateway: GatewayKey::new("ns", "edge"),
+                name: name.into(),
+            })
+            .into(),
+        ..route(vec![rule("/", "one")])
+    };
+    let gateway = GatewayKey::new("ns", "edge");
+    let said = |listener: Option<&str>| TrafficPolicy {
+        targets: vec![TrafficTarget::Gateway {
+            gateway: gateway.clone(),
+            listener: listener.map(Into::into),
+        }],
+        ..TrafficPolicy::default()
+    };
+    let policies = [
+        TrafficPolicy {
+            load_balancing: Some(Balancing::RoundRobin),
+            ..said(None)
+        },
+        TrafficPolicy {
+            retry: Some(RetryPolicy {
+                codes: vec![503],
+                attempts: 1,
+                backoff: Some(Duration::from_millis(1)),
+                ..RetryPolicy::default()
+            }),
+            session_persistence: Some(SessionPersistence {
+                name: "stay".into(),
+                kind: Persistence::Cookie { permanent: false },
+                absolute_timeout: None,
+                idle_timeout: None,
+            }),
+            ..said(Some("inner"))
+        },
+    ];
+    let policies = Policies::new(&policies.map(Arc::new));
+    bed.gateway.tune(Tuning::told(policies, &gateway));
+    let listeners = vec![
+        listener("inner", inner.port()),
+        listener("outer", outer.port()),
+    ];
+    assert_eq!(bed.apply_with(listeners, &[of_both]), []);
+    for (address, is_inner) in [(inner, true), (outer, false)] {
+        bed.address = address;
+        let mut answers = Vec::new();
+        for _ in 0..6 {
+            answers.push(bed.get("a", "/").await);
+        }
+        let failed = answers.iter().filter(|one| one.status() == 503).count();
+        assert_eq!(failed > 0, !is_inner, "{failed} of 6 at {address}");
+        let told = |one: &http::Response<Bytes>| one.headers().contains_key("set-cookie");
+        assert!(answers.iter().all(|one| told(one) == is_inner), "{address}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use agent_model::gateway::traffic::{
 };
 use agent_model::gateway::{GatewayKey, RouteKey, SessionPersistence};
 
-use super::{HashOn, HealthCheck, Nearness, Probe, RetryBudget, Settings, Tuning};
+use super::{Affinity, HashOn, HealthCheck, Nearness, Probe, RetryBudget, Settings, Tuning};
 use crate::balance::Algorithm;
 use crate::retry::{Budget, Policy};
 use crate::session::{Sessions, service_hash};
@@ -28,12 +28,16 @@ pub(crate) struct Way {
     pub(crate) sessions: Option<Sessions>,
     /// What sessions know the backend by.
     pub(crate) service: u64,
+    /// The cookie that clients are given who lack what is hashed.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 /// A rule, as far as policies are for it.
 pub(crate) struct OfRule<'a> {
     pub(crate) route: &'a RouteKey,
     pub(crate) rule: Option<&'a Arc<str>>,
+    /// The listener it is attached to.
+    pub(crate) listener: Option<&'a Arc<str>>,
     /// What the route itself says comes before every policy.
     pub(crate) retry: Option<&'a Policy>,
     pub(crate) sessions: Option<&'a SessionPersistence>,
@@ -66,7 +70,7 @@ impl Tuning {
         let tuned: Vec<_> = tuned.collect();
         Self {
             others: Arc::new(settings(&policies, &general)),
-            general,
+            gateway: Some(gateway.clone()),
             policies: Arc::new(policies),
             ..Self::new(tuned)
         }
@@ -74,18 +78,26 @@ impl Tuning {
 
     /// The way of a rule's requests to a port of a service.
     pub(crate) fn way(&self, rule: &OfRule<'_>, service: &NamespacedHostname, port: u16) -> Way {
+        let of_gateway = |gateway| scopes_of_gateway(gateway, rule.listener);
         let scopes: Vec<_> = scopes_of_rule(rule.route, rule.rule)
             .chain(scopes_of_service(service, port))
-            .chain(self.general.iter().cloned())
+            .chain(self.gateway.iter().flat_map(of_gateway))
             .collect();
         let told = self.policies.part(&scopes, |policy| policy.retry.as_ref());
-        let of_route = told.as_ref().filter(|told| {
-            rule.retry.is_none() && matches!(told.target, TrafficTarget::Route { .. })
-        });
-        let budget = of_route.and_then(|told| told.part.budget);
+        // What is said of a service or of everything is the service's own.
+        let is_narrower = |target: &TrafficTarget| match target {
+            TrafficTarget::Route { .. } => true,
+            TrafficTarget::Gateway { listener, .. } => listener.is_some(),
+            TrafficTarget::Service { .. } => false,
+        };
+        let narrower = told
+            .as_ref()
+            .filter(|told| rule.retry.is_none() && is_narrower(told.target));
+        let budget = narrower.and_then(|told| told.part.budget);
         let retry = rule.retry.cloned().or_else(|| {
             told.as_ref().map(|told| Policy {
                 codes: told.part.codes.clone(),
+                grpc_codes: told.part.grpc_codes.clone(),
                 attempts: told.part.attempts,
                 back_off: told.part.backoff.unwrap_or(Policy::default().back_off),
             })
@@ -95,6 +107,7 @@ impl Tuning {
             budget: budget.map(|budget| Arc::new(Budget::new(budget.percent, budget.least))),
             sessions: self.sessions(rule, &scopes, service, port),
             service: service_hash(service, port),
+            affinity: self.of(service, port).affinity.clone(),
         }
     }
 
@@ -127,9 +140,9 @@ impl Tuning {
 }
 
 fn settings(policies: &Policies, scopes: &[TrafficTarget]) -> Settings {
-    let (algorithm, hash) = policies
-        .part(scopes, |policy| policy.load_balancing.as_ref())
-        .map_or_else(Default::default, |told| balancing(told.part));
+    let balanced = policies.part(scopes, |policy| policy.load_balancing.as_ref());
+    let affinity = balanced.as_ref().and_then(|told| affinity(told.part));
+    let (algorithm, hash) = balanced.map_or_else(Default::default, |told| balancing(told.part));
     let locality = policies.part(scopes, |policy| policy.locality.as_ref());
     let circuit = policies.part(scopes, |policy| policy.circuit_breaker.as_ref());
     let outlier = policies.part(scopes, |policy| policy.outlier_detection.as_ref());
@@ -138,6 +151,7 @@ fn settings(policies: &Policies, scopes: &[TrafficTarget]) -> Settings {
     Settings {
         algorithm,
         hash,
+        affinity,
         locality: locality.map(|told| match told.part {
             LocalityPreference::None => Nearness::Ignored,
             LocalityPreference::Failover => Nearness::Failover,
@@ -175,6 +189,22 @@ fn balancing(said: &Balancing) -> (Algorithm, Option<HashOn>) {
             };
             (Algorithm::ConsistentHash, hash)
         }
+    }
+}
+
+/// The cookie that is given to clients that have none.
+fn affinity(said: &Balancing) -> Option<Affinity> {
+    match said {
+        Balancing::ConsistentHash(HashBy::Cookie {
+            name,
+            ttl: Some(ttl),
+            path,
+        }) => Some(Affinity {
+            name: Arc::clone(name),
+            path: Arc::clone(path),
+            ttl: *ttl,
+        }),
+        _ => None,
     }
 }
 
@@ -222,8 +252,10 @@ fn probe(said: &HealthProbe) -> Probe {
 
 #[cfg(test)]
 mod tests {
-    use agent_model::gateway::RouteKind;
+    use std::time::Duration;
+
     use agent_model::gateway::traffic::{RetryPolicy, TrafficPolicy};
+    use agent_model::gateway::{Persistence, RouteKind};
 
     use super::*;
 
@@ -278,10 +310,8 @@ mod tests {
         assert_eq!(budget("web", 80), 30);
         let way = |route: &RouteKey, own: Option<&Policy>, port| {
             let rule = OfRule {
-                route,
-                rule: None,
-                retry: own,
-                sessions: None,
+                listener: None,
+                ..of_rule(route, own)
             };
             let way = tuning.way(&rule, &service, port);
             (way.retry.unwrap().attempts, way.budget.is_some())
@@ -295,5 +325,70 @@ mod tests {
             ..Policy::default()
         };
         assert_eq!(way(&route, Some(&own), 80), (9, false));
+    }
+
+    fn of_rule<'a>(route: &'a RouteKey, own: Option<&'a Policy>) -> OfRule<'a> {
+        OfRule {
+            route,
+            rule: None,
+            listener: None,
+            retry: own,
+            sessions: None,
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_listener_is_for_its_rules_only() {
+        let service = NamespacedHostname::new("ns", "web");
+        let gateway = GatewayKey::new("ns", "edge");
+        let of_gateway = |listener: Option<&str>| TrafficTarget::Gateway {
+            gateway: gateway.clone(),
+            listener: listener.map(Into::into),
+        };
+        let session = SessionPersistence {
+            name: "stay".into(),
+            kind: Persistence::Cookie { permanent: false },
+            absolute_timeout: None,
+            idle_timeout: None,
+        };
+        let told = [
+            policy(of_gateway(None), 1, 10),
+            Arc::new(TrafficPolicy {
+                session_persistence: Some(session),
+                ..TrafficPolicy::clone(&policy(of_gateway(Some("inner")), 2, 20))
+            }),
+        ];
+        let tuning = Tuning::told(Policies::new(&told), &gateway);
+        let route = RouteKey::new(RouteKind::Http, "ns", "web");
+        let way = |listener: Option<&str>| {
+            let listener = listener.map(Arc::from);
+            let rule = OfRule {
+                listener: listener.as_ref(),
+                ..of_rule(&route, None)
+            };
+            let way = tuning.way(&rule, &service, 80);
+            let attempts = way.retry.map(|retry| retry.attempts);
+            (attempts, way.budget.is_some(), way.sessions.is_some())
+        };
+        assert_eq!(way(Some("inner")), (Some(2), true, true));
+        assert_eq!(way(Some("outer")), (Some(1), false, false));
+        assert_eq!(way(None), (Some(1), false, false));
+        // The room for the retries of others is the service's.
+        assert_eq!(tuning.of(&service, 80).budget.percent, 10);
+    }
+
+    #[test]
+    fn a_cookie_with_a_lifetime_is_given() {
+        let by = |ttl| {
+            Balancing::ConsistentHash(HashBy::Cookie {
+                name: "stick".into(),
+                ttl,
+                path: "/shop".into(),
+            })
+        };
+        let kept = affinity(&by(Some(Duration::ZERO))).unwrap();
+        assert_eq!((&*kept.name, &*kept.path), ("stick", "/shop"));
+        assert_eq!(affinity(&by(None)), None);
+        assert_eq!(affinity(&Balancing::Random), None);
     }
 }

@@ -129,7 +129,7 @@ impl Cluster {
                 client: call.client,
             };
             let hash = list.settings.hash.as_ref();
-            let hash = hash.and_then(|on| on.of(&features));
+            let hash = hash.and_then(|on| on.of(&features)).or(call.hash);
             let was_tried = |index: usize| {
                 let member = list.members.get(index);
                 member.is_some_and(|member| tried.contains(&member.vital.id))

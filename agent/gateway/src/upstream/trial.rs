@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use super::endpoint::Endpoint;
 use crate::balance::Outcome;
 use crate::circuit::Permit;
-use crate::retry::grpc_as_http;
+use crate::retry::{grpc_as_http, grpc_code};
 
 /// A request that is under way, until it is dropped.
 pub(crate) struct Trial {
@@ -89,7 +89,7 @@ impl Drop for Trial {
 /// An answer that says that the endpoint is in trouble: 5xx, or a gRPC status that stands for one
 /// in an answer without a body.
 fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
-    let status = grpc_as_http(headers).unwrap_or(status.as_u16());
+    let status = grpc_code(headers).map_or(status.as_u16(), grpc_as_http);
     // 501: it is well, and does not know the method.
     status >= 500 && status != 501
 }

@@ -135,6 +135,8 @@ spec! {
         /// The gateway gives one to clients that have none, for so long (0s: until the browser
         /// closes); none is given when left out.
         ttl: Option<String>,
+        /// What paths that one is for; / when left out.
+        path: Option<String>,
     }
 }
 
@@ -150,6 +152,9 @@ spec! {
     pub(crate) struct Retry {
         /// Statuses that count as failed (400 to 599), beside connections that could not be made.
         codes: Vec<u16>,
+        /// Codes of gRPC (1 to 16) that count as failed where an answer is nothing but its status,
+        /// beside those that stand for one of codes, as 14 (UNAVAILABLE) does for 503.
+        grpc_codes: Vec<u16>,
         /// Attempts after the first, 0 to 100; 1 when left out.
         attempts: Option<u32>,
         /// Least time before the first retry, such as 25ms.

@@ -73,15 +73,22 @@ fn every_part_is_read() {
     let by = [LimitBy::Header("x-user".into()), LimitBy::SourceIp];
     assert_eq!(global.limit.by, by);
 
-    let hash = "loadBalancing: {algorithm: consistentHash, hashBy: {cookie: {name: s, ttl: 0s}}}";
-    let cookie = HashBy::Cookie {
-        name: "s".into(),
-        ttl: Some(Duration::ZERO),
-    };
-    assert_eq!(
-        says(hash).load_balancing,
-        Some(Balancing::ConsistentHash(cookie))
-    );
+    for (more, path) in [("", "/"), (", path: /shop", "/shop")] {
+        let hash = format!(
+            "loadBalancing: {{algorithm: consistentHash, hashBy: {{cookie: {{name: s, ttl: 0s{more}}}}}}}"
+        );
+        let cookie = HashBy::Cookie {
+            name: "s".into(),
+            ttl: Some(Duration::ZERO),
+            path: path.into(),
+        };
+        let said = says(&hash).load_balancing;
+        assert_eq!(said, Some(Balancing::ConsistentHash(cookie)));
+    }
+
+    let retry = says("retry: {grpcCodes: [8, 14], attempts: 2}").retry;
+    let retry = retry.unwrap();
+    assert_eq!((retry.codes, retry.grpc_codes), (vec![], vec![8, 14]));
 
     let fault = says(
         "fault: {delay: {duration: 100ms, percent: 5}, abort: {status: 503, grpcStatus: 8, fraction: \
@@ -186,7 +193,17 @@ fn what_makes_no_sense_is_refused_by_its_field() {
             "loadBalancing: {algorithm: consistentHash, hashBy: {sourceIp: true, header: x}}",
             "spec.loadBalancing.hashBy",
         ),
+        (
+            "loadBalancing: {algorithm: consistentHash, hashBy: {cookie: {name: s, path: shop}}}",
+            "spec.loadBalancing.hashBy.cookie.path",
+        ),
+        (
+            "loadBalancing: {algorithm: consistentHash, hashBy: {cookie: {name: s, path: '/;a'}}}",
+            "spec.loadBalancing.hashBy.cookie.path",
+        ),
         ("retry: {codes: [200]}", "spec.retry.codes[0]"),
+        ("retry: {grpcCodes: [14, 0]}", "spec.retry.grpcCodes[1]"),
+        ("retry: {grpcCodes: [17]}", "spec.retry.grpcCodes[0]"),
         ("retry: {attempts: 101}", "spec.retry.attempts"),
         (
             "retry: {budget: {percent: 101}}",

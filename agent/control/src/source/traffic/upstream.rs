@@ -1,5 +1,6 @@
 //! Parts that act between a rule and endpoints, and the time limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_model::gateway::traffic::{
@@ -39,6 +40,7 @@ fn hash_by(path: &str, spec: &spec::HashBy) -> Result<HashBy, FieldError> {
             Ok(HashBy::Cookie {
                 name: cookie.name.as_str().into(),
                 ttl: ttl.map(|text| time(&at(&path, "ttl"), text)).transpose()?,
+                path: cookie_path(&at(&path, "path"), cookie.path.as_deref())?,
             })
         }
         (None, None, true) => Ok(HashBy::SourceIp),
@@ -46,6 +48,16 @@ fn hash_by(path: &str, spec: &spec::HashBy) -> Result<HashBy, FieldError> {
             path,
             "has to have one of header, cookie and sourceIp: true",
         )),
+    }
+}
+
+/// A path that a cookie may be for (RFC 6265, 4.1.1).
+fn cookie_path(path: &str, text: Option<&str>) -> Result<Arc<str>, FieldError> {
+    let text = text.unwrap_or("/");
+    let of_path = |byte: u8| byte.is_ascii_graphic() && byte != b';';
+    match text.starts_with('/') && text.bytes().all(of_path) {
+        true => Ok(text.into()),
+        false => Err(FieldError::new(path, format!("{text:?} is not a path"))),
     }
 }
 
@@ -63,6 +75,11 @@ pub(super) fn retry(spec: &spec::Retry) -> Result<RetryPolicy, FieldError> {
         let path = format!("spec.retry.codes[{index}]");
         within(&path, *code, 400, 599)
     });
+    let grpc_codes = spec.grpc_codes.iter().enumerate();
+    let grpc_codes = grpc_codes.map(|(index, code)| {
+        let path = format!("spec.retry.grpcCodes[{index}]");
+        within(&path, *code, 1, 16)
+    });
     let attempts = spec.attempts.unwrap_or(1);
     let backoff = spec.backoff.as_ref();
     let backoff = backoff.map(|text| time_or("spec.retry.backoff", Some(text), Duration::ZERO));
@@ -75,6 +92,7 @@ pub(super) fn retry(spec: &spec::Retry) -> Result<RetryPolicy, FieldError> {
     });
     Ok(RetryPolicy {
         codes: codes.collect::<Result<_, _>>()?,
+        grpc_codes: grpc_codes.collect::<Result<_, _>>()?,
         attempts: within("spec.retry.attempts", attempts, 0, 100)?,
         backoff: backoff.transpose()?,
         budget: budget.transpose()?,

@@ -35,6 +35,8 @@ pub enum HashBy {
         /// The gateway gives one to clients that have none, for so long (zero: until the browser
         /// closes); `None` gives none.
         ttl: Option<Duration>,
+        /// What paths that one is for.
+        path: Arc<str>,
     },
     /// Address of the client.
     SourceIp,
@@ -59,6 +61,9 @@ pub enum LocalityPreference {
 pub struct RetryPolicy {
     /// Status codes that count as failed, beside connections that could not be made.
     pub codes: Vec<u16>,
+    /// Codes of gRPC (1 to 16) that count as failed, beside those that a proxy makes of
+    /// [`RetryPolicy::codes`].
+    pub grpc_codes: Vec<u16>,
     /// Attempts after the first.
     pub attempts: u32,
     /// Least time before the first retry; `None` for the gateway's default.

@@ -684,10 +684,12 @@ mod traffic {
             load_balancing: Some(Balancing::ConsistentHash(HashBy::Cookie {
                 name: "stay".into(),
                 ttl: Some(Duration::ZERO),
+                path: "/shop".into(),
             })),
             locality: Some(LocalityPreference::Strict),
             retry: Some(RetryPolicy {
                 codes: vec![502, 503],
+                grpc_codes: vec![8, 14],
                 attempts: 3,
                 backoff: Some(Duration::from_millis(10)),
                 budget: Some(RetryBudget {
@@ -782,6 +784,7 @@ mod traffic {
             Balancing::ConsistentHash(HashBy::Cookie {
                 name: "stay".into(),
                 ttl: None,
+                path: "/".into(),
             }),
         ];
         let probes = [
@@ -846,7 +849,11 @@ mod traffic {
         fn abort(it: &mut wire::TrafficPolicy) -> &mut wire::FaultAbort {
             it.fault.as_mut().unwrap().abort.as_mut().unwrap()
         }
-        let cases: [Damage; 14] = [
+        let cases: [Damage; 15] = [
+            (
+                |it| it.retry.as_mut().unwrap().grpc_codes.push(17),
+                "17 is no code of a failure",
+            ),
             (|it| it.targets[0].target = None, "target is missing"),
             (|it| it.locality = 9, "unknown enum: locality 9"),
             (

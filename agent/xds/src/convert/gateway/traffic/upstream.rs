@@ -55,6 +55,10 @@ fn decode_hash_by(message: &wire::HashBy) -> Result<HashBy, Error> {
                 ttl: cookie
                     .is_given
                     .then(|| Duration::from_millis(cookie.ttl_ms)),
+                path: match cookie.path.as_str() {
+                    "" => "/".into(),
+                    path => path.into(),
+                },
             },
             By::SourceIp(_) => HashBy::SourceIp,
         },
@@ -66,10 +70,11 @@ fn encode_hash_by(by: &HashBy) -> wire::HashBy {
     wire::HashBy {
         by: Some(match by {
             HashBy::Header(name) => By::Header(name.to_string()),
-            HashBy::Cookie { name, ttl } => By::Cookie(Cookie {
+            HashBy::Cookie { name, ttl, path } => By::Cookie(Cookie {
                 name: name.to_string(),
                 is_given: ttl.is_some(),
                 ttl_ms: milliseconds(*ttl),
+                path: path.to_string(),
             }),
             HashBy::SourceIp => By::SourceIp(Address {}),
         }),
@@ -107,15 +112,30 @@ pub(super) fn decode_retry(message: &wire::RetryPolicy) -> Result<RetryPolicy, E
     });
     Ok(RetryPolicy {
         codes: parts("retry codes", &message.codes, |code| status(*code))?,
+        grpc_codes: parts("retry codes", &message.grpc_codes, |code| {
+            grpc_failure(*code)
+        })?,
         attempts: attempts(message.attempts)?,
         backoff: limit(message.backoff_ms),
         budget: budget.transpose()?,
     })
 }
 
+/// A code of gRPC that says that a call failed.
+fn grpc_failure(code: u32) -> Result<u16, Error> {
+    match u16::try_from(code) {
+        Ok(code @ 1..=16) => Ok(code),
+        _ => Err(invalid(
+            "grpc code",
+            format!("{code} is no code of a failure"),
+        )),
+    }
+}
+
 pub(super) fn encode_retry(retry: &RetryPolicy) -> wire::RetryPolicy {
     wire::RetryPolicy {
         codes: retry.codes.iter().map(|code| u32::from(*code)).collect(),
+        grpc_codes: retry.grpc_codes.iter().map(|code| (*code).into()).collect(),
         attempts: retry.attempts,
         backoff_ms: milliseconds(retry.backoff),
         budget: retry.budget.map(|budget| wire::RetryBudget {
