@@ -45,6 +45,7 @@ mod outside;
 mod passage;
 mod place;
 pub mod plan;
+mod pod;
 mod record;
 mod redis;
 mod refusal;

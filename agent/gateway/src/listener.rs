@@ -7,6 +7,8 @@ mod datagrams;
 mod detect;
 mod egress;
 mod http;
+mod look;
+mod pod;
 mod relay;
 mod serve;
 mod splice;

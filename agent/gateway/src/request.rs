@@ -30,6 +30,7 @@ use crate::affinity::Given;
 use crate::body::ClientBody;
 use crate::framing::leaves_http;
 use crate::plan::{Backend, Destination, Rule};
+use crate::pod::Pod;
 use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
@@ -87,6 +88,13 @@ pub(crate) enum Origin {
         /// What happens where the service has no rules.
         plain: Arc<Rule>,
     },
+    /// They have none: the client has addressed a pod.
+    Pod {
+        /// The pod.
+        pod: Rc<Pod>,
+        /// What happens to each.
+        plain: Arc<Rule>,
+    },
 }
 
 impl Origin {
@@ -94,7 +102,14 @@ impl Origin {
     fn reporter(&self) -> Reporter {
         match self {
             Self::Port { .. } => Reporter::Source,
-            Self::Service { .. } => Reporter::Waypoint,
+            Self::Service { .. } | Self::Pod { .. } => Reporter::Waypoint,
+        }
+    }
+
+    fn pod(&self) -> Option<&Pod> {
+        match self {
+            Self::Port { .. } | Self::Service { .. } => None,
+            Self::Pod { pod, .. } => Some(pod),
         }
     }
 }
@@ -208,7 +223,7 @@ async fn forward(
             return Err(Refusal::new(Reason::BackendInvalid, why.as_ref()));
         }
     };
-    record.service = Some(service.clone());
+    record.service = client.origin.pod().is_none().then(|| service.clone());
     change_request(client, &decision, backend, &mut parts)?;
     let body = mirror(worker, rule, &parts, body);
     let (body, is_too_long) = treat::limit_body(limit, body);
@@ -229,6 +244,7 @@ async fn forward(
         hash: given.as_ref().map(Given::hash),
         deadline: None,
         behalf: client.behalf.as_ref(),
+        pod: client.origin.pod().map(|pod| &pod.endpoint),
     };
     let timeouts = treatment.timeouts(rule.timeouts);
     let sent = attempt::send(worker, way, timeouts, call, request).await;

@@ -12,6 +12,7 @@ mod features;
 mod hard;
 pub(crate) mod issuer;
 mod metrics;
+mod pods;
 mod refuse;
 mod retry;
 mod secure;

@@ -91,6 +91,28 @@ impl Treatment {
         }
     }
 
+    /// True when nothing is done to anything.
+    pub fn is_nothing(&self) -> bool {
+        let Self {
+            local,
+            global,
+            fault,
+            timeouts,
+            request,
+            response,
+            body_limit,
+            compression,
+        } = self;
+        local.is_none()
+            && global.is_none()
+            && fault.is_none()
+            && *timeouts == Timeouts::default()
+            && request.is_none()
+            && response.is_none()
+            && body_limit.is_none()
+            && compression.is_none()
+    }
+
     /// The time limits of a rule with these of its own.
     pub fn timeouts(&self, own: Timeouts) -> Timeouts {
         Timeouts {

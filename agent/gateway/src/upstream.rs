@@ -1,5 +1,6 @@
 //! Backends: what all workers know of their endpoints, and each worker's own connections to them.
 
+mod alone;
 mod awake;
 mod behalf;
 mod cluster;
@@ -42,6 +43,7 @@ use crate::tuning::Tuning;
 use cluster::Cluster;
 use trial::Trial;
 
+pub(crate) use alone::Alone;
 pub(crate) use behalf::Behalf;
 pub(crate) use connect::{Dialer, secure};
 pub(crate) use group::Group;
@@ -91,6 +93,8 @@ pub(crate) struct Call<'a> {
     pub(crate) deadline: Option<Instant>,
     /// For whom it is, at a waypoint.
     pub(crate) behalf: Option<&'a Arc<Behalf>>,
+    /// The pod it goes to, whatever the service: the client has addressed it.
+    pub(crate) pod: Option<&'a Alone>,
 }
 
 /// A backend's answer.
@@ -128,7 +132,14 @@ impl Upstreams {
         tried: &mut Vec<u64>,
         mut request: Outgoing,
     ) -> Result<Answer, Failed> {
-        let cluster = self.cluster(call.service, call.port);
+        let found;
+        let cluster = match call.pod {
+            Some(pod) => &pod.cluster,
+            None => {
+                found = self.cluster(call.service, call.port);
+                &*found
+            }
+        };
         let mut passed_over = 0;
         loop {
             let now = std::time::Instant::now();
@@ -209,9 +220,9 @@ impl Upstreams {
         &self,
         workload: &Workload,
         address: SocketAddr,
-        behalf: Option<&Arc<Behalf>>,
+        behalf: &Arc<Behalf>,
     ) -> Result<Leg, Refusal> {
-        self.dialer.pod(workload, address, behalf).await
+        self.dialer.pod(workload, address, Some(behalf)).await
     }
 
     /// Sees snapshots change.
@@ -219,9 +230,12 @@ impl Upstreams {
         self.state.changed()
     }
 
-    /// The group of a port of a service.
-    pub(crate) fn group(&self, service: &NamespacedHostname, port: u16) -> Arc<Group> {
-        Arc::clone(self.cluster(service, port).group())
+    /// The group of whatever a request goes to.
+    pub(crate) fn group(&self, call: &Call<'_>) -> Arc<Group> {
+        match call.pod {
+            Some(pod) => Arc::clone(pod.cluster.group()),
+            None => Arc::clone(self.cluster(call.service, call.port).group()),
+        }
     }
 
     /// An endpoint of a service, for datagrams.

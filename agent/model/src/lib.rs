@@ -24,9 +24,9 @@ pub use identity::{Identity, InvalidIdentity};
 pub use mesh::{MeshConfig, OutboundOnAgentDown, SameNode};
 pub use reason::{Fault, Reason};
 pub use service::{
-    GatewayAddress, GatewayTarget, HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode,
-    LocalityScope, NamespacedHostname, NetworkAddress, Service, ServiceMembership, ServicePort,
-    Visibility,
+    AppProtocol, GatewayAddress, GatewayTarget, HealthPolicy, IpFamilies, LoadBalancing,
+    LoadBalancingMode, LocalityScope, NamespacedHostname, NetworkAddress, Service,
+    ServiceMembership, ServicePort, Visibility,
 };
 pub use workload::{Health, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadType};
 

@@ -89,13 +89,62 @@ impl Service {
 }
 
 /// A port of a service, or of a service as one workload serves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
     /// Port clients dial.
     pub service_port: u16,
     /// Port the workload listens on; 0 when it is named and only the workload knows.
     pub target_port: u16,
+    /// What is spoken there, as the service says; workloads do not say it.
+    #[serde(default, skip_serializing_if = "AppProtocol::is_unknown")]
+    pub app_protocol: AppProtocol,
+}
+
+impl ServicePort {
+    /// A port of which nobody says what is spoken.
+    pub const fn new(service_port: u16, target_port: u16) -> Self {
+        Self {
+            service_port,
+            target_port,
+            app_protocol: AppProtocol::Unknown,
+        }
+    }
+
+    /// The port that is dialled at a workload.
+    pub fn target(&self) -> u16 {
+        match self.target_port {
+            0 => self.service_port,
+            target => target,
+        }
+    }
+}
+
+/// What is spoken on a port of a service.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum AppProtocol {
+    /// Nobody says.
+    #[default]
+    Unknown,
+    Http1,
+    Http2,
+    Grpc,
+    /// Bytes that are not HTTP.
+    Tcp,
+    Tls,
+}
+
+impl AppProtocol {
+    /// True when nobody says what is spoken.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
 }
 
 /// How an endpoint of a service is chosen.

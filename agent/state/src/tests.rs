@@ -48,10 +48,7 @@ pub(crate) fn service(
         namespace: namespace.into(),
         hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
         vips: vec![vip(ip)],
-        ports: vec![ServicePort {
-            service_port,
-            target_port,
-        }],
+        ports: vec![ServicePort::new(service_port, target_port)],
         subject_alt_names: Vec::new(),
         waypoint: None,
         ingress_use_waypoint: false,
@@ -272,10 +269,7 @@ fn policies_are_kept_and_unreadable_ones_deny() {
 #[test]
 fn a_dump_has_the_keys_that_tools_read() {
     let key = NamespacedHostname::new("ns", "web.ns.svc.cluster.local");
-    let port = ServicePort {
-        service_port: 80,
-        target_port: 8080,
-    };
+    let port = ServicePort::new(80, 8080);
     let endpoint = Workload {
         services: [(key, vec![port])].into(),
         ..pod("a", "10.0.0.1")

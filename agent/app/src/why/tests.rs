@@ -27,10 +27,7 @@ fn workload(name: &str, ip: &str, meshed: bool) -> Workload {
 
 fn web() -> Workload {
     let mut web = workload("web", "10.0.1.7", true);
-    let ports = vec![ServicePort {
-        service_port: 80,
-        target_port: 8080,
-    }];
+    let ports = vec![ServicePort::new(80, 8080)];
     let key = NamespacedHostname::new("shop", "web.shop.svc.cluster.local");
     web.services.insert(key, ports);
     web
@@ -45,10 +42,7 @@ fn service() -> Service {
             network: "".into(),
             address: "10.96.0.5".parse().unwrap(),
         }],
-        ports: vec![ServicePort {
-            service_port: 80,
-            target_port: 8080,
-        }],
+        ports: vec![ServicePort::new(80, 8080)],
         subject_alt_names: Vec::new(),
         waypoint: None,
         ingress_use_waypoint: false,

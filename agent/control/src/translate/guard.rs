@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agent_model::{
     Action, Authorization, Clause, Identity, Match, NamespacedHostname, PolicyKey, Rule,
-    Scope as PolicyScope, Service, StringMatch, Workload,
+    Scope as PolicyScope, Service, ServicePort, StringMatch, Workload,
 };
 
 use super::service_entry::InForce;
@@ -168,10 +168,7 @@ impl Fronts {
         let (mut through, mut guarded) = (BTreeSet::new(), BTreeSet::new());
         for (front, ports) in fronts.filter(|(front, _)| front.is_policed) {
             through.insert(front.gateway.clone());
-            guarded.extend(ports.iter().map(|port| match port.target_port {
-                0 => port.service_port,
-                target => target,
-            }));
+            guarded.extend(ports.iter().map(ServicePort::target));
         }
         (!guarded.is_empty()).then_some(Guard {
             through,
@@ -195,7 +192,7 @@ pub(crate) fn enforce(mesh: &Mesh, namespace: &str, guards: &Guards, on: &mut Tr
 }
 
 /// What the policies in force of a namespace are attached to: kind and name.
-pub(crate) fn targets(objects: &Objects) -> impl Iterator<Item = (&str, &str)> {
+fn targets(objects: &Objects) -> impl Iterator<Item = (&str, &str)> {
     let policies = objects.authorization_policies.values();
     let in_force = policies.filter(|policy| {
         let decides = matches!(policy.spec.action, PolicyAction::Allow | PolicyAction::Deny);

@@ -234,10 +234,10 @@ fn ports_outside(service: &Service, endpoint: &EntryEndpoint) -> Vec<ServicePort
                 Some(*own.or_else(|| endpoint.ports.get(name))?)
             }
         };
-        Some(ServicePort {
-            service_port: port.port,
-            target_port: endpoint.target(&port.name, target, port.port),
-        })
+        Some(ServicePort::new(
+            port.port,
+            endpoint.target(&port.name, target, port.port),
+        ))
     });
     ports.collect()
 }
@@ -271,10 +271,7 @@ fn selected_ports(service: &Service, pod: &Pod) -> Vec<ServicePort> {
             Some(TargetPort::Number(number)) => *number,
             Some(TargetPort::Name(name)) => port_named(pod, name, port.protocol)?,
         };
-        Some(ServicePort {
-            service_port: port.port,
-            target_port,
-        })
+        Some(ServicePort::new(port.port, target_port))
     });
     ports.collect()
 }
@@ -302,10 +299,10 @@ fn slice_ports(service: &Service, slice: &EndpointSlice) -> Vec<ServicePort> {
         let mut of_slice = slice.ports.iter();
         let target = of_slice
             .find(|candidate| candidate.protocol == port.protocol && candidate.name == port.name)?;
-        Some(ServicePort {
-            service_port: port.port,
-            target_port: target.port.filter(|port| *port != 0)?,
-        })
+        Some(ServicePort::new(
+            port.port,
+            target.port.filter(|port| *port != 0)?,
+        ))
     });
     ports.collect()
 }

@@ -8,6 +8,7 @@ mod given;
 pub(crate) mod guard;
 pub(crate) mod membership;
 pub(crate) mod peer_authentication;
+mod protocol;
 pub(crate) mod service;
 pub(crate) mod service_entry;
 #[cfg(test)]

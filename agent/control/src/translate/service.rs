@@ -7,6 +7,7 @@ use agent_model::{
     NetworkAddress, Service, ServicePort, Visibility,
 };
 
+use super::protocol::spoken;
 use super::{Scope, waypoint};
 use crate::source::kubernetes::{
     self, InternalTrafficPolicy, IpFamily, Metadata, Protocol, TargetPort,
@@ -79,6 +80,7 @@ fn port(port: &kubernetes::ServicePort) -> ServicePort {
             Some(TargetPort::Number(number)) => *number,
             Some(TargetPort::Name(_)) => 0,
         },
+        app_protocol: spoken(&port.app_protocol, &port.name, port.port),
     }
 }
 

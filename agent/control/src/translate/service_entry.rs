@@ -9,6 +9,7 @@ use agent_model::{
 };
 
 use super::given::Given;
+use super::protocol::spoken;
 use super::service::{preference, traffic_distribution};
 use super::workload_entry::{Described, endpoint};
 use super::{Note, Scope, waypoint};
@@ -167,9 +168,11 @@ impl InForce<'_> {
 
     /// Its ports as an endpoint that may say otherwise serves them.
     pub(super) fn ports_at(&self, endpoint: &EntryEndpoint) -> Vec<ServicePort> {
-        let ports = tcp_ports(self.entry).map(|port| ServicePort {
-            service_port: port.number,
-            target_port: endpoint.target(&port.name, port.target_port, port.number),
+        let ports = tcp_ports(self.entry).map(|port| {
+            ServicePort::new(
+                port.number,
+                endpoint.target(&port.name, port.target_port, port.number),
+            )
         });
         ports.collect()
     }
@@ -199,7 +202,7 @@ impl InForce<'_> {
             namespace: key.namespace,
             hostname: key.hostname,
             vips: self.addresses(scope),
-            ports: self.ports(),
+            ports: tcp_ports(entry).map(spoken_port).collect(),
             subject_alt_names: spec.subject_alt_names.clone(),
             waypoint: waypoint::of_service(scope, &entry.metadata).map(|bound| bound.address),
             ingress_use_waypoint: false,
@@ -254,9 +257,13 @@ fn tcp_ports(entry: &ServiceEntry) -> impl Iterator<Item = &EntryPort> {
 }
 
 fn service_port(port: &EntryPort) -> ServicePort {
+    ServicePort::new(port.number, port.target_port.unwrap_or(port.number))
+}
+
+fn spoken_port(port: &EntryPort) -> ServicePort {
     ServicePort {
-        service_port: port.number,
-        target_port: port.target_port.unwrap_or(port.number),
+        app_protocol: spoken(&port.protocol, &port.name, port.number),
+        ..service_port(port)
     }
 }
 

@@ -136,6 +136,17 @@ impl Guards {
         self.services.get(service).or(self.everywhere.as_ref())
     }
 
+    /// What stands before requests to the address of a pod that these services lead to: what
+    /// policies say of them is not to be had at the pod's own address. Each has to let them pass.
+    pub fn of_pod(&self, services: &[NamespacedHostname]) -> Vec<&Arc<Guard>> {
+        let named = services.iter();
+        let mut guards: Vec<_> = named.filter_map(|name| self.services.get(name)).collect();
+        if guards.is_empty() {
+            guards.extend(&self.everywhere);
+        }
+        guards
+    }
+
     /// What stands before every other request.
     pub fn of_gateway(&self) -> Option<&Arc<Guard>> {
         self.everywhere.as_ref()

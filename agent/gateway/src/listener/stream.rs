@@ -196,6 +196,7 @@ pub(super) fn call(service: &NamespacedHostname, port: u16, client: SocketAddr) 
         hash: None,
         deadline: None,
         behalf: None,
+        pod: None,
     }
 }
 

@@ -11,7 +11,7 @@ use agent_hbone::headers::Authority;
 use agent_hbone::server::{self, IncomingRequest};
 use agent_identity::server_config;
 use agent_model::gateway::{BackendProtocol, Scheme};
-use agent_model::{NamespacedHostname, Reason, Workload};
+use agent_model::{AppProtocol, NamespacedHostname, Reason};
 use agent_net::drain::Watcher;
 use agent_net::socket::canonical;
 use agent_net::tasks::spawn_local;
@@ -25,6 +25,8 @@ use super::behind::{Lost, await_destination, look, serve_while};
 use super::detect::{Rewound, Spoken, detect, sniff};
 use super::egress::{Leaving, leave};
 use super::http::speak;
+use super::look::{Before, is_treated};
+use super::pod;
 use super::splice::copy;
 use crate::access::connection;
 use crate::behind::Destination;
@@ -36,9 +38,6 @@ use crate::request::{Downstream, Origin};
 use crate::source::Source;
 use crate::upstream::{Behalf, Call};
 use crate::worker::Worker;
-
-/// How long a client may be silent before it is one that waits for the server to speak.
-const SPEAKS_FIRST: Duration = Duration::from_millis(300);
 
 /// Serves a tunnel: who the peer is, then each of its streams in a task.
 pub(super) async fn serve(
@@ -95,12 +94,12 @@ pub(super) async fn serve(
 }
 
 /// What the streams of one tunnel have in common.
-struct Tunnel {
+pub(super) struct Tunnel {
     client: SocketAddr,
     /// Our own address, as the peer dialled it.
-    own: IpAddr,
+    pub(super) own: IpAddr,
     peer: Peer,
-    draining: Watcher,
+    pub(super) draining: Watcher,
 }
 
 impl Tunnel {
@@ -166,7 +165,7 @@ async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingReq
             serve_service(worker, tunnel, incoming, dialled).await;
         }
         Ok(Destination::Workload(workload, address)) => {
-            serve_workload(&worker, tunnel, incoming, &workload, address).await;
+            pod::serve(worker, tunnel, incoming, &workload, address).await;
         }
         Err(Lost { detail, .. }) => {
             tracing::debug!(client = %tunnel.client, peer = %tunnel.peer.identity(),
@@ -210,14 +209,26 @@ async fn serve_service(
     let plan = worker.plan.load_full();
     let is_ruled = plan.service(&service, port, &namespace).is_some();
     let guard = plan.guards().of_service(&service).cloned();
+    let is_treated = is_treated(&worker, &plan, &service, port);
     drop(plan);
     let facts = facts_of(tunnel, SocketAddr::new(ip, port));
     let outside = is_outside(&service);
     let refused = guard.as_ref().and_then(|guard| guard.refuses_bytes(&facts));
-    let looks = guard
+    let asks = guard
         .as_ref()
-        .is_some_and(|guard| !guard.is_of_connections());
-    if !is_ruled && !looks {
+        .is_some_and(|guard| !guard.is_of_connections())
+        || is_treated;
+    let before = Before {
+        said: spoken_at(&worker.upstreams.snapshot(), &service, port),
+        asks,
+        is_refused: refused.is_some(),
+    };
+    // What goes out has to say where to, whatever it is.
+    let patience = match outside {
+        true => asks.then_some(Duration::ZERO),
+        false => before.patience(),
+    };
+    if !is_ruled && patience.is_none() {
         if let Some(refusal) = refused {
             return refuse(tunnel, incoming, &refusal);
         }
@@ -241,41 +252,67 @@ async fn serve_service(
         };
         leave(&worker, leaving, stream, tunnel.draining.clone()).await
     } else {
-        guarded(&worker, tunnel, refused, (&service, port, &behalf), stream).await
+        let (to, patience) = ((&service, port, &behalf), patience.unwrap_or_default());
+        guarded(&worker, tunnel, refused, to, (stream, patience)).await
     };
     let Some((spoken, stream)) = found else {
         return;
     };
-    let protocol = match spoken {
-        Spoken::Http1 => BackendProtocol::Http,
-        Spoken::Http2 => BackendProtocol::H2c,
-    };
-    let plain = Arc::new(Rule::plain(&service, port, protocol));
+    let plain = Arc::new(Rule::plain(&service, port, protocol_of(spoken)));
     let is_ours = {
         let (network, own) = (Arc::clone(&worker.network), tunnel.own);
         let service = service.clone();
         move |snapshot: &Snapshot| is_behind(snapshot, &network, own, &service)
     };
-    let downstream = Downstream {
-        port,
+    let origin = Origin::Service {
+        service,
+        namespace,
+        plain,
+    };
+    let dialled = SocketAddr::new(ip, port);
+    let downstream = downstream(&worker, tunnel, origin, dialled, behalf);
+    let of_serving = Rc::clone(&worker);
+    let serve = |leaving| speak(of_serving, Rc::new(downstream), spoken, stream, leaving);
+    serve_while(&worker, tunnel.draining.clone(), is_ours, serve).await;
+}
+
+/// What a service says is spoken on a port.
+fn spoken_at(snapshot: &Snapshot, service: &NamespacedHostname, port: u16) -> AppProtocol {
+    let service = snapshot.service(service);
+    let mut ports = service.into_iter().flat_map(|service| &service.ports);
+    let port = ports.find(|candidate| candidate.service_port == port);
+    port.map_or(AppProtocol::Unknown, |port| port.app_protocol)
+}
+
+/// What a service is spoken to by where nobody says otherwise.
+pub(super) fn protocol_of(spoken: Spoken) -> BackendProtocol {
+    match spoken {
+        Spoken::Http1 => BackendProtocol::Http,
+        Spoken::Http2 => BackendProtocol::H2c,
+    }
+}
+
+/// A client whose requests have this for their destination.
+pub(super) fn downstream(
+    worker: &Worker,
+    tunnel: &Tunnel,
+    origin: Origin,
+    destination: SocketAddr,
+    behalf: Arc<Behalf>,
+) -> Downstream {
+    Downstream {
+        port: destination.port(),
         scheme: Scheme::Http,
-        origin: Origin::Service {
-            service,
-            namespace,
-            plain,
-        },
+        origin,
         client: tunnel.client,
         source: Some(tunnel.peer.clone()),
-        counted: tunnel.source(&worker),
-        destination: SocketAddr::new(ip, port),
+        counted: tunnel.source(worker),
+        destination,
         sni: None,
         forwarded_for: None,
         behalf: Some(behalf),
         upgraded: RefCell::default(),
-    };
-    let of_serving = Rc::clone(&worker);
-    let serve = |leaving| speak(of_serving, Rc::new(downstream), spoken, stream, leaving);
-    serve_while(&worker, tunnel.draining.clone(), is_ours, serve).await;
+    }
 }
 
 /// True while this gateway is the waypoint of a service.
@@ -293,7 +330,7 @@ fn is_behind(
 }
 
 /// For whom a stream is: its port is the application's where the client's node has told it.
-fn behalf(tunnel: &Tunnel, incoming: &IncomingRequest) -> Arc<Behalf> {
+pub(super) fn behalf(tunnel: &Tunnel, incoming: &IncomingRequest) -> Arc<Behalf> {
     let request = incoming.request.as_ref().ok();
     let told = request
         .and_then(|request| request.forwarded.client)
@@ -305,44 +342,6 @@ fn behalf(tunnel: &Tunnel, incoming: &IncomingRequest) -> Arc<Behalf> {
     })
 }
 
-/// Bytes to a workload that is addressed itself. Policies of the gateway hold; where they ask for
-/// more than a connection shows, nothing passes, as nobody looks into these bytes.
-async fn serve_workload(
-    worker: &Worker,
-    tunnel: &Tunnel,
-    incoming: IncomingRequest,
-    workload: &Workload,
-    address: SocketAddr,
-) {
-    // No service has such a name: what is found is of the gateway as a whole.
-    let nobody = NamespacedHostname::new(&workload.namespace, &address.ip().to_string());
-    let guard = worker.plan.load().guards().of_service(&nobody).cloned();
-    if let Some(guard) = guard {
-        let refused = match guard.is_of_connections() {
-            true => guard.refuses_bytes(&facts_of(tunnel, address)),
-            false => Some(Refusal::new(
-                Reason::PolicyNotAllowed,
-                "policies ask about requests, and pods are reached by bytes",
-            )),
-        };
-        if let Some(refusal) = refused {
-            return refuse(tunnel, incoming, &refusal);
-        }
-    }
-    let behalf = behalf(tunnel, &incoming);
-    let connected = worker
-        .upstreams
-        .connect_to(workload, address, Some(&behalf));
-    match connected.await {
-        Ok(backend) => {
-            if let Ok(stream) = incoming.accept(None) {
-                copy(TunnelIo::new(stream), backend).await;
-            }
-        }
-        Err(refusal) => refuse(tunnel, incoming, &refusal),
-    }
-}
-
 /// A stream that policies look into. `None` when it is over: whatever is not HTTP passes as bytes,
 /// unless it is `refused`.
 async fn guarded(
@@ -350,13 +349,8 @@ async fn guarded(
     tunnel: &Tunnel,
     refused: Option<Refusal>,
     (service, port, behalf): (&NamespacedHostname, u16, &Arc<Behalf>),
-    stream: TunnelIo,
+    (stream, patience): (TunnelIo, Duration),
 ) -> Option<(Spoken, Rewound<TunnelIo>)> {
-    // Where nothing else passes, there is no hurry to find out.
-    let patience = match refused {
-        None => SPEAKS_FIRST,
-        Some(_) => Duration::from_secs(30),
-    };
     let (spoken, stream) = sniff(stream, patience).await;
     if let Some(spoken) = spoken {
         return Some((spoken, stream));
@@ -374,7 +368,7 @@ async fn guarded(
 }
 
 /// What policies may ask of a connection.
-fn facts_of(tunnel: &Tunnel, destination: SocketAddr) -> Request<'_> {
+pub(super) fn facts_of(tunnel: &Tunnel, destination: SocketAddr) -> Request<'_> {
     let address = Address {
         ip: tunnel.client.ip(),
         // By the peer's certificate.
@@ -383,7 +377,7 @@ fn facts_of(tunnel: &Tunnel, destination: SocketAddr) -> Request<'_> {
     connection(Some(&tunnel.peer), address, destination, None)
 }
 
-fn refuse(tunnel: &Tunnel, incoming: IncomingRequest, refusal: &Refusal) {
+pub(super) fn refuse(tunnel: &Tunnel, incoming: IncomingRequest, refusal: &Refusal) {
     log_refused(tunnel, refusal);
     incoming.reject(match refusal.reason {
         // What nodes answer, and take for a policy's word.
@@ -394,7 +388,7 @@ fn refuse(tunnel: &Tunnel, incoming: IncomingRequest, refusal: &Refusal) {
     });
 }
 
-fn log_refused(tunnel: &Tunnel, refusal: &Refusal) {
+pub(super) fn log_refused(tunnel: &Tunnel, refusal: &Refusal) {
     tracing::debug!(client = %tunnel.client, peer = %tunnel.peer.identity(),
         reason = %refusal.reason, detail = refusal.detail, "stream refused");
 }
@@ -415,6 +409,7 @@ fn call_for<'a>(
         hash: None,
         deadline: None,
         behalf: Some(behalf),
+        pod: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Policies before a request: tokens, then authorization.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent_model::Reason;
 use agent_policy::http::{Address, Request};
 use http::Uri;
 use http::request::Parts;
@@ -30,10 +32,49 @@ pub(super) async fn admit(
     let guard = match &client.origin {
         Origin::Service { service, .. } => plan.guards().of_service(service),
         Origin::Port { .. } => plan.guards().of_gateway(),
+        Origin::Pod { pod, .. } => {
+            let guards = plan.guards().of_pod(&pod.services);
+            // Boxed: few requests are for a pod that was addressed itself.
+            let passed = all_of(worker, &guards, client, facts, port, trials);
+            return Box::pin(passed).await;
+        }
     };
-    let Some(guard) = guard else {
-        return Ok(Admitted::default());
-    };
+    match guard {
+        None => Ok(Admitted::default()),
+        Some(guard) => pass(worker, guard, client, facts, port, trials).await,
+    }
+}
+
+/// The policies of each place let the request pass, or it does not. Two of them that change it would
+/// each send on what the other has taken out.
+async fn all_of(
+    worker: &Worker,
+    guards: &[&Arc<Guard>],
+    client: &Downstream,
+    facts: &Facts<'_>,
+    port: Option<u16>,
+    trials: &mut Vec<Trial>,
+) -> Result<Admitted, Refusal> {
+    let mut changed = None;
+    for guard in guards {
+        let admitted = pass(worker, guard, client, facts, port, trials).await?;
+        let changes = admitted.headers.is_some() || admitted.query.is_some();
+        if changes && changed.replace(admitted).is_some() {
+            let detail = "policies of two services of the pod ask for tokens, each in its own way";
+            return Err(Refusal::new(Reason::PolicyNotAllowed, detail));
+        }
+    }
+    Ok(changed.unwrap_or_default())
+}
+
+async fn pass(
+    worker: &Worker,
+    guard: &Guard,
+    client: &Downstream,
+    facts: &Facts<'_>,
+    port: Option<u16>,
+    trials: &mut Vec<Trial>,
+) -> Result<Admitted, Refusal> {
     let address = Address {
         ip: client.client.ip(),
         vouched: is_vouched(worker, client),
@@ -96,7 +137,7 @@ pub(super) fn take_over(admitted: Admitted, parts: &mut Parts) -> Result<(), Ref
         };
         let invalid = || {
             let detail = "the request target is not a path";
-            Refusal::new(agent_model::Reason::RequestInvalid, detail)
+            Refusal::new(Reason::RequestInvalid, detail)
         };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| invalid())?);

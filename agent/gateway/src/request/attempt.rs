@@ -46,7 +46,7 @@ async fn again(
     call: Call<'_>,
     request: Outgoing,
 ) -> Result<Timely, Failed> {
-    let group = worker.upstreams.group(call.service, call.port);
+    let group = worker.upstreams.group(&call);
     let budget = way.budget.as_ref().unwrap_or_else(|| group.budget());
     let _in_flight = budget.begin();
     let (parts, body) = request.into_parts();

@@ -159,6 +159,7 @@ fn treatment<'a>(plan: &'a Plan, client: &Downstream, rule: &'a Rule) -> &'a Arc
     match (&rule.treatment, &client.origin) {
         (Some(treatment), _) => treatment,
         (None, Origin::Service { service, .. }) => plan.treatment(service, client.port),
+        (None, Origin::Pod { pod, .. }) => plan.treatment(&pod.name, client.port),
         (None, Origin::Port { .. }) => plan.untreated(),
     }
 }
@@ -182,6 +183,7 @@ fn find(plan: &Plan, client: &Downstream, facts: &Facts<'_>) -> Result<Option<Fo
             Some(rules) => rules,
             None => return Ok(Some((Arc::clone(plain), None))),
         },
+        Origin::Pod { plain, .. } => return Ok(Some((Arc::clone(plain), None))),
         Origin::Port { listener: chosen } => {
             let port = plan.port(client.port);
             let Some(listener) = port.and_then(|port| port.listener(facts.host)) else {

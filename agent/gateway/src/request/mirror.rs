@@ -76,6 +76,7 @@ async fn send(worker: &Worker, mirror: &MirrorTo, mut parts: Parts, body: Reques
         hash: None,
         deadline: None,
         behalf: None,
+        pod: None,
     };
     match worker.upstreams.send(&call, &mut Vec::new(), request).await {
         Ok(answer) => {

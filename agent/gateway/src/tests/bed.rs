@@ -188,9 +188,19 @@ impl Bed {
 
     /// The listener `http` with these routes and traffic policies.
     pub(super) fn apply_treated(&self, routes: &[Route], policies: &[TrafficPolicy]) -> Vec<Fault> {
+        let listeners = vec![listener("http", self.address.port())];
+        self.apply_treated_with(listeners, routes, policies)
+    }
+
+    pub(super) fn apply_treated_with(
+        &self,
+        listeners: Vec<Listener>,
+        routes: &[Route],
+        policies: &[TrafficPolicy],
+    ) -> Vec<Fault> {
         let routes: Vec<_> = routes.iter().cloned().map(Arc::new).collect();
         let policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
-        let gateway = model(vec![listener("http", self.address.port())]);
+        let gateway = model(listeners);
         let (plan, faults) = Plan::compile(Sources {
             gateway: &gateway,
             routes: &routes,
@@ -372,10 +382,7 @@ pub(super) fn target(name: &str, protocol: BackendProtocol) -> Target {
 
 /// An endpoint of a service, outside the mesh.
 pub(super) fn endpoint(name: &str, of: &str, address: SocketAddr) -> Workload {
-    let port = ServicePort {
-        service_port: 80,
-        target_port: address.port(),
-    };
+    let port = ServicePort::new(80, address.port());
     Workload {
         uid: format!("c//Pod/ns/{name}").into(),
         name: name.into(),
@@ -394,10 +401,7 @@ pub(super) fn service(name: &str) -> Service {
         namespace: key.namespace,
         hostname: key.hostname,
         vips: Vec::new(),
-        ports: vec![ServicePort {
-            service_port: 80,
-            target_port: 0,
-        }],
+        ports: vec![ServicePort::new(80, 0)],
         subject_alt_names: Vec::new(),
         waypoint: None,
         ingress_use_waypoint: false,

@@ -40,10 +40,7 @@ fn site(at: SocketAddr) -> Site {
         ..behind_waypoint("api")
     };
     entry.vips[0].address = VIP.parse().unwrap();
-    let port = ServicePort {
-        service_port: 80,
-        target_port: at.port(),
-    };
+    let port = ServicePort::new(80, at.port());
     let outside = Workload {
         uid: "c/networking.istio.io/ServiceEntry/ns/api".into(),
         services: [(entry.key(), vec![port])].into(),

@@ -10,8 +10,8 @@ use agent_hbone::headers::{Authority as Named, ConnectRequest};
 use agent_hbone::{HboneError, Pool, Settings, Target, TunnelIo, server};
 use agent_identity::{Authority, Certificates, server_config};
 use agent_model::gateway::{
-    Filter, HeaderChange, HeaderValue, HttpRule, NamedMatch, Parent, PathChange, Protocol,
-    Redirect, Rewrite, Route, Scheme, ValueMatch,
+    Filter, HeaderChange, HeaderValue, HttpRule, Listener, NamedMatch, Parent, PathChange,
+    Protocol, Redirect, Rewrite, Route, Scheme, ValueMatch,
 };
 use agent_model::{
     GatewayAddress, GatewayTarget, HBONE_PORT, Identity, NetworkAddress, Reason, Service,
@@ -94,9 +94,15 @@ impl Site {
     }
 
     fn apply(&self, routes: &[Route]) {
-        let mut mesh = listener("mesh", self.bed.address.port());
-        mesh.protocol = Protocol::Hbone;
-        assert_eq!(self.bed.apply_with(vec![mesh], routes), []);
+        assert_eq!(self.bed.apply_with(vec![self.listener()], routes), []);
+    }
+
+    /// The waypoint's own.
+    pub(super) fn listener(&self) -> Listener {
+        Listener {
+            protocol: Protocol::Hbone,
+            ..listener("mesh", self.bed.address.port())
+        }
     }
 
     /// A stream of a client in a namespace to an authority.

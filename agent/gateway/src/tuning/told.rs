@@ -111,6 +111,21 @@ impl Tuning {
         }
     }
 
+    /// True where policies say of requests to a port of a service, whatever their rule, what can be
+    /// done to requests only.
+    pub(crate) fn asks_for_requests(&self, service: &NamespacedHostname, port: u16) -> bool {
+        let scopes: Vec<_> = scopes_of_service(service, port)
+            .into_iter()
+            .chain(self.general.iter().cloned())
+            .collect();
+        let retry = self.policies.part(&scopes, |policy| policy.retry.as_ref());
+        retry.is_some()
+            || self
+                .policies
+                .part(&scopes, |policy| policy.session_persistence.as_ref())
+                .is_some()
+    }
+
     fn sessions(
         &self,
         rule: &OfRule<'_>,

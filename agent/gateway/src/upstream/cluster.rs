@@ -46,6 +46,13 @@ impl Cluster {
         }
     }
 
+    /// Of a group whose endpoints never change.
+    pub(super) fn fixed(group: Arc<Group>) -> Self {
+        let cluster = Self::new(group);
+        cluster.take();
+        cluster
+    }
+
     pub(super) fn group(&self) -> &Arc<Group> {
         &self.group
     }

@@ -67,7 +67,10 @@ impl Dialer {
         let (workload, group) = (endpoint.workload(), endpoint.group());
         let of = (group.service(), group.port());
         let to = (&*workload, endpoint.address());
-        let dialled = Box::pin(self.dial(of, to, tls, inside, behalf)).await;
+        let dialled = match group.is_pod() {
+            false => Box::pin(self.dial(of, to, tls, inside, behalf)).await,
+            true => Box::pin(self.pod(&workload, endpoint.address(), behalf)).await,
+        };
         let pass = admission.map(Admission::made);
         dialled.map(|leg| Line::new(leg, pass))
     }
@@ -100,7 +103,7 @@ impl Dialer {
         within(address, dialled).await
     }
 
-    /// Connects to a workload itself, for bytes.
+    /// Connects to a workload itself, which this gateway is the waypoint of.
     pub(super) async fn pod(
         &self,
         workload: &Workload,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use agent_model::{NamespacedHostname, Reason};
+use agent_model::{NamespacedHostname, Reason, Workload};
 use agent_state::Snapshot;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -22,10 +22,12 @@ use crate::tuning::Settings;
 /// Failures in a row are not counted.
 const UNCOUNTED: u32 = u32::MAX;
 
-/// One port of a service. What is limited or judged is so for the whole process.
+/// One port of a service, or of one pod. What is limited or judged is so for the whole process.
 pub(crate) struct Group {
     service: NamespacedHostname,
     port: u16,
+    /// It is one pod, which was addressed itself.
+    is_pod: bool,
     list: ArcSwap<List>,
     /// Grows with each list.
     epoch: AtomicU64,
@@ -75,10 +77,41 @@ impl Group {
         settings: Arc<Settings>,
         reclaim: watch::Sender<u64>,
     ) -> Arc<Self> {
-        let group = Self {
+        let group = Self::empty(service, port, &settings, reclaim);
+        group.tune(&mut group.judge(), settings, Instant::now());
+        Arc::new(group)
+    }
+
+    /// Of one pod and no other, under a name that no service has. Settings of services are not for
+    /// it: there is no other to choose, or to send to while it fails.
+    pub(super) fn of_pod(
+        name: NamespacedHostname,
+        workload: Arc<Workload>,
+        address: SocketAddr,
+    ) -> Arc<Self> {
+        let settings = Arc::default();
+        let reclaim = watch::channel(0).0;
+        let group = Self::empty(name, address.port(), &settings, reclaim);
+        group.tune(&mut group.judge(), Arc::clone(&settings), Instant::now());
+        let alone = List::of_one(workload, address, &settings);
+        group.put(&mut group.judge(), alone);
+        Arc::new(Self {
+            is_pod: true,
+            ..group
+        })
+    }
+
+    fn empty(
+        service: NamespacedHostname,
+        port: u16,
+        settings: &Arc<Settings>,
+        reclaim: watch::Sender<u64>,
+    ) -> Self {
+        Self {
             service,
             port,
-            list: ArcSwap::from_pointee(List::unknown(&settings)),
+            is_pod: false,
+            list: ArcSwap::from_pointee(List::unknown(settings)),
             epoch: AtomicU64::new(0),
             is_limited: AtomicBool::new(false),
             is_checked: AtomicBool::new(false),
@@ -94,9 +127,7 @@ impl Group {
             freed: Notify::new(),
             reclaim,
             events: Events::default(),
-        };
-        group.tune(&mut group.judge(), settings, Instant::now());
-        Arc::new(group)
+        }
     }
 
     pub(super) fn service(&self) -> &NamespacedHostname {
@@ -105,6 +136,11 @@ impl Group {
 
     pub(super) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// True for one pod that was addressed itself.
+    pub(super) fn is_pod(&self) -> bool {
+        self.is_pod
     }
 
     /// The list, and its number.

@@ -116,6 +116,20 @@ impl List {
         Some(Self::new(members.collect(), missing, preference, settings))
     }
 
+    /// Of one endpoint that is known beforehand.
+    pub(super) fn of_one(
+        workload: Arc<Workload>,
+        address: SocketAddr,
+        settings: &Arc<Settings>,
+    ) -> Self {
+        let one = Member {
+            vital: Vital::new(&workload, address.port(), Instant::now()),
+            workload,
+            address,
+        };
+        Self::new(vec![one], Missing::Endpoints, Preference::None, settings)
+    }
+
     /// The same endpoints with other settings.
     pub(super) fn with_settings(&self, settings: &Arc<Settings>) -> Self {
         let members = self.members.to_vec();

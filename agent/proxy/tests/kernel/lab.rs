@@ -171,10 +171,7 @@ impl Lab {
     }
 }
 
-const WEB_PORT: ServicePort = ServicePort {
-    service_port: 80,
-    target_port: APP,
-};
+const WEB_PORT: ServicePort = ServicePort::new(80, APP);
 
 pub(crate) fn put(workload: Workload) -> Update {
     Update::Workload(Box::new(workload))

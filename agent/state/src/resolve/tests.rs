@@ -144,10 +144,7 @@ fn meshed(name: &str, ip: &str) -> Workload {
 
 /// The workload as an endpoint of `web`, serving port 80 on `target`.
 fn serving(workload: Workload, target: u16) -> Workload {
-    let ports = vec![ServicePort {
-        service_port: 80,
-        target_port: target,
-    }];
+    let ports = vec![ServicePort::new(80, target)];
     Workload {
         services: [(web_key(), ports)].into(),
         ..workload

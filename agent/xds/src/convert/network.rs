@@ -1,6 +1,8 @@
 //! What workloads and services have in common: ports, addresses in networks, gateways.
 
-use agent_model::{GatewayAddress, GatewayTarget, NamespacedHostname, NetworkAddress, ServicePort};
+use agent_model::{
+    AppProtocol, GatewayAddress, GatewayTarget, NamespacedHostname, NetworkAddress, ServicePort,
+};
 use proto::workload as wire;
 
 use super::fields::{address, invalid, list, name, octets, port, port_or_zero, required};
@@ -11,6 +13,7 @@ pub(super) fn decode_ports(ports: &[wire::Port]) -> Result<Vec<ServicePort>, Err
         Ok(ServicePort {
             service_port: port("service_port", message.service_port)?,
             target_port: port_or_zero("target_port", message.target_port)?,
+            app_protocol: decode_protocol(message.app_protocol),
         })
     })
 }
@@ -19,10 +22,33 @@ pub(super) fn encode_ports(ports: &[ServicePort]) -> wire::PortList {
     let port = |port: &ServicePort| wire::Port {
         service_port: port.service_port.into(),
         target_port: port.target_port.into(),
-        app_protocol: wire::AppProtocol::Unknown.into(),
+        app_protocol: encode_protocol(port.app_protocol).into(),
     };
     wire::PortList {
         ports: ports.iter().map(port).collect(),
+    }
+}
+
+/// What is not known yet is as if nothing had been said.
+fn decode_protocol(protocol: i32) -> AppProtocol {
+    match wire::AppProtocol::try_from(protocol).unwrap_or_default() {
+        wire::AppProtocol::Unknown => AppProtocol::Unknown,
+        wire::AppProtocol::Http11 => AppProtocol::Http1,
+        wire::AppProtocol::Http2 => AppProtocol::Http2,
+        wire::AppProtocol::Grpc => AppProtocol::Grpc,
+        wire::AppProtocol::Tcp => AppProtocol::Tcp,
+        wire::AppProtocol::Tls => AppProtocol::Tls,
+    }
+}
+
+fn encode_protocol(protocol: AppProtocol) -> wire::AppProtocol {
+    match protocol {
+        AppProtocol::Unknown => wire::AppProtocol::Unknown,
+        AppProtocol::Http1 => wire::AppProtocol::Http11,
+        AppProtocol::Http2 => wire::AppProtocol::Http2,
+        AppProtocol::Grpc => wire::AppProtocol::Grpc,
+        AppProtocol::Tcp => wire::AppProtocol::Tcp,
+        AppProtocol::Tls => wire::AppProtocol::Tls,
     }
 }
 

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agent_model::{
-    Action, Authorization, Clause, GatewayAddress, GatewayTarget, Health, HealthPolicy, IpFamilies,
-    LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Match, NamespacedHostname,
-    NetworkAddress, NetworkMode, PolicyKey, Rule, Scope, Service, ServiceAccountMatch, ServicePort,
-    StringMatch, TunnelProtocol, Visibility, Workload, WorkloadType,
+    Action, AppProtocol, Authorization, Clause, GatewayAddress, GatewayTarget, Health,
+    HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, Locality, LocalityScope, Match,
+    NamespacedHostname, NetworkAddress, NetworkMode, PolicyKey, Rule, Scope, Service,
+    ServiceAccountMatch, ServicePort, StringMatch, TunnelProtocol, Visibility, Workload,
+    WorkloadType,
 };
 use ipnet::IpNet;
 use proptest::collection::{btree_map, vec};
@@ -56,10 +57,21 @@ fn gateway() -> impl Strategy<Value = GatewayAddress> {
 }
 
 fn ports() -> impl Strategy<Value = Vec<ServicePort>> {
-    let port = (1..=u16::MAX, any::<u16>()).prop_map(|(service_port, target_port)| ServicePort {
-        service_port,
-        target_port,
-    });
+    let protocol = prop_oneof![
+        Just(AppProtocol::Unknown),
+        Just(AppProtocol::Http1),
+        Just(AppProtocol::Http2),
+        Just(AppProtocol::Grpc),
+        Just(AppProtocol::Tcp),
+        Just(AppProtocol::Tls),
+    ];
+    let port = (1..=u16::MAX, any::<u16>(), protocol).prop_map(
+        |(service_port, target_port, app_protocol)| ServicePort {
+            service_port,
+            target_port,
+            app_protocol,
+        },
+    );
     vec(port, 0..4)
 }
 

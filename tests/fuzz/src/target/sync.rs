@@ -162,9 +162,8 @@ fn hostname(choices: &mut Choices<'_>) -> NamespacedHostname {
 }
 
 fn ports(choices: &mut Choices<'_>) -> Vec<ServicePort> {
-    choices.list(3, |choices| ServicePort {
-        service_port: choices.of(&[80, 443, 15008]),
-        target_port: choices.of(&[0, 8080, 15001]),
+    choices.list(3, |choices| {
+        ServicePort::new(choices.of(&[80, 443, 15008]), choices.of(&[0, 8080, 15001]))
     })
 }
 
