@@ -25,7 +25,7 @@ pub(super) fn routes<'w>(
     gateways: &mut [Owned<'w>],
     out: &mut Resolved,
 ) -> Uses {
-    let waypoints = waypoints::of(world, gateways);
+    let waypoints = waypoints::of(gateways);
     let mut attaching = Attaching {
         world,
         gateways,

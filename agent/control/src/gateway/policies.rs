@@ -35,7 +35,7 @@ pub(super) fn resolve(world: &World<'_>, gateways: &[Owned<'_>], out: &mut Resol
     let places = Places {
         world,
         gateways,
-        waypoints: waypoints::of(world, gateways),
+        waypoints: waypoints::of(gateways),
     };
     for objects in world.objects.values() {
         for policy in objects.authorization_policies.values() {
@@ -45,6 +45,29 @@ pub(super) fn resolve(world: &World<'_>, gateways: &[Owned<'_>], out: &mut Resol
             places.put_authentication(policy, out);
         }
     }
+}
+
+/// The gateways before all of whose requests a policy in force stands: one that names the Gateway,
+/// its class, or the label of its pods. A trial holds nothing.
+pub(super) fn attached(world: &World<'_>, gateways: &[Owned<'_>]) -> BTreeSet<GatewayKey> {
+    let places = Places {
+        world,
+        gateways,
+        waypoints: Waypoints::NONE,
+    };
+    let mut attached = BTreeSet::new();
+    for objects in world.objects.values() {
+        let policies = objects.authorization_policies.values();
+        let in_force = policies
+            .filter(|policy| authorization::action(policy).is_some() && !policy.is_dry_run());
+        let access = in_force.map(|policy| Attachment::of_access(policy));
+        let tokens = objects.request_authentications.values();
+        let tokens = tokens.map(|policy| Attachment::of_tokens(policy));
+        for attachment in access.chain(tokens) {
+            attached.extend(places.find(&attachment).whole);
+        }
+    }
+    attached
 }
 
 struct Places<'a> {
@@ -60,10 +83,33 @@ struct Attachment<'a> {
     targets: Vec<&'a istio::PolicyTarget>,
 }
 
+impl<'a> Attachment<'a> {
+    fn of_access(policy: &'a AuthorizationPolicy) -> Self {
+        let spec = &policy.spec;
+        Self {
+            namespace: &policy.metadata.namespace,
+            selector: authorization::selector(policy),
+            targets: spec.target_refs.iter().chain(&spec.target_ref).collect(),
+        }
+    }
+
+    fn of_tokens(policy: &'a RequestAuthentication) -> Self {
+        let spec = &policy.spec;
+        let selector = spec.selector.as_ref();
+        Self {
+            namespace: &policy.metadata.namespace,
+            selector: selector.filter(|selector| !selector.match_labels.is_empty()),
+            targets: spec.target_refs.iter().chain(&spec.target_ref).collect(),
+        }
+    }
+}
+
 /// Where a policy belongs.
 #[derive(Default)]
 struct Found {
     targets: Vec<PolicyTarget>,
+    /// Gateways it is for as a whole.
+    whole: BTreeSet<GatewayKey>,
     /// Who is told.
     told: BTreeSet<GatewayKey>,
     /// Who enforces it now.
@@ -78,13 +124,8 @@ impl<'a> Places<'a> {
             // Whoever looks at connections says so.
             return;
         };
-        let spec = &policy.spec;
         let metadata = &policy.metadata;
-        let found = self.find(&Attachment {
-            namespace: &metadata.namespace,
-            selector: authorization::selector(policy),
-            targets: spec.target_refs.iter().chain(&spec.target_ref).collect(),
-        });
+        let found = self.find(&Attachment::of_access(policy));
         let kind = Kind::AuthorizationPolicy;
         let object = ObjectRef::new(kind, &metadata.namespace, &metadata.name);
         if authorization::has_targets(policy) {
@@ -104,13 +145,8 @@ impl<'a> Places<'a> {
     }
 
     fn put_authentication(&self, policy: &RequestAuthentication, out: &mut Resolved) {
-        let (spec, metadata) = (&policy.spec, &policy.metadata);
-        let selector = spec.selector.as_ref();
-        let found = self.find(&Attachment {
-            namespace: &metadata.namespace,
-            selector: selector.filter(|selector| !selector.match_labels.is_empty()),
-            targets: spec.target_refs.iter().chain(&spec.target_ref).collect(),
-        });
+        let metadata = &policy.metadata;
+        let found = self.find(&Attachment::of_tokens(policy));
         let kind = Kind::RequestAuthentication;
         let object = ObjectRef::new(kind, &metadata.namespace, &metadata.name);
         note(&object, &found, out);
@@ -242,6 +278,7 @@ impl Found {
     fn add_gateway(&mut self, key: &GatewayKey) {
         let name: Arc<str> = key.to_string().into();
         self.targets.push(PolicyTarget::Gateway(name));
+        self.whole.insert(key.clone());
         self.told.insert(key.clone());
         self.enforcers.insert(key.clone());
     }

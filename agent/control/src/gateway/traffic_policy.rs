@@ -223,7 +223,7 @@ fn service(
     let mut served = uses.get(&host).cloned().unwrap_or_default();
     let labels = world.labels_of(namespace);
     let metadata = &service.metadata;
-    let bound = waypoints::of(world, gateways).of_service(&metadata.labels, namespace, &labels);
+    let bound = waypoints::of(gateways).of_service(&metadata.labels, namespace, &labels);
     let address = bound
         .filter(|bound| bound.lost.is_none())
         .map(|bound| bound.address.target);

@@ -3,18 +3,22 @@
 use agent_model::gateway::{GatewayKey, GatewayKind};
 
 use super::owned::{self, Owned};
-use super::{World, class};
-use crate::translate::guard::targets;
+use super::{World, class, policies};
 use crate::translate::waypoint::{Waypoint, Waypoints};
 
-/// Finds them.
+/// Finds them, with what policies are attached to each.
 pub(crate) fn waypoints(world: &World<'_>) -> Waypoints {
     let classes = class::ours(world, &mut Default::default());
-    of(world, &owned::find(world, &classes))
+    let gateways = owned::find(world, &classes);
+    let mut found = of(&gateways);
+    for GatewayKey { namespace, name } in policies::attached(world, &gateways) {
+        found.police(&(namespace, name));
+    }
+    found
 }
 
-/// One without a listener for tunnels is none: what is bound to it is lost.
-pub(super) fn of(world: &World<'_>, gateways: &[Owned<'_>]) -> Waypoints {
+/// Where they are. One without a listener for tunnels is none: what is bound to it is lost.
+pub(super) fn of(gateways: &[Owned<'_>]) -> Waypoints {
     let found = gateways.iter().filter_map(|gateway| {
         let GatewayKind::Waypoint(reach) = gateway.kind else {
             return None;
@@ -26,16 +30,9 @@ pub(super) fn of(world: &World<'_>, gateways: &[Owned<'_>]) -> Waypoints {
             reach,
             port: listener.port,
             allowed: listener.allowed_routes.namespaces.clone(),
-            is_policed: is_policed(world, &key),
+            is_policed: false,
         };
         Some(((key.namespace, key.name), waypoint))
     });
     Waypoints::new(found.collect())
-}
-
-/// True when a policy is attached to the Gateway, which one of its own namespace alone can be.
-fn is_policed(world: &World<'_>, gateway: &GatewayKey) -> bool {
-    let objects = world.objects.get(&gateway.namespace);
-    let mut targets = objects.into_iter().flat_map(|objects| targets(objects));
-    targets.any(|target| target == ("Gateway", &*gateway.name))
 }

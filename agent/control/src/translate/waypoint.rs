@@ -72,6 +72,13 @@ impl Waypoints {
         Self(waypoints)
     }
 
+    /// A policy is attached to that one.
+    pub(crate) fn police(&mut self, gateway: &(Arc<str>, Arc<str>)) {
+        if let Some(waypoint) = self.0.get_mut(gateway) {
+            waypoint.is_policed = true;
+        }
+    }
+
     /// What a Service or ServiceEntry is bound to: labels of the object, its namespace, labels of
     /// that.
     pub(crate) fn of_service(

@@ -269,6 +269,60 @@ fn what_is_to_pass_a_waypoint_takes_nothing_else() {
     assert_eq!(guards_of(USE, "", &format!("{}{of_another}", at(""))), "");
 }
 
+/// Whatever stands before the requests of a waypoint is not to be gone around.
+#[test]
+fn every_policy_at_a_waypoint_guards_what_is_behind_it() {
+    let of = |kind: &str, namespace: &str, spec: &str| {
+        let policy = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: \
+             {namespace}}}\nspec: {{{spec}}}\n"
+        );
+        let way = waypoint("shop", "", "");
+        guards(&collection(&format!(
+            "{CLASS}{}{way}{policy}",
+            served(USE, "")
+        )))
+    };
+    let tokens = "jwtRules: [{issuer: i, jwks: '{\"keys\": []}'}]";
+    let class = "targetRefs: [{kind: GatewayClass, group: gateway.networking.k8s.io, name: \
+                 culvert-waypoint}]";
+    let pods = "selector: {matchLabels: {gateway.networking.k8s.io/gateway-name: wp}}";
+    for (kind, namespace, spec) in [
+        (
+            "RequestAuthentication",
+            "shop",
+            "targetRefs: [{kind: Gateway, name: wp}]",
+        ),
+        (
+            "RequestAuthentication",
+            "shop",
+            "targetRefs: [{kind: Service, name: cart}]",
+        ),
+        ("RequestAuthentication", "culvert-system", class),
+        ("RequestAuthentication", "shop", pods),
+        ("AuthorizationPolicy", "culvert-system", class),
+        ("AuthorizationPolicy", "shop", pods),
+    ] {
+        let spec = match kind {
+            "RequestAuthentication" => format!("{spec}, {tokens}"),
+            _ => format!("{spec}, rules: [{{}}]"),
+        };
+        let found = of(kind, namespace, &spec);
+        assert_eq!(found, "shop/sa/wp [80, 8080]", "{kind} {spec}");
+    }
+    // Classes are the root namespace's, and gateways at the border are no waypoints.
+    let elsewhere = format!("{class}, rules: [{{}}]");
+    assert_eq!(of("AuthorizationPolicy", "shop", &elsewhere), "");
+    assert_eq!(
+        of(
+            "AuthorizationPolicy",
+            "shop",
+            "rules: [{}], action: AUDIT, targetRef: {kind: Gateway, name: wp}"
+        ),
+        ""
+    );
+}
+
 #[test]
 fn a_service_and_its_pod_may_have_different_waypoints() {
     let two = waypoint("shop", "", "")
