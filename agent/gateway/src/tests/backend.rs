@@ -44,7 +44,12 @@ pub(super) struct Backend {
 
 impl Backend {
     pub(super) async fn start(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", name).await
+    }
+
+    /// On another address of loopback.
+    pub(super) async fn start_at(ip: &str, name: &'static str) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Log::default());
         let kept = Arc::clone(&log);

@@ -25,6 +25,8 @@ use super::issuer::Issuer;
 use super::waypoint::{Site, behind_waypoint, worker};
 use crate::access::RequestPolicies;
 
+/// Where the pod is; the waypoint is at 127.0.0.1.
+const POD: &str = "127.77.0.6";
 const DENIED: (u16, Reason) = (403, Reason::PolicyDenied);
 const OK: (u16, Reason) = (200, Reason::Ok);
 
@@ -107,7 +109,7 @@ async fn ask(
 #[tokio::test]
 async fn requests_to_a_pod_are_judged_one_by_one() {
     worker(async {
-        let backend = Backend::start("one").await;
+        let backend = Backend::start_at(POD, "one").await;
         for said in [AppProtocol::Unknown, AppProtocol::Http1] {
             let site = site(backend.address, said);
             let pod = backend.address.to_string();
@@ -129,7 +131,7 @@ async fn requests_to_a_pod_are_judged_one_by_one() {
 #[tokio::test]
 async fn a_pod_has_the_tokens_of_its_services() {
     worker(async {
-        let backend = Backend::start("one").await;
+        let backend = Backend::start_at(POD, "one").await;
         let site = site(backend.address, AppProtocol::Unknown);
         let pod = backend.address.to_string();
         let issuer = Issuer::new("k");
@@ -151,7 +153,7 @@ async fn a_pod_has_the_tokens_of_its_services() {
 #[tokio::test]
 async fn a_pod_of_two_services_has_the_policies_of_both() {
     worker(async {
-        let backend = Backend::start("one").await;
+        let backend = Backend::start_at(POD, "one").await;
         let mut site = site(backend.address, AppProtocol::Unknown);
         let mut pod = Workload {
             waypoint: behind_waypoint("one").waypoint,
@@ -185,7 +187,7 @@ async fn a_pod_of_two_services_has_the_policies_of_both() {
 #[tokio::test]
 async fn what_is_said_to_be_http_is_counted_without_a_policy() {
     worker(async {
-        let backend = Backend::start("one").await;
+        let backend = Backend::start_at(POD, "one").await;
         let site = site(backend.address, AppProtocol::Http1);
         let service = NamespacedHostname::new("ns", "10.96.0.1");
         for authority in [
@@ -201,7 +203,7 @@ async fn what_is_said_to_be_http_is_counted_without_a_policy() {
 #[tokio::test]
 async fn what_is_said_not_to_be_http_passes_as_bytes_or_not_at_all() {
     worker(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((POD, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
@@ -235,7 +237,7 @@ async fn what_is_said_not_to_be_http_passes_as_bytes_or_not_at_all() {
 #[tokio::test]
 async fn traffic_policies_hold_without_a_route() {
     worker(async {
-        let backend = Backend::start("one").await;
+        let backend = Backend::start_at(POD, "one").await;
         let site = site(backend.address, AppProtocol::Unknown);
         let limit = Limit {
             requests: 2,
