@@ -421,6 +421,7 @@ fn the_control_plane_may_do_what_it_does_and_no_more() {
         serviceentries/status         patch
         services                      get create patch
         services                      get list watch
+        services/status               patch
         tcproutes                     get list watch
         tcproutes/status              patch
         tlsroutes                     get list watch

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_model::gateway::GatewayKey;
 
+use super::bound;
 use super::events::{Notice, notices};
 use crate::check::{Found, Seen, View, of_views};
 use crate::code::Code;
@@ -79,6 +80,7 @@ pub(super) fn review(
         };
         verdicts.insert(object, facts.verdict(&subject));
     }
+    verdicts.extend(views.iter().flat_map(bound::of_services));
     for (object, problem) in broken {
         if !verdicts.contains_key(object) && has_conditions(object.kind) {
             let facts = Facts {
@@ -126,6 +128,8 @@ struct Subject {
     is_of_gateways: bool,
     /// Hosts of a ServiceEntry.
     hosts: usize,
+    /// What is said of its waypoint.
+    bound: Option<Condition>,
 }
 
 impl Subject {
@@ -137,6 +141,7 @@ impl Subject {
             is_dry_run: false,
             is_of_gateways: false,
             hosts: 0,
+            bound: None,
         }
     }
 
@@ -273,13 +278,18 @@ fn of_namespace(
         let kind = Kind::ServiceEntry;
         let subject = Subject {
             hosts: entry.spec.hosts.len(),
+            bound: bound::condition(view, &entry.metadata.labels, true),
             ..Subject::of(kind, &entry.metadata)
         };
         add(kind, &entry.metadata, subject);
     }
     for entry in objects.workload_entries.values() {
         let kind = Kind::WorkloadEntry;
-        add(kind, &entry.metadata, Subject::of(kind, &entry.metadata));
+        let subject = Subject {
+            bound: bound::condition(view, &entry.labels(), false),
+            ..Subject::of(kind, &entry.metadata)
+        };
+        add(kind, &entry.metadata, subject);
     }
     subjects
 }
@@ -305,6 +315,7 @@ impl Facts<'_> {
         if matches!(subject.kind, Kind::PeerAuthentication | Kind::ServiceEntry) {
             conditions.push(self.conflicted());
         }
+        conditions.extend(subject.bound.clone());
         Verdict {
             // A specification that is not read yet stands behind a problem.
             generation: subject.generation.filter(|_| self.problem.is_none()),

@@ -3,10 +3,11 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use super::bound::BOUND;
 use crate::condition::{self, Condition};
 
 /// Types that are ours; all others are left as they are.
-const OURS: [&str; 4] = ["Accepted", "Enforced", "Programmed", "Conflicted"];
+const OURS: [&str; 5] = ["Accepted", "Enforced", "Programmed", "Conflicted", BOUND];
 
 /// The list with our conditions in it; `None` when they are there already.
 pub(super) fn merged(

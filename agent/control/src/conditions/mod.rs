@@ -3,6 +3,7 @@
 //! after every change, and what differs is written, at a bounded rate, latest first-hand: nothing
 //! is queued but the difference.
 
+mod bound;
 mod decide;
 mod events;
 mod merge;

@@ -1,6 +1,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::bound::BOUND;
 use super::decide::{Reviewed, review};
 use super::events::Notice;
 use super::merge::merged;
@@ -234,6 +235,102 @@ spec: {hosts: [db.example], addresses: [192.0.2.3], ports: [{number: 1, name: tc
         codes,
         [Code::PeerAuthenticationConflict, Code::HostConflict]
     );
+}
+
+/// In Istio's words, on what names a waypoint, and on a Service that does no longer.
+#[test]
+fn what_names_a_waypoint_says_how_it_stands_with_it() {
+    const CLASS: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert-waypoint}
+spec: {controllerName: culvert.dev/gateway-controller}
+";
+    let gateway = |namespace: &str, reach: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: way, \
+             namespace: {namespace}, labels: {{istio.io/waypoint-for: {reach}}}}}\nspec: \
+             {{gatewayClassName: culvert-waypoint, listeners: [{{name: mesh, port: 15008, protocol: \
+             HBONE}}]}}\n"
+        )
+    };
+    let said = |labels: &str, status: &str, more: &str| -> Vec<String> {
+        let objects = format!(
+            "{CLASS}---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop, labels: \
+             {{{labels}}}}}\nspec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\nstatus: {status}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out, \
+             namespace: shop, labels: {{{labels}}}}}\nspec: {{hosts: [a.example], addresses: \
+             [192.0.2.1], ports: [{{number: 1, name: tcp}}]}}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: vm, \
+             namespace: shop, labels: {{{labels}}}}}\nspec: {{address: 192.0.2.2}}\n{more}"
+        );
+        let reviewed = reviewed(&objects, &[]);
+        let verdicts = reviewed.verdicts.iter();
+        let verdicts = verdicts.filter(|(_, verdict)| verdict.status.is_none());
+        let said = verdicts.map(|(object, verdict)| {
+            let mut conditions = verdict.conditions.iter();
+            let bound = conditions.find(|condition| condition.kind == BOUND);
+            let bound = bound.map_or("-".to_owned(), |bound| {
+                format!("{}/{}", bound.status, bound.reason)
+            });
+            format!("{} {bound}", object.name)
+        });
+        let mut said: Vec<_> = said.collect();
+        said.sort();
+        said
+    };
+    let own = "istio.io/use-waypoint: way";
+    let far = "culvert.dev/use-waypoint: way, culvert.dev/use-waypoint-namespace: infra";
+    for (labels, more, service, workload) in [
+        (
+            own,
+            gateway("shop", "all"),
+            "true/WaypointAccepted",
+            "true/WaypointAccepted",
+        ),
+        (
+            own,
+            gateway("shop", "service"),
+            "true/WaypointAccepted",
+            "false/UnsupportedTrafficType",
+        ),
+        (
+            own,
+            gateway("shop", "workload"),
+            "false/UnsupportedTrafficType",
+            "true/WaypointAccepted",
+        ),
+        (
+            own,
+            String::new(),
+            "false/WaypointIsNotReady",
+            "false/WaypointIsNotReady",
+        ),
+        (
+            far,
+            gateway("infra", "all"),
+            "false/AttachmentDenied",
+            "false/AttachmentDenied",
+        ),
+    ] {
+        let expected = [
+            format!("out {service}"),
+            format!("vm {workload}"),
+            format!("web {service}"),
+        ];
+        assert_eq!(said(labels, "{}", &more), expected, "{labels} {more}");
+    }
+    for labels in ["", "istio.io/use-waypoint: none"] {
+        let way = gateway("shop", "all");
+        assert_eq!(
+            said(labels, "{}", &way),
+            ["out -", "vm -"],
+            "nothing to say"
+        );
+        let before = "{conditions: [{type: istio.io/WaypointBound, status: 'True'}]}";
+        let said = said(labels, before, &way);
+        assert_eq!(said, ["out -", "vm -", "web -"], "it is taken back");
+    }
 }
 
 #[test]

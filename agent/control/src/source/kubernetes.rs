@@ -261,6 +261,8 @@ impl Service {
 pub(crate) struct ServiceStatus {
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) load_balancer: LoadBalancerStatus,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// `status.loadBalancer`.

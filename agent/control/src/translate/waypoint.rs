@@ -59,6 +59,27 @@ pub(crate) struct Bound {
     pub(crate) lost: Option<String>,
 }
 
+/// How it stands with the waypoint that a label names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// `namespace/name` of the Gateway.
+    pub(crate) waypoint: String,
+    pub(crate) state: State,
+}
+
+/// What keeps something from being behind the waypoint it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing: it is.
+    InFront,
+    /// There is none of that name.
+    Missing,
+    /// It does not let in what is of this namespace.
+    Refused,
+    /// It is for other traffic.
+    ForOthers,
+}
+
 /// What is said of a waypoint.
 struct Said<'a> {
     namespace: &'a str,
@@ -129,6 +150,32 @@ impl Waypoints {
         let waypoint = self.find(&said, namespace, namespace_labels).ok()?;
         matches!(waypoint.reach, WaypointFor::Service | WaypointFor::All)
             .then(|| (said.namespace.into(), said.name.into()))
+    }
+
+    /// How it stands with something that has these labels: a Service or ServiceEntry, or else a
+    /// workload. `None` where no waypoint is named.
+    pub(crate) fn standing(
+        &self,
+        labels: &Labels,
+        (namespace, namespace_labels): (&str, &Labels),
+        is_service: bool,
+    ) -> Option<Standing> {
+        let said = said(labels, namespace, namespace_labels)?;
+        let state = match self.find(&said, namespace, namespace_labels) {
+            Err(Lost::Missing) => State::Missing,
+            Err(Lost::Refused(_)) => State::Refused,
+            Ok(waypoint) => match (waypoint.reach, is_service) {
+                (WaypointFor::All, _)
+                | (WaypointFor::Service, true)
+                | (WaypointFor::Workload, false) => State::InFront,
+                _ => State::ForOthers,
+            },
+        };
+        let Said { namespace, name } = said;
+        Some(Standing {
+            waypoint: format!("{namespace}/{name}"),
+            state,
+        })
     }
 
     fn find(
