@@ -81,6 +81,7 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
         workers: config.workers,
         network: config.network.as_str().into(),
         tells_reasons: config.reason_header,
+        tells_certified: config.client_cert_header,
         requests: Arc::clone(metrics.requests()),
         traced: config.tracing.as_ref().map(|tracing| tracing.share),
         own: Some(Arc::new(own_workload(&config))),

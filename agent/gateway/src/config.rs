@@ -31,6 +31,9 @@ pub struct Config {
     pub keys: Keys,
     /// Answers of the gateway's own have their Reason in `x-culvert-reason`. Default false.
     pub tells_reasons: bool,
+    /// Backends are told by `x-forwarded-client-cert` who a client proved to be. Default false:
+    /// there is no such header then, whatever clients send.
+    pub tells_certified: bool,
     /// Where requests are counted.
     pub requests: Arc<Requests>,
     /// Where requests are noted that a limit of all gateways could not count.
@@ -54,6 +57,7 @@ impl Default for Config {
             session_idle: Duration::from_secs(60),
             keys: Keys::default(),
             tells_reasons: false,
+            tells_certified: false,
             requests: Requests::new(Instant::now()),
             uncounted: Arc::default(),
             traced: None,

@@ -25,6 +25,7 @@ mod affinity;
 pub mod balance;
 mod behind;
 mod body;
+mod certified;
 pub mod circuit;
 mod config;
 mod cookie;

@@ -67,6 +67,8 @@ pub(crate) struct Downstream {
     /// The client's address, as it is told to backends; not told inside the mesh, where who asks
     /// is proved rather than claimed.
     pub(crate) forwarded_for: Option<HeaderValue>,
+    /// What backends are told of its certificate, where they are.
+    pub(crate) certified: Option<HeaderValue>,
     /// For whom requests go on, at a waypoint.
     pub(crate) behalf: Option<Arc<Behalf>>,
     /// The backend's end, once both agreed to leave HTTP.

@@ -10,15 +10,17 @@ use agent_hbone::Settings;
 use agent_model::{TunnelProtocol, Workload};
 use agent_net::datagram::LONGEST_DATAGRAM;
 use agent_net::tasks::spawn_local;
+use agent_policy::http::Peer;
 use agent_policy::jwt::Cache;
 use agent_state::Reader;
 use agent_telemetry::Shard;
 use arc_swap::ArcSwap;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, sleep};
 
 use crate::behind::Memory;
 use crate::body::Room;
+use crate::certified;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::mesh::Mesh;
@@ -59,6 +61,8 @@ pub(crate) struct Worker {
     pub(crate) tokens: RefCell<Cache>,
     /// Answers of our own say why.
     pub(crate) tells_reasons: bool,
+    /// Backends are told who their clients proved to be.
+    tells_certified: bool,
     /// What was behind this waypoint.
     pub(crate) behind: Memory,
     limits: Limits,
@@ -129,6 +133,7 @@ impl Worker {
             keys: config.keys.clone(),
             tokens: RefCell::default(),
             tells_reasons: config.tells_reasons,
+            tells_certified: config.tells_certified,
             limits: Limits {
                 connections: config.connections_per_worker,
                 mirrors: config.mirrors_per_worker,
@@ -166,6 +171,15 @@ impl Worker {
         let snapshot = self.upstreams.snapshot();
         let workload = snapshot.workload_by_ip(&self.network, ip);
         workload.is_some_and(|workload| workload.tunnel_protocol != TunnelProtocol::None)
+    }
+
+    /// What backends are told of a client's certificate; nothing unless that is wanted, of a client
+    /// that has shown none, or by a gateway that is nobody itself.
+    pub(crate) fn certified(&self, client: Option<&Peer>) -> Option<HeaderValue> {
+        let wanted = client.filter(|_| self.tells_certified);
+        let own = self.mesh.as_ref().map(|mesh| &mesh.identity);
+        own.zip(wanted)
+            .and_then(|(own, client)| certified::of(own, client))
     }
 
     /// The trace of a request that is recorded.

@@ -32,6 +32,10 @@ pub(crate) struct GatewayFlags {
     /// Answers of the gateway's own carry their Reason in `x-culvert-reason`.
     #[arg(long, env = "CULVERT_REASON_HEADER")]
     pub(crate) reason_header: bool,
+    /// Backends learn from `x-forwarded-client-cert` (`By=...;URI=...`) which identity a client
+    /// proved. What clients say there themselves is taken off, with or without this.
+    #[arg(long, env = "CULVERT_CLIENT_CERT_HEADER")]
+    pub(crate) client_cert_header: bool,
     /// OTLP/gRPC receiver that spans of requests are sent to, such as http://collector:4317. Without
     /// it there is no tracing, and the headers of callers pass as they are.
     #[arg(long, env = "CULVERT_TRACE_ENDPOINT", value_name = "URL")]

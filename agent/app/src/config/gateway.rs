@@ -46,6 +46,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) jwks_loopback: bool,
     /// Answers of its own say why in a header.
     pub(crate) reason_header: bool,
+    /// Backends are told in a header who their clients proved to be.
+    pub(crate) client_cert_header: bool,
     /// Where spans go.
     pub(crate) tracing: Option<TracingConfig>,
     /// Socket of `culvert status`.
@@ -91,6 +93,7 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         listen_address: flags.listen_address,
         jwks_loopback: flags.jwks_loopback,
         reason_header: flags.reason_header,
+        client_cert_header: flags.client_cert_header,
         tracing,
         admin_socket: flags.data_plane.admin_socket,
         metrics_listen: flags.data_plane.metrics_listen,

@@ -113,6 +113,8 @@ pub(crate) struct Deployment {
     pub(crate) addresses: Vec<String>,
     /// Ports it listens on, each with whether it is UDP.
     pub(crate) ports: Vec<(u16, bool)>,
+    /// It tells backends who their clients proved to be.
+    pub(crate) tells_clients: bool,
 }
 
 /// Resolves everything. Costs time in proportion to the number of objects.

@@ -18,6 +18,12 @@ use crate::source::{Kind, ObjectRef};
 /// Says what a waypoint is for, on the Gateway or on its class.
 const WAYPOINT_FOR: [&str; 2] = ["culvert.dev/waypoint-for", "istio.io/waypoint-for"];
 
+/// Annotations of a Gateway that has backends told who their clients proved to be.
+const CLIENT_CERT_HEADER: [&str; 2] = [
+    "culvert.dev/client-cert-header",
+    "ambient.istio.io/xfcc-include-client-identity",
+];
+
 /// A Gateway of one of our classes.
 #[derive(Debug)]
 pub(super) struct Owned<'a> {
@@ -179,6 +185,13 @@ impl Owned<'_> {
                 .unwrap_or_default(),
             addresses: requested.filter(|value| !value.is_empty()).collect(),
             ports,
+            tells_clients: CLIENT_CERT_HEADER.iter().any(|key| {
+                self.object
+                    .metadata
+                    .annotations
+                    .get(*key)
+                    .is_some_and(|it| it == "true")
+            }),
         }
     }
 

@@ -293,6 +293,9 @@ impl Making<'_> {
         if !self.network.is_empty() {
             arguments.push(format!("--network={}", self.network));
         }
+        if self.of.tells_clients {
+            arguments.push("--client-cert-header".to_owned());
+        }
         arguments
     }
 

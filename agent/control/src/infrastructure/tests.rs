@@ -29,6 +29,7 @@ fn edge() -> Deployment {
         annotations: one("cloud.example/kind", "internal"),
         addresses: vec!["192.0.2.1".to_owned()],
         ports: vec![(53, false), (53, true), (80, false)],
+        tells_clients: false,
     }
 }
 
@@ -99,9 +100,14 @@ fn a_service_has_the_ports_of_the_listeners() {
     assert_eq!(ports, expected);
     let waypoint = Deployment {
         is_waypoint: true,
+        tells_clients: true,
         ..edge()
     };
     let made = self::made(&waypoint);
+    let container = "/spec/template/spec/containers/0/args";
+    let arguments = made[&Part::Deployment].object.pointer(container).unwrap();
+    let arguments = arguments.as_array().unwrap();
+    assert!(arguments.contains(&json!("--client-cert-header")));
     let spec = &made[&Part::Service].object["spec"];
     assert_eq!(spec["type"], "ClusterIP");
     assert_eq!(spec["loadBalancerIP"], Value::Null);

@@ -133,6 +133,7 @@ fn downstream(
     shown: Shown,
 ) -> Option<Rc<Downstream>> {
     let forwarded_for = HeaderValue::from_str(&client.ip().to_string()).ok()?;
+    let certified = worker.certified(shown.source.as_ref());
     Some(Rc::new(Downstream {
         port: destination.port(),
         scheme: match listener {
@@ -148,6 +149,7 @@ fn downstream(
         destination,
         sni: shown.sni,
         forwarded_for: Some(forwarded_for),
+        certified,
         behalf: None,
         upgraded: RefCell::default(),
     }))

@@ -310,6 +310,7 @@ pub(super) fn downstream(
         destination,
         sni: None,
         forwarded_for: None,
+        certified: worker.certified(Some(&tunnel.peer)),
         behalf: Some(behalf),
         upgraded: RefCell::default(),
     }

@@ -12,6 +12,7 @@ use http::{HeaderMap, Uri};
 
 use super::Downstream;
 use super::decide::Decision;
+use crate::certified::CLIENT_CERT;
 use crate::filter::replaced_path;
 use crate::normalize;
 use crate::plan::Backend;
@@ -31,6 +32,10 @@ pub(super) fn change_request(
     let rule = &decision.rule;
     let headers = &mut parts.headers;
     join_cookies(headers);
+    match &client.certified {
+        None => headers.remove(&CLIENT_CERT),
+        Some(who) => headers.insert(&CLIENT_CERT, who.clone()),
+    };
     if let Some(address) = &client.forwarded_for {
         headers.append(&FORWARDED_FOR, address.clone());
         let scheme = match client.scheme {

@@ -29,7 +29,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::backend::Backend;
 use super::bed::{Bed, endpoint, get, listener, route, rule, service, whole};
-use crate::Mesh;
+use crate::{Config, Mesh};
 
 const VIP: &str = "10.96.0.1";
 
@@ -73,10 +73,17 @@ pub(super) fn behind_waypoint(name: &str) -> Service {
 
 impl Site {
     pub(super) fn start(endpoint: Workload) -> Self {
+        Self::with(&Config::default(), endpoint)
+    }
+
+    fn with(config: &Config, endpoint: Workload) -> Self {
         let certificates = certificates();
-        let mut bed = Bed::idle(Some(&mesh(&certificates)));
+        let mut bed = Bed::with(config, Some(&mesh(&certificates)));
         // Of several that own an address the first by uid is taken.
-        let own = super::bed::endpoint("0-waypoint", "waypoint", bed.address);
+        let own = Workload {
+            service_account: "waypoint".into(),
+            ..super::bed::endpoint("0-waypoint", "waypoint", bed.address)
+        };
         let updates = vec![
             Update::Service(Box::new(service("waypoint"))),
             Update::Workload(Box::new(own)),
@@ -278,6 +285,43 @@ async fn rules_of_a_service_have_every_filter() {
             let response = site.get("shop", target).await;
             assert_eq!(response.status().as_u16(), 302, "{target}");
             assert_eq!(response.headers()["location"], location);
+        }
+    })
+    .await;
+}
+
+/// What a client says of its certificate itself never goes on.
+#[tokio::test]
+async fn backends_learn_who_asks_where_that_is_wanted() {
+    const HEADER: &str = "x-forwarded-client-cert";
+    worker(async {
+        for wanted in [false, true] {
+            let backend = Backend::start("one").await;
+            let config = Config {
+                tells_certified: wanted,
+                ..Config::default()
+            };
+            let site = Site::with(&config, endpoint("one-0", "one", backend.address));
+            site.apply(&[attached("all", None, None, vec![rule("/", "one")])]);
+            let stream = site.open("shop", &format!("{VIP}:80")).await.unwrap();
+            let handshake = http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream));
+            let (mut send, connection) = handshake.await.unwrap();
+            spawn_local(connection);
+            let mut forged = get("one", "/x");
+            for _ in 0..2 {
+                let admin = "By=x;URI=spiffe://cluster.local/ns/ns/sa/admin".parse();
+                forged.headers_mut().append(HEADER, admin.unwrap());
+            }
+            let answer = whole(send.send_request(forged).await.unwrap()).await;
+            assert_eq!(said(&answer), (200, "all"));
+            let seen = backend.last();
+            let seen = seen.headers.get_all(HEADER).iter().collect::<Vec<_>>();
+            let told = "By=spiffe://cluster.local/ns/ns/sa/waypoint;\
+                        URI=spiffe://cluster.local/ns/shop/sa/client";
+            match wanted {
+                true => assert_eq!(seen, [told]),
+                false => assert!(seen.is_empty(), "{seen:?}"),
+            }
         }
     })
     .await;

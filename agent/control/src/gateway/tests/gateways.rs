@@ -305,6 +305,15 @@ fn gateway_infrastructure() {
     assert_eq!(deployment.labels.get("a").unwrap(), "b");
     assert_eq!(deployment.annotations.get("c").unwrap(), "d");
     assert_eq!(deployment.ports, [(80, false)]);
+    assert!(!deployment.tells_clients);
+    for key in [
+        "culvert.dev/client-cert-header",
+        "ambient.istio.io/xfcc-include-client-identity",
+    ] {
+        let annotated = format!("namespace: infra, annotations: {{{key}: 'true'}},");
+        let world = World::of(&gateway(&spec).replace("namespace: infra,", &annotated));
+        assert!(world.0.deployments[0].tells_clients, "{key}");
+    }
 }
 
 /// What was made for a Gateway is of use when a pod of it has taken its configuration.
