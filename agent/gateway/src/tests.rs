@@ -9,6 +9,7 @@ mod datagrams;
 mod egress;
 mod endpoints;
 mod features;
+mod frames;
 mod hard;
 pub(crate) mod issuer;
 mod metrics;
