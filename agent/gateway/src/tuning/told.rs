@@ -114,9 +114,10 @@ impl Tuning {
     /// True where policies say of requests to a port of a service, whatever their rule, what can be
     /// done to requests only.
     pub(crate) fn asks_for_requests(&self, service: &NamespacedHostname, port: u16) -> bool {
+        let of_all = |gateway| scopes_of_gateway(gateway, None);
         let scopes: Vec<_> = scopes_of_service(service, port)
             .into_iter()
-            .chain(self.general.iter().cloned())
+            .chain(self.gateway.iter().flat_map(of_all))
             .collect();
         let retry = self.policies.part(&scopes, |policy| policy.retry.as_ref());
         retry.is_some()
