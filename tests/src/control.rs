@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::apiserver::ApiServer;
 use crate::command::Output;
-use crate::manifests::Manifests;
+use crate::manifests::{Manifests, PodManifest};
 use crate::operator;
 use crate::place::Place;
 use crate::poll;
@@ -31,7 +31,8 @@ pub const SYSTEM: &str = "culvert-system";
 /// ConfigMap of the root certificates, and the key in it.
 pub const BUNDLE: &str = "culvert-ca-root-cert";
 const BUNDLE_KEY: &str = "root-cert.pem";
-/// As in the DaemonSet.
+/// Of tokens for the control plane, and their life: as in the DaemonSet.
+const AUDIENCE: &str = "culvert";
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 /// The control plane. It may be running or not.
@@ -139,6 +140,18 @@ impl Control {
             let _ = writeln!(text, "{token} {node}");
         }
         write_secret(&self.token_list(), &text)
+    }
+
+    /// Admits the gateway `namespace/name` and writes its token file. In a cluster the token is that
+    /// of its pod, whose account says which gateway it is.
+    pub fn admit_gateway(&self, key: &str, pod: &PodManifest, token_file: &Path) -> Result<()> {
+        let Some(server) = self.manifests.server() else {
+            return self.admit(key, token_file);
+        };
+        let account = format!("{}/{}", pod.namespace, pod.account);
+        ensure!(key == account, "{key} cannot run as {account}");
+        let token = server.pod_token(&pod.namespace, &pod.name, AUDIENCE, TOKEN_LIFE)?;
+        write_secret(token_file, &token)
     }
 
     /// Starts it and waits until it listens and agents can have its root certificate.
@@ -378,7 +391,7 @@ fn agent_pod(server: &ApiServer, node: &str) -> Result<String> {
         },
         "status": {"phase": "Running"},
     }))?;
-    server.pod_token(SYSTEM, &pod, "culvert", TOKEN_LIFE)
+    server.pod_token(SYSTEM, &pod, AUDIENCE, TOKEN_LIFE)
 }
 
 fn random_token() -> Result<String> {

@@ -29,7 +29,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts the gateway `namespace/name` in `pod`. Returns before it serves.
+    /// Starts the gateway `namespace/name` in `pod`, which runs as the account of that name. Returns
+    /// before it serves.
     pub fn start(cluster: &Cluster, pod: &Pod, key: &str) -> Result<Self> {
         Self::start_with(cluster, pod, key, &[])
     }
@@ -43,7 +44,7 @@ impl Gateway {
         fs::create_dir_all(&directory).context("creating the gateway's folder")?;
         let token = directory.join("token");
         if !token.exists() {
-            control.admit(key, &token)?;
+            control.admit_gateway(key, &pod.manifest(), &token)?;
         }
         let mut command = Command::new(programs.culvert());
         command
@@ -73,7 +74,7 @@ impl Gateway {
     pub fn say(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(self.programs.culvert());
         command.args(words).arg("--admin-socket");
-        command.arg(self.directory.join("admin.sock"));
+        command.arg(self.admin_socket());
         let output = command.output().context("starting culvert")?;
         ensure!(
             output.status.success(),
@@ -103,6 +104,11 @@ impl Gateway {
             Ok(())
         })
         .with_context(|| format!("log of the gateway:\n{}", self.process.log_tail(15)))
+    }
+
+    /// The socket of `culvert status` and `culvert routes`.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.directory.join("admin.sock")
     }
 
     /// The process.

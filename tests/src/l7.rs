@@ -35,6 +35,8 @@ pub struct Settings {
     pub rounds: usize,
     /// Length of a slot, in whole seconds.
     pub slot: Duration,
+    /// Length of the slots before the first round, whose figures are not kept; none when zero.
+    pub warm_up: Duration,
     /// Routes of the workloads with many.
     pub routes: usize,
     /// Edits of a manifest whose way to the gateway is timed.
@@ -74,9 +76,13 @@ pub fn measure(cluster: &Cluster, settings: &Settings, tell: impl Fn(&str)) -> R
     let uses_tokens = settings.kinds().contains(&Kind::Jwt);
     let tokens = uses_tokens.then(|| TokenCosts::measure(&stage.token));
     let mut cells: Vec<Cell> = workloads.into_iter().map(Cell::new).collect();
-    for cell in &cells {
+    let warmed = match settings.warm_up {
+        Duration::ZERO => &[],
+        _ => &cells[..],
+    };
+    for cell in warmed {
         let scene = scene_of(&scenes, cell.workload)?;
-        round(&stage, scene, cell.workload, Duration::from_secs(1), true)
+        round(&stage, scene, cell.workload, settings.warm_up, true)
             .with_context(|| format!("warming up {}", cell.workload.name))?;
     }
     for number in 0..settings.rounds {

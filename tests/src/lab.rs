@@ -5,6 +5,8 @@
 //!  node n2: web (nginx), echo place              outside-web (nginx, not meshed)
 //! ```
 
+mod door;
+
 use std::fs;
 use std::path::Path;
 
@@ -16,6 +18,8 @@ use crate::cluster::{Cluster, ClusterSpec};
 use crate::manifests::ServiceSpec;
 use crate::pod::{Pod, PodSpec};
 use crate::topology::Addresses;
+
+pub use door::Door;
 
 /// Namespace of the meshed pods.
 pub const MESHED: &str = "demo";

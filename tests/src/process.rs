@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::place::Place;
@@ -123,6 +123,12 @@ impl Process {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("signalling {}", self.name))
     }
 
+    /// Sends a signal to it and to its workers.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid).context("pid out of range")?;
+        killpg(Pid::from_raw(pid), signal).with_context(|| format!("signalling {}", self.name))
+    }
+
     /// SIGTERM, then waits for the end.
     pub fn terminate(&self, limit: Duration) -> Result<ExitStatus> {
         if self.ended().is_none() {
@@ -169,7 +175,7 @@ impl Drop for Process {
         if matches!(child.try_wait(), Ok(None)) {
             // Workers of a server are in its process group.
             if let Ok(pid) = i32::try_from(self.pid) {
-                let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
             }
             let _ = child.kill();
             let _ = child.wait();

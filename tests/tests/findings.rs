@@ -401,6 +401,16 @@ spec: {{gatewayClassName: culvert, listeners: [{{name: http, port: 80, protocol:
     let applications = server.get("services", "shop", "web").unwrap();
     assert_eq!(applications["metadata"]["ownerReferences"], Value::Null);
     assert_eq!(applications["spec"]["ports"][0]["port"], 1);
+    // What a PodDisruptionBudget or an autoscaler says to find its pods, and no others.
+    let deployment = server.get(DEPLOYMENTS, "shop", "edge").unwrap();
+    let budget = json!({"gateway.networking.k8s.io/gateway-name": "edge"});
+    assert_eq!(deployment["spec"]["selector"]["matchLabels"], budget);
+    let template = &deployment["spec"]["template"];
+    let name = &template["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"];
+    assert_eq!(name, "edge");
+    // Without a request there is no share of it to scale by.
+    let container = &template["spec"]["containers"][0];
+    assert_eq!(container["resources"]["requests"]["cpu"], "100m");
     // An autoscaler sets the replicas, and somebody else another image; then the Gateway changes.
     let mut scaled = (*server.get(DEPLOYMENTS, "shop", "edge").unwrap()).clone();
     assert_eq!(scaled["spec"]["replicas"], Value::Null);

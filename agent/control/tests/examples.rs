@@ -8,7 +8,7 @@ use agent_control::Manifests;
 use agent_xds::ResourceType;
 
 /// Each with the policies that nodes are given of it.
-const EXAMPLES: [(&str, &[&str]); 5] = [
+const EXAMPLES: [(&str, &[&str]); 8] = [
     (
         "deny-by-default.yaml",
         &[
@@ -18,10 +18,13 @@ const EXAMPLES: [(&str, &[&str]); 5] = [
             "culvert-demo/nothing",
         ],
     ),
+    ("egress.yaml", &[]),
+    ("ingress.yaml", &[]),
     ("migration-from-istio-ambient.yaml", &["shop/web-to-orders"]),
     ("quickstart.yaml", &[]),
     ("strict-mtls.yaml", &[]),
     ("traffic-policy.yaml", &[]),
+    ("waypoint.yaml", &[]),
 ];
 
 /// A pod of the quickstart as a cluster would have it, for policies to be about.

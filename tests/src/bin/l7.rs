@@ -69,6 +69,7 @@ impl Arguments {
             workload: self.workload.clone(),
             rounds: self.rounds.unwrap_or(by_pace(5, 11) as usize),
             slot: Duration::from_secs(seconds),
+            warm_up: Duration::from_secs(1),
             routes: self.routes,
             edits: self.edits.unwrap_or(by_pace(50, 200) as usize),
         })

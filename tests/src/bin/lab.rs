@@ -5,7 +5,8 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use tests::lab::{Lab, MESHED, write_json};
+use serde_json::Value;
+use tests::lab::{Door, Lab, MESHED, write_json};
 use tests::{ClusterSpec, Pod, run, stop};
 
 const RUN: &str = "lab";
@@ -46,16 +47,22 @@ fn main() -> Result<()> {
         spec = spec.bare();
     }
     let lab = Lab::start(&spec)?;
+    let door = match arguments.bare {
+        true => None,
+        false => Some(Door::open(&lab)?),
+    };
     if let Some(path) = &arguments.json {
-        write_json(path, &lab.describe())?;
+        let mut description = lab.describe();
+        description["gateway"] = door.as_ref().map_or(Value::Null, Door::describe);
+        write_json(path, &description)?;
     }
-    explain(&lab, &arguments);
+    explain(&lab, door.as_ref(), &arguments);
     if arguments.detach {
         if let Ok(control) = lab.cluster.control() {
             lab.cluster.run().own(control.pid()?)?;
         }
         // Destructors would remove what shall stay.
-        std::mem::forget(lab);
+        std::mem::forget((door, lab));
         return Ok(());
     }
     loop {
@@ -63,7 +70,7 @@ fn main() -> Result<()> {
     }
 }
 
-fn explain(lab: &Lab, arguments: &Arguments) {
+fn explain(lab: &Lab, door: Option<&Door>, arguments: &Arguments) {
     println!("\nThe lab is up.\n");
     println!(
         "  {:<14}{:<10}{:<6}{:<16}address",
@@ -83,6 +90,9 @@ fn explain(lab: &Lab, arguments: &Arguments) {
         "  there: curl http://web/    redis-cli -h cache ping    curl http://{}/",
         lab.outside_web.addresses().v4
     );
+    if let Some(door) = door {
+        explain_door(lab, door);
+    }
     println!("\nLook around:");
     for node in lab.cluster.nodes() {
         if let Some(agent) = node.agent_if_any() {
@@ -120,6 +130,25 @@ fn explain(lab: &Lab, arguments: &Arguments) {
         "Ctrl-C removes everything."
     };
     println!("\n{end}");
+}
+
+fn explain_door(lab: &Lab, door: &Door) {
+    println!("\nReach the gateway, a process of the lab, from a pod outside the mesh:");
+    for url in door.urls() {
+        println!(
+            "  nsenter --net={} curl -gH 'Host: web.example' '{url}'    # web answers, in the mesh",
+            lab.outsider.path().display()
+        );
+    }
+    println!(
+        "  culvert routes --admin-socket {}",
+        door.admin_socket().display()
+    );
+    println!("  tail -f {}", door.log_path().display());
+    if let Some(folder) = lab.cluster.manifests().directory() {
+        let file = folder.join(Door::MANIFEST).with_extension("yaml");
+        println!("  its Gateway and HTTPRoute, to edit: {}", file.display());
+    }
 }
 
 fn print_pod(pod: &Pod) {

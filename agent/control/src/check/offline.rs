@@ -14,6 +14,7 @@ use crate::cluster::{self, ClusterConfig};
 use crate::code::Code;
 use crate::collection::Collection;
 use crate::source::file::{Texts, others};
+use crate::source::gateway_api::{CLASSES, CONTROLLER};
 use crate::source::kube::KubeSource;
 use crate::source::{Batch, Event, Object, ObjectRef, Problem};
 use crate::translate::{Endpoints, Mesh};
@@ -100,8 +101,14 @@ impl Check {
         let files = self.texts.settle();
         let of_files: BTreeSet<ObjectRef> = files.events.iter().map(reference).collect();
         let is_limited = self.has_files && self.cluster.is_some();
+        let elsewhere = match self.cluster {
+            None => default_classes(&of_files),
+            Some(_) => Vec::new(),
+        };
+        let not_counted = elsewhere.len();
         let cluster = self.cluster.take().unwrap_or_default();
         let events = cluster.events.into_iter().chain(files.events);
+        let events = events.chain(elsewhere);
         events.for_each(|event| self.collection.apply(event));
         self.collection.settle();
         let mut inventory = self.collection.inventory();
@@ -124,7 +131,8 @@ impl Check {
         let objects = if is_limited {
             of_files.len()
         } else {
-            self.collection.counts().values().sum()
+            let known: usize = self.collection.counts().values().sum();
+            known - not_counted
         };
         let findings = found.iter().map(|found| found.shown(place(&found.object)));
         let findings = findings
@@ -132,6 +140,21 @@ impl Check {
             .chain(self.unread.iter().cloned());
         Findings::new(findings.collect(), objects)
     }
+}
+
+/// The default classes that the files do not have: a cluster's control plane makes them.
+fn default_classes(of_files: &BTreeSet<ObjectRef>) -> Vec<Event> {
+    let mut texts = Texts::default();
+    for name in CLASSES {
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\n\
+             metadata: {{name: {name}}}\nspec: {{controllerName: {CONTROLLER}}}\n"
+        );
+        texts.put(name, text.as_bytes());
+    }
+    let mut events = texts.settle().events;
+    events.retain(|event| !of_files.contains(&reference(event)));
+    events
 }
 
 fn reference(event: &Event) -> ObjectRef {

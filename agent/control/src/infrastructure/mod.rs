@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 use crate::collection::Collection;
 use crate::rounds::{Cue, Rounds};
 use crate::source::Kind;
+use crate::source::gateway_api::CLASSES;
 pub(crate) use manifests::{Image, Template};
 use manifests::{Made, Part, class, of};
 
@@ -43,8 +44,6 @@ const RESYNC: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 /// One request.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Classes that are made where the Gateway API is installed.
-const CLASSES: [&str; 2] = ["culvert", "culvert-waypoint"];
 
 /// Makes it.
 pub(crate) struct Infrastructure {

@@ -54,9 +54,7 @@ fn main() -> Result<()> {
         .chain(more)
         .map(|(fact, show)| line(fact, || show(&lab)))
         .collect();
-    if !arguments.kubernetes {
-        lines.extend(second_act(&lab));
-    }
+    lines.extend(second_act(&lab));
     let table = load::table(&lab);
     match &table {
         Ok(rows) => load::print(rows),

@@ -12,6 +12,7 @@ mod handover;
 mod hostile;
 mod interop;
 mod kubernetes;
+mod l7;
 mod labels;
 mod lifecycle;
 mod limits;
@@ -140,6 +141,7 @@ const GROUPS: &[&[Case]] = &[
     observe::CASES,
     protocol::CASES,
     gateway::CASES,
+    l7::CASES,
     waypoint::CASES,
     endpoints::CASES,
     limits::CASES,

@@ -30,6 +30,8 @@ use super::{Kind, Object, ObjectRef};
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// What a GatewayClass of ours says.
 pub(crate) const CONTROLLER: &str = "culvert.dev/gateway-controller";
+/// The default classes: the control plane of a cluster makes those that are missing.
+pub(crate) const CLASSES: [&str; 2] = ["culvert", "culvert-waypoint"];
 
 /// A reference to an object by group, kind and name, in a namespace that may be another's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]

@@ -117,14 +117,8 @@ spec:
   hostnames: [canary.example]
   rules:
   - backendRefs:
-    - name: v1
-      port: 80
-      weight: 90
-      filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-version, value: v1}]}}]
-    - name: v2
-      port: 80
-      weight: 10
-      filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-version, value: v2}]}}]
+    - {name: v1, port: 80, weight: 90}
+    - {name: v2, port: 80, weight: 10}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -1,7 +1,11 @@
 //! Where requests go.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use nix::sys::signal::Signal;
 use tests::poll;
+use tests::process::Process;
 
 use super::edge::{Edge, HTTPS, LIMIT};
 
@@ -12,15 +16,25 @@ const SHADOW: usize = 2;
 pub(super) fn canary(edge: &Edge<'_>) -> Result<String> {
     const REQUESTS: usize = 10_000;
     let mut client = edge.client()?;
-    let mut canary = 0;
+    let mut answers = [0; 2];
     for _ in 0..REQUESTS {
-        let answer = client.get("canary.example", "/small", &[])?.must(200)?;
-        canary += usize::from(answer.header("x-version") == Some("v2"));
+        let answer = client.get("canary.example", "/?canary", &[])?.must(200)?;
+        match answer.body.as_str() {
+            "hello from v1\n" => answers[V1] += 1,
+            "hello from v2\n" => answers[V2] += 1,
+            other => bail!("{other:?} is of neither version"),
+        }
     }
     // Four standard deviations: one run in sixteen thousand is outside.
-    ensure!((880..=1120).contains(&canary), "{canary} of {REQUESTS}");
+    ensure!((880..=1120).contains(&answers[V2]), "{answers:?}");
+    poll::until("the versions' own logs", LIMIT, || {
+        let seen = [V1, V2].map(|version| edge.seen(version, "/?canary"));
+        ensure!(seen == answers, "{seen:?} for answers {answers:?}");
+        Ok(())
+    })?;
     Ok(format!(
-        "{canary} of {REQUESTS} requests by v2, the rest by v1, none failed"
+        "of {REQUESTS} requests v2 answered {}, v1 {}, none failed; their own logs say the same",
+        answers[V2], answers[V1]
     ))
 }
 
@@ -40,6 +54,7 @@ pub(super) fn by_header(edge: &Edge<'_>) -> Result<String> {
 
 pub(super) fn mirror(edge: &Edge<'_>) -> Result<String> {
     const REQUESTS: usize = 200;
+    const FROZEN: usize = 20;
     let mut client = edge.client()?;
     for number in 0..REQUESTS {
         let path = format!("/?mirrored={number}");
@@ -55,9 +70,26 @@ pub(super) fn mirror(edge: &Edge<'_>) -> Result<String> {
         seen == REQUESTS && original == REQUESTS,
         "{seen} and {original}"
     );
+    let waited = while_frozen(edge.web[SHADOW].process(), || {
+        let start = Instant::now();
+        for _ in 0..FROZEN {
+            client.get("mirror.example", "/", &[])?.must(200)?;
+        }
+        Ok(start.elapsed())
+    })?;
+    ensure!(waited < Duration::from_secs(3), "waited {waited:?}");
     Ok(format!(
-        "{original} requests at v1, the same {seen} at the shadow"
+        "{original} requests at v1, the same {seen} at the shadow; while it was frozen, {FROZEN} took {} ms",
+        waited.as_millis()
     ))
+}
+
+/// Runs something while a server and its workers do not.
+fn while_frozen<T>(server: &Process, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    server.signal_all(Signal::SIGSTOP)?;
+    let result = work();
+    server.signal_all(Signal::SIGCONT)?;
+    result
 }
 
 pub(super) fn https(edge: &Edge<'_>) -> Result<String> {

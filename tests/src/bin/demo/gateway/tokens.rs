@@ -1,6 +1,6 @@
 //! Who may ask at all.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::issuer::Issuer;
 use tests::poll;
 
@@ -23,6 +23,7 @@ pub(super) fn tokens_count(edge: &Edge<'_>) -> Result<String> {
         ("good", issuer.token(60)?, 200),
         ("expired", issuer.token(-3600)?, 401),
         ("signed by somebody else", forged, 401),
+        ("altered", altered(&issuer)?, 401),
     ] {
         let header = format!("Authorization: Bearer {token}");
         let found = client.get("token.example", "/", &[&header])?.status;
@@ -31,4 +32,13 @@ pub(super) fn tokens_count(edge: &Edge<'_>) -> Result<String> {
     }
     cluster.unapply("tokens")?;
     Ok(format!("no token 401, {}", seen.join(", ")))
+}
+
+/// What one token says, under the signature of another.
+fn altered(issuer: &Issuer) -> Result<String> {
+    let (longer, shorter) = (issuer.token(3600)?, issuer.token(60)?);
+    let said = longer.rsplit_once('.').map(|(said, _)| said);
+    let signature = shorter.rsplit_once('.').map(|(_, signature)| signature);
+    let (said, signature) = said.zip(signature).context("no token")?;
+    Ok(format!("{said}.{signature}"))
 }
