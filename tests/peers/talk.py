@@ -1,6 +1,7 @@
 """Real gRPC and WebSocket, both ends, for a gateway to stand between.
 
-    talk.py grpc-serve PORT          echo service: Say (unary), Chat (stream both ways), Fail
+    talk.py grpc-serve PORT          echo service: Say (unary), Chat (stream both ways), Fail; and
+                                     that of health checks, of the server as a whole
     talk.py grpc-call ADDRESS HOST   calls all three, prints what came of them
     talk.py grpc-check ADDRESS HOST  deadlines, cancellations and large messages, a line for each
     talk.py grpc-wait ADDRESS HOST   reads a stream that never ends, prints what ended it
@@ -55,8 +56,16 @@ def grpc_serve(port):
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
     }
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
-    generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
-    server.add_generic_rpc_handlers((generic,))
+    def well(request, context):
+        # Nothing is asked about but the server as a whole: HealthCheckRequest without a service.
+        if request:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return b"\x08\x01"
+
+    health = {"Check": grpc.unary_unary_rpc_method_handler(well)}
+    services = {SERVICE: handlers, "grpc.health.v1.Health": health}
+    generic = grpc.method_handlers_generic_handler
+    server.add_generic_rpc_handlers(tuple(generic(*service) for service in services.items()))
     for address in ("0.0.0.0", "[::]"):
         server.add_insecure_port(f"{address}:{port}")
     server.start()

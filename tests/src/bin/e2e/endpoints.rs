@@ -33,6 +33,8 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
     let second = cluster.pod(&PodSpec::new(MESHED, "second").app("pair"))?;
     let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
     cluster.service(&ServiceSpec::new(MESHED, "pair", PORT).port(80, &PORT.to_string()))?;
+    let spec = ServiceSpec::new(MESHED, "sticky", PORT).port(80, &PORT.to_string());
+    cluster.service(&spec.selecting("pair"))?;
     cluster.manifests().write("gateway", GATEWAY)?;
     cluster.settle()?;
     let _first = Nginx::start(cluster.run(), first.place(), "pair-1", PORT)?;
@@ -42,7 +44,7 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
         status["ports"] == serde_json::json!([LISTEN])
             && status["routes"]
                 .as_array()
-                .is_some_and(|routes| routes.len() == 2)
+                .is_some_and(|routes| routes.len() == 3)
     })?;
     let to = edge.sockets(LISTEN)[0];
     poll::until("both in turn", Duration::from_secs(10), || {
@@ -50,7 +52,8 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
         ensure!(counts == [REQUESTS / 2; 2], "{counts:?}");
         Ok(())
     })?;
-    stays(&client, to)?;
+    stays(&client, to, "stay.example")?;
+    stays(&client, to, "stick.example")?;
 
     drop(failing);
     // Nobody notices, and soon it is not asked any more.
@@ -60,6 +63,10 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
         let pair = &status["backends"][0];
         pair["ejections"].as_u64() >= Some(1) && out(pair) == 1
     })?;
+    for (verb, said) in [("routes", "ejected ("), ("status", "ejected for ")] {
+        let text = gateway.say(&[verb])?;
+        ensure!(text.contains(said), "culvert {verb}:\n{text}");
+    }
     let _back = Nginx::start(cluster.run(), second.place(), "pair-2", PORT)?;
     poll::until("back from ejection", Duration::from_secs(15), || {
         let counts = counts(&client, to)?;
@@ -83,9 +90,9 @@ fn counts(client: &Pod, to: SocketAddr) -> Result<[usize; 2]> {
 }
 
 /// A client with a cookie stays where it is, one without does not.
-fn stays(client: &Pod, to: SocketAddr) -> Result<()> {
+fn stays(client: &Pod, to: SocketAddr, host: &str) -> Result<()> {
     let url = format!("http://{to}/");
-    let host = "Host: stay.example";
+    let host = &format!("Host: {host}");
     let answer = curl(client, &["--include", "--header", host, &url])?;
     let given = answer.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
@@ -143,6 +150,21 @@ spec:
   rules:
   - sessionPersistence: {sessionName: stay, type: Cookie}
     backendRefs: [{name: pair, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: stick, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  hostnames: [stick.example]
+  rules: [{backendRefs: [{name: sticky, port: 80}]}]
+---
+apiVersion: culvert.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: sticky, namespace: app}
+spec:
+  targetRefs: [{group: '', kind: Service, name: sticky}]
+  loadBalancing: {algorithm: consistentHash, hashBy: {cookie: {name: stick, ttl: 1m}}}
 ---
 apiVersion: culvert.dev/v1alpha1
 kind: TrafficPolicy

@@ -42,15 +42,16 @@ const KEYS: u16 = 8088;
 const LISTEN: u16 = 8000;
 
 /// A gateway in front of two services whose pods take nothing in the clear.
-struct Edge {
-    cluster_pods: [Pod; 3],
+pub(crate) struct Edge {
+    /// The gateway's, that of service a and that of service b.
+    pub(crate) cluster_pods: [Pod; 3],
     client: Pod,
-    gateway: Gateway,
+    pub(crate) gateway: Gateway,
     _servers: [Nginx; 2],
 }
 
 impl Edge {
-    fn start(cluster: &Cluster, routes: &str) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster, routes: &str) -> Result<Self> {
         namespaces(cluster)?;
         let strict = peer_authentication(MESHED, "STRICT");
         cluster.manifests().write("mode", &strict)?;
@@ -85,12 +86,18 @@ impl Edge {
     }
 
     /// Addresses of the listener.
-    fn sockets(&self) -> [SocketAddr; 2] {
+    pub(crate) fn sockets(&self) -> [SocketAddr; 2] {
         self.cluster_pods[0].sockets(LISTEN)
     }
 
     /// Status and body of a GET by a client outside the mesh.
-    fn get(&self, to: SocketAddr, host: &str, path: &str, more: &[&str]) -> Result<(u16, String)> {
+    pub(crate) fn get(
+        &self,
+        to: SocketAddr,
+        host: &str,
+        path: &str,
+        more: &[&str],
+    ) -> Result<(u16, String)> {
         let host = format!("Host: {host}");
         let url = format!("http://{to}{path}");
         let mut words = vec![

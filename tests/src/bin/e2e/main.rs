@@ -19,6 +19,7 @@ mod limits;
 mod names;
 mod observe;
 mod on_demand;
+mod parts;
 mod policy;
 mod privilege;
 mod protocol;
@@ -145,6 +146,7 @@ const GROUPS: &[&[Case]] = &[
     waypoint::CASES,
     endpoints::CASES,
     limits::CASES,
+    parts::CASES,
     streams::CASES,
     hostile::CASES,
     talk::CASES,
