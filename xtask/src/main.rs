@@ -39,7 +39,7 @@ cargo xtask <command>
                             every test; --long adds soak repeats, fuzzing and a run in
                             a fresh chroot
   lab [--json FILE] [--down]
-                            bring the demo's topology up and leave it running
+                            bring the demo's topology and a gateway up and leave them running
   bench [--quick] ...       plain against mesh, side by side
   bench --scale ...         one control plane with 200 simulated nodes and 100,000 pods
   bench --l7 ...            the gateway beside Envoy on one core, in turns
