@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::World;
 use super::status::{ObjectStatus, Reported};
+use super::{World, refs};
 use crate::condition::Condition;
-use crate::source::gateway_api::{CONTROLLER, GatewayClass};
+use crate::source::gateway_api::{CONTROLLER, GatewayClass, Parameters};
 use crate::source::{Kind, ObjectRef};
 
 /// The class of waypoints; every other class of ours is of gateways at the border.
 const WAYPOINTS: &str = "culvert-waypoint";
+/// Where nothing is said.
+static NONE: Parameters = Parameters::NONE;
 /// What `status.supportedFeatures` claims, sorted: names of the Gateway API's conformance suite. Nothing
 /// is claimed before it works from end to end, which is more than what this module does; README names
-/// the tests.
-pub const FEATURES: [&str; 44] = [
+/// the tests. Nor is what takes fields of the experimental channel (retries): where the standard channel is
+/// installed the suite would send them in vain.
+pub const FEATURES: [&str; 45] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -38,6 +41,7 @@ pub const FEATURES: [&str; 44] = [
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
     "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
     "HTTPRouteMethodMatching",
     "HTTPRouteNamedRouteRule",
@@ -61,10 +65,13 @@ pub const FEATURES: [&str; 44] = [
     "UDPRoute",
 ];
 
-/// A class that is ours and that is accepted.
+/// A class that is ours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Class<'a> {
     pub(super) object: &'a GatewayClass,
+    /// `None` where it names some that are of no use: then what there is stays, and nothing new is
+    /// made.
+    pub(super) parameters: Option<&'a Parameters>,
 }
 
 impl Class<'_> {
@@ -87,14 +94,20 @@ pub(super) fn ours<'a>(
     for class in classes {
         let class: &'a Arc<GatewayClass> = class;
         let name = class.metadata.name.as_str();
-        let accepted = match class.spec.parameters_ref {
-            Some(_) => {
-                let message = "spec.parametersRef: there are no parameters for classes";
-                Condition::new("Accepted", false, "InvalidParameters", message)
-            }
-            None => {
-                found.insert(name, Class { object: class });
-                Condition::new("Accepted", true, "Accepted", "Culvert serves its Gateways")
+        let parameters = match &class.spec.parameters_ref {
+            None => Ok(&NONE),
+            Some(reference) => refs::parameters(world, reference, ""),
+        };
+        let of_class = Class {
+            object: class,
+            parameters: parameters.as_ref().ok().copied(),
+        };
+        found.insert(name, of_class);
+        let accepted = match parameters {
+            Ok(_) => Condition::new("Accepted", true, "Accepted", "Culvert serves its Gateways"),
+            Err(message) => {
+                let message = format!("spec.parametersRef: {message}");
+                Condition::new("Accepted", false, "InvalidParameters", &message)
             }
         };
         let status = ObjectStatus::Class {

@@ -3,7 +3,7 @@
 use agent_model::gateway::Protocol;
 
 use super::Fault;
-use super::listeners::Listener;
+use super::listeners::{Listener, Overlap};
 
 /// Of several listeners for the same place the first one has it.
 pub(super) fn settle(listeners: &mut [Listener<'_>]) {
@@ -51,25 +51,42 @@ fn shares_port(protocol: Protocol) -> u8 {
 
 /// A client may use one connection for two names, and one of them may be another listener's.
 pub(super) fn note_overlaps(listeners: &mut [Listener<'_>]) {
-    let overlap = |one: &Listener<'_>, other: &Listener<'_>| {
-        let both_https = [one, other].map(|of| of.protocol) == [Some(Protocol::Https); 2];
-        both_https
-            && one.entry.port == other.entry.port
-            && match (&one.hostname, &other.hostname) {
-                (Some(one), Some(other)) => one.intersection(other).is_some(),
-                _ => true,
-            }
-    };
-    let found: Vec<bool> = (0..listeners.len())
+    let found: Vec<Option<Overlap>> = (0..listeners.len())
         .map(|index| {
-            let mut others = (0..listeners.len()).filter(|other| *other != index);
-            listeners[index].is_distinct()
-                && others.any(|other| {
-                    listeners[other].is_distinct() && overlap(&listeners[index], &listeners[other])
-                })
+            let (before, rest) = listeners.split_at(index);
+            let (listener, after) = rest.split_first()?;
+            let others = before.iter().chain(after);
+            let found = others.filter_map(|other| overlap(listener, other));
+            // Where both are true the standard wants certificates to be said.
+            found.max_by_key(|overlap| *overlap == Overlap::Certificates)
         })
         .collect();
-    for (listener, overlaps) in listeners.iter_mut().zip(found) {
-        listener.overlaps = overlaps;
+    for (listener, overlap) in listeners.iter_mut().zip(found) {
+        listener.overlap = overlap;
     }
+}
+
+fn overlap(one: &Listener<'_>, other: &Listener<'_>) -> Option<Overlap> {
+    let both = [one, other];
+    let are_https = both.iter().all(|of| of.protocol == Some(Protocol::Https));
+    if !are_https || one.entry.port != other.entry.port || !both.iter().all(|of| of.is_distinct()) {
+        return None;
+    }
+    if is_certified_for(one, other) || is_certified_for(other, one) {
+        return Some(Overlap::Certificates);
+    }
+    let do_names = match (&one.hostname, &other.hostname) {
+        (Some(one), Some(other)) => one.intersection(other).is_some(),
+        _ => true,
+    };
+    do_names.then_some(Overlap::Hostnames)
+}
+
+/// Whether a client that has seen the certificates of one may send it what is for the other.
+fn is_certified_for(one: &Listener<'_>, other: &Listener<'_>) -> bool {
+    let mut names = one.certified.iter();
+    names.any(|name| match &other.hostname {
+        Some(hostname) => name.intersection(hostname).is_some(),
+        None => true,
+    })
 }

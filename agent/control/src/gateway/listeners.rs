@@ -39,11 +39,37 @@ pub(super) struct Listener<'a> {
     /// Which of its references lead nowhere.
     pub(super) unresolved: Option<Fault>,
     pub(super) conflict: Option<Fault>,
-    /// Another listener of the port takes some of its names, too.
-    pub(super) overlaps: bool,
+    /// What another listener of the port takes some of, too.
+    pub(super) overlap: Option<Overlap>,
+    /// Names that its certificates are for.
+    pub(super) certified: Vec<Hostname>,
     tls: Option<ListenerTls>,
     /// Routes attached.
     pub(super) attached: usize,
+}
+
+/// What two listeners of a port have in common, so that a client may use one connection for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overlap {
+    Hostnames,
+    Certificates,
+}
+
+impl Overlap {
+    fn condition(self) -> Condition {
+        let (reason, message) = match self {
+            Self::Hostnames => (
+                "OverlappingHostnames",
+                "another listener of this port takes some of its names, too",
+            ),
+            Self::Certificates => (
+                "OverlappingCertificates",
+                "a certificate of another listener of this port is for some of its names, too; \
+                 requests that come over a connection of that one get 421",
+            ),
+        };
+        Condition::new("OverlappingTLSConfig", true, reason, message)
+    }
 }
 
 /// Finds the listeners of a Gateway and settles the conflicts among them.
@@ -146,7 +172,8 @@ impl<'a> Listener<'a> {
             unaccepted: None,
             unresolved: None,
             conflict: None,
-            overlaps: false,
+            overlap: None,
+            certified: Vec::new(),
             tls: None,
             attached: 0,
         };
@@ -232,7 +259,7 @@ impl<'a> Listener<'a> {
     }
 
     /// Those that can be used, and what is wrong with the first that cannot.
-    fn certificates(&self, world: &World<'_>) -> (Vec<Certificate>, Option<Fault>) {
+    fn certificates(&mut self, world: &World<'_>) -> (Vec<Certificate>, Option<Fault>) {
         const REASON: &str = "InvalidCertificateRef";
         let references = self.entry.tls.iter().flat_map(|tls| &tls.certificate_refs);
         let from = From {
@@ -246,7 +273,10 @@ impl<'a> Listener<'a> {
         let mut broken = None;
         for reference in references {
             match refs::certificate(world, from, reference, REASON) {
-                Ok(certificate) => found.push(certificate),
+                Ok(pair) => {
+                    found.push(pair.certificate);
+                    self.certified.extend(pair.names.iter().cloned());
+                }
                 Err(fault) => {
                     broken.get_or_insert(fault);
                 }
@@ -315,16 +345,7 @@ impl<'a> Listener<'a> {
             None => Condition::new("Conflicted", false, "NoConflicts", "its place is its own"),
             Some(fault) => Condition::new("Conflicted", true, fault.reason, &fault.message),
         });
-        if self.overlaps {
-            let message = "another listener of this port takes some of its names, too";
-            let overlapping = Condition::new(
-                "OverlappingTLSConfig",
-                true,
-                "OverlappingHostnames",
-                message,
-            );
-            conditions.push(overlapping);
-        }
+        conditions.extend(self.overlap.map(Overlap::condition));
         ListenerStatus {
             name: self.entry.name.clone(),
             supported_kinds: self.kinds.iter().map(|kind| kind_ref(*kind)).collect(),

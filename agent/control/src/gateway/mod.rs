@@ -46,6 +46,7 @@ pub(crate) use tables::Tables;
 pub(crate) use waypoints::waypoints;
 
 use crate::source::ObjectRef;
+use crate::source::gateway_api::Parameters;
 use crate::source::kubernetes::{self, Labels, Namespace};
 use crate::translate::{ByName, Mesh, Note, Objects};
 
@@ -109,6 +110,7 @@ pub(crate) struct Deployment {
     pub(crate) is_waypoint: bool,
     pub(crate) labels: Labels,
     pub(crate) annotations: Labels,
+    pub(crate) parameters: Parameters,
     /// Addresses it is to be reached at.
     pub(crate) addresses: Vec<String>,
     /// Ports it listens on, each with whether it is UDP.

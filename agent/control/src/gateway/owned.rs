@@ -11,7 +11,7 @@ use super::refs::{self, From};
 use super::status::{ObjectStatus, Reported, verdict};
 use super::{Deployment, Fault, Resolved, World};
 use crate::condition::Condition;
-use crate::source::gateway_api::{Gateway, ListenerSet};
+use crate::source::gateway_api::{Gateway, ListenerSet, Parameters};
 use crate::source::kubernetes::Labels;
 use crate::source::{Kind, ObjectRef};
 
@@ -31,6 +31,10 @@ pub(super) struct Owned<'a> {
     pub(super) kind: GatewayKind,
     /// Why none of it is accepted, whatever its listeners are.
     fault: Option<Fault>,
+    /// How what is made for it is to be, or why nobody knows; then what there is stays and goes on.
+    parameters: Result<Parameters, Fault>,
+    /// Its class names parameters that are of no use.
+    is_of_bad_class: bool,
     /// In the order in which they win conflicts: its own, then those of its sets.
     pub(super) listeners: Vec<Listener<'a>>,
     /// ListenerSets that name it, in order of precedence, each with why it is not let in.
@@ -50,6 +54,8 @@ pub(super) fn find<'a>(
             object: gateway,
             kind: kind(gateway, class),
             fault: fault(gateway),
+            parameters: parameters(world, gateway, class),
+            is_of_bad_class: class.parameters.is_none(),
             listeners: Vec::new(),
             sets: Vec::new(),
             client_certificate: client_certificate(world, gateway),
@@ -80,13 +86,11 @@ fn waypoint_for(labels: &Labels) -> Option<WaypointFor> {
 }
 
 fn fault(gateway: &Gateway) -> Option<Fault> {
-    let spec = &gateway.spec;
-    let infrastructure = spec.infrastructure.as_ref();
-    if infrastructure.is_some_and(|of| of.parameters_ref.is_some()) {
-        let message = "spec.infrastructure.parametersRef: there are no parameters for Gateways";
-        return Some(Fault::new("InvalidParameters", message));
-    }
-    let unsupported = spec.addresses.iter().find(|of| of.kind != "IPAddress");
+    let unsupported = gateway
+        .spec
+        .addresses
+        .iter()
+        .find(|of| of.kind != "IPAddress");
     unsupported.map(|of| {
         let message = format!(
             "spec.addresses: {:?} is not supported, only IPAddress",
@@ -96,6 +100,26 @@ fn fault(gateway: &Gateway) -> Option<Fault> {
     })
 }
 
+/// Its own before those of its class.
+fn parameters(
+    world: &World<'_>,
+    gateway: &Gateway,
+    class: &Class<'_>,
+) -> Result<Parameters, Fault> {
+    let of_class = class.parameters.cloned().unwrap_or_default();
+    let infrastructure = gateway.spec.infrastructure.as_ref();
+    let Some(reference) = infrastructure.and_then(|of| of.parameters_ref.as_ref()) else {
+        return Ok(of_class);
+    };
+    match refs::parameters(world, reference, &gateway.metadata.namespace) {
+        Ok(own) => Ok(own.or(&of_class)),
+        Err(message) => {
+            let message = format!("spec.infrastructure.parametersRef: {message}");
+            Err(Fault::new("InvalidParameters", message))
+        }
+    }
+}
+
 fn client_certificate(world: &World<'_>, gateway: &Gateway) -> Option<Result<Certificate, Fault>> {
     let reference = gateway.spec.tls.as_ref()?.client_certificate()?;
     let from = From {
@@ -103,7 +127,8 @@ fn client_certificate(world: &World<'_>, gateway: &Gateway) -> Option<Result<Cer
         namespace: &gateway.metadata.namespace,
     };
     let reason = "InvalidClientCertificateRef";
-    Some(refs::certificate(world, from, reference, reason))
+    let found = refs::certificate(world, from, reference, reason);
+    Some(found.map(|pair| pair.certificate))
 }
 
 impl Owned<'_> {
@@ -136,8 +161,9 @@ impl Owned<'_> {
             backend_client_certificate: self.client_certificate.clone().and_then(Result::ok),
         });
         // What was made before stays while nothing is in order.
-        if self.fault.is_none() {
-            out.deployments.push(self.deployment());
+        if let (None, false, Ok(parameters)) = (&self.fault, self.is_of_bad_class, &self.parameters)
+        {
+            out.deployments.push(self.deployment(parameters));
         }
         let not_programmed = self.not_programmed(&addresses);
         let is_programmed = not_programmed.is_none();
@@ -159,7 +185,7 @@ impl Owned<'_> {
         }
     }
 
-    fn deployment(&self) -> Deployment {
+    fn deployment(&self, parameters: &Parameters) -> Deployment {
         let spec = &self.object.spec;
         let infrastructure = spec.infrastructure.as_ref();
         let requested = spec.addresses.iter().map(|address| address.value.clone());
@@ -183,6 +209,7 @@ impl Owned<'_> {
             annotations: infrastructure
                 .map(|of| of.annotations.clone())
                 .unwrap_or_default(),
+            parameters: parameters.clone(),
             addresses: requested.filter(|value| !value.is_empty()).collect(),
             ports,
             tells_clients: CLIENT_CERT_HEADER.iter().any(|key| {
@@ -207,7 +234,7 @@ impl Owned<'_> {
     }
 
     fn not_accepted(&self) -> Option<Fault> {
-        if let Some(fault) = &self.fault {
+        if let Some(fault) = self.fault.as_ref().or(self.parameters.as_ref().err()) {
             return Some(fault.clone());
         }
         let is_any = self.listeners.iter().any(Listener::is_accepted);

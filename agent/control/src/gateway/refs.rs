@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use agent_model::gateway::Certificate;
-
 use super::{Fault, World};
 use crate::source::Kind;
-use crate::source::gateway_api::{GROUP, ObjectReference};
+use crate::source::gateway_api::{GROUP, ObjectReference, Pair, Parameters};
 
 /// An object that points at others.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +47,7 @@ pub(super) fn certificate(
     from: From<'_>,
     reference: &ObjectReference,
     reason: &'static str,
-) -> Result<Certificate, Fault> {
+) -> Result<Pair, Fault> {
     if !reference.is("", "Secret", "Secret") {
         let message = format!("{}: a certificate can be in a Secret only", reference.name);
         return Err(Fault::new(reason, message));
@@ -70,6 +68,26 @@ pub(super) fn certificate(
             .clone()
             .map_err(|message| Fault::new(reason, format!("Secret {namespace}/{name}: {message}"))),
     }
+}
+
+/// What a `parametersRef` leads to. `own` is the namespace where the reference has none.
+pub(super) fn parameters<'a>(
+    world: &World<'a>,
+    reference: &ObjectReference,
+    own: &str,
+) -> Result<&'a Parameters, String> {
+    if !reference.is("", "ConfigMap", "") {
+        return Err("parameters can be in a ConfigMap only".to_owned());
+    }
+    let namespace = reference.namespace_or(own);
+    let name = reference.name.as_str();
+    let map = world
+        .tables
+        .config_maps
+        .get(&(namespace.into(), name.into()));
+    let map = map.ok_or_else(|| format!("ConfigMap {namespace}/{name} does not exist"))?;
+    let said = map.parameters.as_ref();
+    said.map_err(|message| format!("ConfigMap {namespace}/{name}: {message}"))
 }
 
 /// The reasons for authorities that cannot be used.

@@ -148,14 +148,30 @@ impl Making<'_> {
             let name = format!("{word}-{port}");
             json!({"name": name, "port": port, "targetPort": port, "protocol": protocol})
         });
+        let parameters = &self.of.parameters;
+        let kind = match &parameters.service_type {
+            Some(kind) => kind,
+            None if self.of.is_waypoint => "ClusterIP",
+            None => "LoadBalancer",
+        };
         let mut spec = json!({
-            "type": if self.of.is_waypoint { "ClusterIP" } else { "LoadBalancer" },
+            "type": kind,
             "selector": self.selector(),
             "ipFamilyPolicy": "PreferDualStack",
             "ports": ports.collect::<Vec<_>>(),
         });
-        if let Some(address) = self.of.addresses.first().filter(|_| !self.of.is_waypoint) {
-            spec["loadBalancerIP"] = json!(address);
+        if let Some(policy) = &parameters.external_traffic_policy
+            && kind != "ClusterIP"
+        {
+            spec["externalTrafficPolicy"] = json!(policy);
+        }
+        if kind == "LoadBalancer" {
+            if let Some(class) = &parameters.load_balancer_class {
+                spec["loadBalancerClass"] = json!(class);
+            }
+            if let Some(address) = self.of.addresses.first() {
+                spec["loadBalancerIP"] = json!(address);
+            }
         }
         let object = json!({
             "apiVersion": "v1",
@@ -166,14 +182,14 @@ impl Making<'_> {
         self.made(Part::Service, name, object)
     }
 
-    /// Without `replicas`, so that they are whoever scales it's.
+    /// Without `replicas`, unless parameters say it, so that they are whoever scales it's.
     fn deployment(&self) -> Made {
         let name = short_name(&self.key().name).into_owned();
         let mut labels = self.labels();
         // It speaks for itself: nobody captures what it sends and is sent.
         labels.insert("culvert.dev/mesh".to_owned(), json!("disabled"));
         labels.insert("istio.io/dataplane-mode".to_owned(), json!("none"));
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": self.metadata(&name),
@@ -189,6 +205,9 @@ impl Making<'_> {
                 },
             },
         });
+        if let Some(replicas) = self.of.parameters.replicas {
+            object["spec"]["replicas"] = json!(replicas);
+        }
         self.made(Part::Deployment, name, object)
     }
 
@@ -255,11 +274,7 @@ impl Making<'_> {
             ],
             "readinessProbe": probe(2, 3, ready),
             "livenessProbe": probe(10, 6, alive),
-            "resources": {
-                "requests": {"cpu": "100m", "memory": "64Mi"},
-                // No limit on CPU: a throttled gateway is late.
-                "limits": {"memory": "1Gi"},
-            },
+            "resources": self.resources(),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
@@ -270,6 +285,23 @@ impl Making<'_> {
                 {"name": "root", "mountPath": ROOT, "readOnly": true},
                 {"name": "run", "mountPath": "/run/culvert"},
             ],
+        })
+    }
+
+    fn resources(&self) -> Value {
+        let said = &self.of.parameters;
+        let or = |said: &Option<String>, default: &str| said.clone().unwrap_or(default.to_owned());
+        let mut limits = json!({"memory": or(&said.memory_limit, "1Gi")});
+        // By default none on CPU: a throttled gateway is late.
+        if let Some(cpu) = &said.cpu_limit {
+            limits["cpu"] = json!(cpu);
+        }
+        json!({
+            "requests": {
+                "cpu": or(&said.cpu_request, "100m"),
+                "memory": or(&said.memory_request, "64Mi"),
+            },
+            "limits": limits,
         })
     }
 

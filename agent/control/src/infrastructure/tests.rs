@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::gateway::Deployment;
+use crate::source::gateway_api::Parameters;
 
 fn template() -> Template {
     Template {
@@ -27,6 +28,7 @@ fn edge() -> Deployment {
         is_waypoint: false,
         labels: one("team", "a"),
         annotations: one("cloud.example/kind", "internal"),
+        parameters: Parameters::default(),
         addresses: vec!["192.0.2.1".to_owned()],
         ports: vec![(53, false), (53, true), (80, false)],
         tells_clients: false,
@@ -116,6 +118,41 @@ fn a_service_has_the_ports_of_the_listeners() {
         ..edge()
     };
     assert!(self::made(&idle).is_empty());
+}
+
+#[test]
+fn parameters_change_what_is_made() {
+    let said = |text: &str| Some(text.to_owned());
+    let edge = Deployment {
+        parameters: Parameters {
+            replicas: Some(3),
+            service_type: said("NodePort"),
+            load_balancer_class: said("example.com/fast"),
+            external_traffic_policy: said("Local"),
+            cpu_request: said("1"),
+            cpu_limit: said("2"),
+            memory_request: said("128Mi"),
+            memory_limit: said("2Gi"),
+        },
+        ..edge()
+    };
+    let made = made(&edge);
+    let service = &made[&Part::Service].object;
+    assert_known::<Service>(service);
+    assert_eq!(service["spec"]["type"], "NodePort");
+    assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
+    // Those are a load balancer's.
+    assert_eq!(service["spec"]["loadBalancerClass"], Value::Null);
+    assert_eq!(service["spec"]["loadBalancerIP"], Value::Null);
+    let deployment = &made[&Part::Deployment].object;
+    assert_known::<Typed>(deployment);
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let resources = &deployment["spec"]["template"]["spec"]["containers"][0]["resources"];
+    let expected = json!({
+        "requests": {"cpu": "1", "memory": "128Mi"},
+        "limits": {"cpu": "2", "memory": "2Gi"},
+    });
+    assert_eq!(*resources, expected);
 }
 
 #[test]

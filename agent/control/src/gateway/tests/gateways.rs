@@ -73,7 +73,60 @@ fn gateway_invalid_parameters_ref() {
             .of_object("Gateway infra/g")
             .starts_with("Accepted=False/InvalidParameters Prog"),
     );
-    assert!(world.handed("infra/g").is_empty());
+    // Nothing is made, and whatever was made before goes on.
+    assert!(world.0.deployments.is_empty());
+    assert_eq!(world.handed("infra/g"), ["http"]);
+}
+
+fn settings(namespace: &str, name: &str, data: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         data: {{{data}}}\n"
+    )
+}
+
+#[test]
+fn parameters_of_a_gateway_come_before_those_of_its_class() {
+    let class = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: special, generation: 1}
+spec:
+  controllerName: culvert.dev/gateway-controller
+  parametersRef: {group: '', kind: ConfigMap, name: all, namespace: other}
+";
+    let reference = "infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: own}}";
+    let world = |own: &str, all: &str| {
+        World::of(&format!(
+            "{}{}{}{class}",
+            gateway(&format!("{reference}, {HTTP}")).replace("Name: culvert", "Name: special"),
+            settings("infra", "own", own),
+            settings("other", "all", all),
+        ))
+    };
+    let good = world("replicas: '2'", "replicas: '5', serviceType: NodePort");
+    let parameters = &good.0.deployments[0].parameters;
+    assert_eq!(parameters.replicas, Some(2));
+    assert_eq!(parameters.service_type.as_deref(), Some("NodePort"));
+    assert_eq!(
+        good.of_object("GatewayClass special"),
+        "Accepted=True/Accepted"
+    );
+
+    let bad = world("replica: '2'", "");
+    let shown = bad.of_object("Gateway infra/g");
+    assert!(
+        shown.starts_with("Accepted=False/InvalidParameters"),
+        "{shown}"
+    );
+    assert!(bad.0.deployments.is_empty());
+
+    // Of the class: its Gateways are served, and nothing of what they run on is changed.
+    let bad = world("", "serviceType: Any");
+    let shown = bad.of_object("GatewayClass special");
+    assert_eq!(shown, "Accepted=False/InvalidParameters");
+    assert_eq!(bad.handed("infra/g"), ["http"]);
+    assert!(bad.0.deployments.is_empty());
 }
 
 #[test]
@@ -578,6 +631,32 @@ fn overlapping_names_of_https_listeners_are_said() {
     });
     assert_eq!(overlaps, [true, true, false]);
     assert_eq!(world.handed("infra/g").len(), 3);
+}
+
+/// A certificate for names of another listener: clients may use one connection for both.
+#[test]
+fn overlapping_certificates_of_https_listeners_are_said() {
+    let listener = |name: &str, hostname: &str| {
+        format!(
+            "{{name: {name}, port: 443, protocol: HTTPS, hostname: '{hostname}', tls: \
+             {{certificateRefs: [{{name: {name}}}]}}}}"
+        )
+    };
+    let listeners = [
+        listener("one", "a.example.org"),
+        listener("two", "b.example.org"),
+        listener("three", "example.com"),
+    ];
+    let spec = format!("listeners: [{}]", listeners.join(", "));
+    let secrets = secret_for("infra", "one", "*.example.org")
+        + &secret_for("infra", "two", "b.example.org")
+        + &secret_for("infra", "three", "*.example.com");
+    let world = World::of(&format!("{}{secrets}", gateway(&spec)));
+    let expected = format!("{FINE} OverlappingTLSConfig=True/OverlappingCertificates");
+    for name in ["one", "two"] {
+        assert_eq!(world.of_listener("Gateway infra/g", name), expected);
+    }
+    assert_eq!(world.of_listener("Gateway infra/g", "three"), FINE);
 }
 
 #[test]

@@ -234,7 +234,11 @@ fn grant(namespace: &str, name: &str, from: &str, to: &str) -> String {
 
 /// A Secret with a certificate and its key.
 fn secret(namespace: &str, name: &str) -> String {
-    let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    secret_for(namespace, name, "example.org")
+}
+
+fn secret_for(namespace: &str, name: &str, host: &str) -> String {
+    let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
     let key = made.signing_key.serialize_pem();
     pair(namespace, name, &made.cert.pem(), &key)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_model::gateway::traffic::RedisLogin;
-use agent_model::gateway::{Certificate, SecretKey};
+use agent_model::gateway::{Certificate, Hostname, SecretKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use super::parameters::{KEYS, Parameters};
 use crate::source::kubernetes::Metadata;
 
 /// Certificates of one chain or one bundle.
@@ -24,9 +25,17 @@ const MAX_CERTIFICATES: usize = 1_000;
 pub(crate) struct Secret {
     pub(crate) metadata: Metadata,
     /// What is wrong with it is for the status of whoever refers to it.
-    pub(crate) pair: Result<Certificate, String>,
+    pub(crate) pair: Result<Pair, String>,
     /// Its `password`, and `username` where there is one.
     pub(crate) login: Option<RedisLogin>,
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) certificate: Certificate,
+    /// The names that it is for.
+    pub(crate) names: Arc<[Hostname]>,
 }
 
 #[derive(Deserialize)]
@@ -62,11 +71,12 @@ impl From<RawSecret> for Secret {
         });
         let pair = field("tls.crt").and_then(|chain| Ok((chain, field("tls.key")?)));
         let pair = pair.and_then(|(chain, key)| {
-            check_pair(&chain, &key)?;
-            Ok(Certificate {
+            let names = check_pair(&chain, &key)?;
+            let certificate = Certificate {
                 chain: chain.into(),
                 key: SecretKey::new(key),
-            })
+            };
+            Ok(Pair { certificate, names })
         });
         Self {
             metadata: raw.metadata,
@@ -76,14 +86,16 @@ impl From<RawSecret> for Secret {
     }
 }
 
-fn check_pair(chain: &str, key: &str) -> Result<(), String> {
+/// Returns the names that the certificate is for.
+fn check_pair(chain: &str, key: &str) -> Result<Arc<[Hostname]>, String> {
     let chain = certificates(chain).map_err(|message| format!("tls.crt: {message}"))?;
     // Errors of this parser might repeat what they read.
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|_| "tls.key holds no private key".to_owned())?;
+    let names = chain.first().map(names).unwrap_or_default();
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     match CertifiedKey::from_der(chain, key, &provider) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(names),
         Err(rustls::Error::InconsistentKeys(_)) => {
             Err("tls.key is not the key of tls.crt".to_owned())
         }
@@ -92,6 +104,15 @@ fn check_pair(chain: &str, key: &str) -> Result<(), String> {
 }
 
 /// At least one certificate, and nothing that is broken.
+/// Those that a client could compare with a host.
+fn names(certificate: &CertificateDer<'_>) -> Arc<[Hostname]> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else {
+        return Arc::default();
+    };
+    let names = certificate.valid_dns_names();
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .take(MAX_CERTIFICATES + 1)
@@ -106,7 +127,7 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// `v1 ConfigMap` with the certificates of authorities (`ca.crt`).
+/// `v1 ConfigMap` with the certificates of authorities (`ca.crt`), or with parameters of Gateways.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "RawConfigMap")]
 pub(crate) struct ConfigMap {
@@ -114,6 +135,7 @@ pub(crate) struct ConfigMap {
     /// PEM.
     /// What is wrong with it is for the status of whoever refers to it.
     pub(crate) authorities: Result<Arc<str>, String>,
+    pub(crate) parameters: Result<Parameters, String>,
 }
 
 #[derive(Deserialize)]
@@ -140,12 +162,13 @@ impl From<RawConfigMap> for ConfigMap {
         Self {
             metadata: raw.metadata,
             authorities,
+            parameters: Parameters::read(&raw.data),
         }
     }
 }
 
-/// The entries that are read here; others may be large. What is of another form is left out, as an
-/// error of a decoder would repeat what it saw.
+/// The entries that are read here; of others, which may be large, the name. What is of another form
+/// is left out, as an error of a decoder would repeat what it saw.
 fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let serde_json::Value::Object(all) = serde_json::Value::deserialize(from)? else {
         return Ok(BTreeMap::new());
@@ -155,9 +178,10 @@ fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>,
             key.as_str(),
             "tls.crt" | "tls.key" | "ca.crt" | "username" | "password"
         );
-        is_read
-            .then_some(key)
-            .zip(value.as_str().map(str::to_owned))
+        let is_read = is_read || KEYS.contains(&key.as_str());
+        let text = value.as_str()?;
+        let text = if is_read { text } else { "" };
+        Some((key, text.to_owned()))
     });
     Ok(read.collect())
 }

@@ -5,6 +5,7 @@
 mod gateway;
 mod grant;
 mod material;
+mod parameters;
 mod route;
 mod tls_policy;
 
@@ -17,7 +18,8 @@ pub(crate) use gateway::{
     ListenerSet, Namespaces, RouteKindRef,
 };
 pub(crate) use grant::ReferenceGrant;
-pub(crate) use material::{ConfigMap, Secret};
+pub(crate) use material::{ConfigMap, Pair, Secret};
+pub(crate) use parameters::Parameters;
 pub(crate) use route::{
     BackendRef, Cors, Filter, GrpcMethod, HeaderModifier, Marks, MatchSpec, MethodSpec, Mirror,
     ParentRef, PathEdit, PathSpec, Redirect, Route, RouteRule, UrlRewrite, Value, ValueMatch,
@@ -85,8 +87,14 @@ pub(crate) fn named(object: &Object) -> Vec<ObjectRef> {
         })
     };
     match object {
+        Object::GatewayClass(class) => {
+            found.extend(class.spec.parameters_ref.as_ref().and_then(config_map));
+        }
         Object::Gateway(gateway) => {
             let spec = &gateway.spec;
+            let infrastructure = spec.infrastructure.as_ref();
+            let parameters = infrastructure.and_then(|of| of.parameters_ref.as_ref());
+            found.extend(parameters.and_then(config_map));
             found.extend(certificates(&spec.listeners).filter_map(secret));
             if let Some(tls) = &spec.tls {
                 found.extend(tls.client_certificate().and_then(secret));

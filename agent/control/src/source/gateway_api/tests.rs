@@ -94,7 +94,7 @@ fn a_secret_says_what_is_wrong_and_nothing_of_what_is_in_it() {
         }
     };
     let good = read(&chain, &key);
-    assert_eq!(good.pair.as_ref().unwrap().key.expose(), key);
+    assert_eq!(good.pair.as_ref().unwrap().certificate.key.expose(), key);
     assert!(!format!("{good:?}").contains("PRIVATE"));
     for (chain, key, expected) in [
         ("", key.as_str(), "tls.crt: no certificate in it"),

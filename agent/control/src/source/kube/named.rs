@@ -203,6 +203,7 @@ pub(super) fn wanted<'a>(objects: impl Iterator<Item = &'a Object> + Clone) -> B
             let namespace = parent.namespace_or(&set.metadata.namespace);
             ours.contains(&(namespace, parent.name.as_str()))
         }
+        Object::GatewayClass(class) => classes.contains(class.metadata.name.as_str()),
         Object::BackendTLSPolicy(_) | Object::TrafficPolicy(_) => !ours.is_empty(),
         _ => false,
     };
@@ -248,18 +249,23 @@ data: {tls.crt: eA==, tls.key: eA==}
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: ours}
-spec: {controllerName: culvert.dev/gateway-controller}
+spec:
+  controllerName: culvert.dev/gateway-controller
+  parametersRef: {group: '', kind: ConfigMap, name: of-class, namespace: m}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: other}
-spec: {controllerName: example.com/other}
+spec:
+  controllerName: example.com/other
+  parametersRef: {group: '', kind: ConfigMap, name: nope, namespace: m}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: g, namespace: ns}
 spec:
   gatewayClassName: ours
+  infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: of-gateway}}
   tls:
     backend: {clientCertificateRef: {name: client}}
     frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}, {group: x, kind: ConfigMap, name: nope}]}}}
@@ -298,7 +304,9 @@ spec: {validation: {hostname: x, caCertificateRefs: [{group: '', kind: ConfigMap
                 "Secret ns/client",
                 "Secret ns/own",
                 "ConfigMap b/backends",
+                "ConfigMap m/of-class",
                 "ConfigMap ns/ca",
+                "ConfigMap ns/of-gateway",
             ]
         );
     }
