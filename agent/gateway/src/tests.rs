@@ -18,6 +18,7 @@ mod refuse;
 mod retry;
 mod secure;
 mod serve;
+mod shared;
 mod streams;
 mod tls;
 mod trace;

@@ -100,7 +100,7 @@ impl Site {
         site
     }
 
-    fn apply(&self, routes: &[Route]) {
+    pub(super) fn apply(&self, routes: &[Route]) {
         assert_eq!(self.bed.apply_with(vec![self.listener()], routes), []);
     }
 
@@ -131,7 +131,7 @@ impl Site {
     }
 
     /// One GET through a stream of its own.
-    async fn get(&self, namespace: &str, target: &str) -> Response<bytes::Bytes> {
+    pub(super) async fn get(&self, namespace: &str, target: &str) -> Response<bytes::Bytes> {
         let stream = self.open(namespace, &format!("{VIP}:80")).await.unwrap();
         let (mut send, connection) =
             http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
@@ -152,7 +152,7 @@ pub(super) async fn worker(test: impl Future<Output = ()>) {
 }
 
 /// A route on the service `one` whose answers say which rule it was.
-fn attached(
+pub(super) fn attached(
     name: &str,
     port: Option<u16>,
     consumers: Option<&str>,

@@ -1,6 +1,6 @@
 //! One worker's side of an endpoint: its connections.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,8 +22,6 @@ pub(crate) struct Endpoint {
     group: Arc<Group>,
     /// TLS of its own, over what the mesh reaches it by.
     tls: Option<Arc<Origination>>,
-    /// This worker's requests that are under way.
-    active: Cell<u32>,
     /// The most recently used last.
     pub(super) idle: RefCell<Vec<Idle>>,
     pub(super) shared: Shared,
@@ -41,7 +39,6 @@ impl Endpoint {
             vital: Arc::clone(&member.vital),
             group: Arc::clone(group),
             tls: tls.cloned(),
-            active: Cell::new(0),
             idle: RefCell::default(),
             shared: Shared::default(),
         })
@@ -88,15 +85,6 @@ impl Endpoint {
         self.tls.as_ref()
     }
 
-    /// Counts a request of this worker, or takes it back.
-    pub(super) fn count(&self, begins: bool) {
-        let active = self.active.get();
-        self.active.set(match begins {
-            true => active + 1,
-            false => active.saturating_sub(1),
-        });
-    }
-
     pub(super) fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain(|idle| idle.is_fresh(now));
     }
@@ -104,8 +92,6 @@ impl Endpoint {
     /// Closes what nobody uses.
     pub(super) fn close_unused(&self) {
         self.idle.borrow_mut().clear();
-        if self.active.get() == 0 {
-            self.shared.close();
-        }
+        self.shared.close_unused();
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::behalf::{Behalf, are_alike};
 use super::connect::Dialer;
 use super::endpoint::Endpoint;
+use super::h2::Share;
 use super::line::Line;
 use super::patient::Patient;
 use super::trial::Trial;
@@ -62,6 +63,8 @@ pub(crate) struct Leased {
     /// `None` once it went back, and for connections that drive themselves.
     wire: Option<Box<Wire>>,
     trial: Trial,
+    /// Its part in a connection that is shared.
+    _share: Option<Share>,
     /// The body's end was seen.
     complete: bool,
 }
@@ -168,6 +171,7 @@ async fn exchange(
             let leased = Leased {
                 wire: Some(wire),
                 trial,
+                _share: None,
                 complete: false,
             };
             Ok((response, leased))
@@ -205,10 +209,11 @@ impl Wire {
 
 impl Leased {
     /// A response over a connection that is shared and drives itself.
-    pub(super) fn shared(trial: Trial) -> Self {
+    pub(super) fn shared(trial: Trial, share: Share) -> Self {
         Self {
             wire: None,
             trial,
+            _share: Some(share),
             complete: false,
         }
     }

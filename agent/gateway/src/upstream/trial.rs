@@ -29,7 +29,6 @@ impl Trial {
         now: Instant,
     ) -> Self {
         endpoint.vital().load.begin();
-        endpoint.count(true);
         Self {
             endpoint,
             began: now,
@@ -82,7 +81,6 @@ impl Drop for Trial {
         }
         let load = &self.endpoint.vital().load;
         load.end(Outcome::Abandoned, self.began);
-        self.endpoint.count(false);
     }
 }
 
