@@ -37,10 +37,25 @@ impl Gateway {
 
     /// The same with more flags.
     pub fn start_with(cluster: &Cluster, pod: &Pod, key: &str, flags: &[&str]) -> Result<Self> {
+        let name = format!("gateway-{}", key.replace('/', "-"));
+        Self::start_as(cluster, pod, (key, &name), flags)
+    }
+
+    /// One of several processes of the same gateway, by a number of its own.
+    pub fn start_replica(cluster: &Cluster, pod: &Pod, key: &str, number: usize) -> Result<Self> {
+        let name = format!("gateway-{}-{number}", key.replace('/', "-"));
+        Self::start_as(cluster, pod, (key, &name), &[])
+    }
+
+    fn start_as(
+        cluster: &Cluster,
+        pod: &Pod,
+        (key, name): (&str, &str),
+        flags: &[&str],
+    ) -> Result<Self> {
         let programs = Programs::find()?;
         let control = cluster.control()?;
-        let name = format!("gateway-{}", key.replace('/', "-"));
-        let directory = cluster.run().path(&name);
+        let directory = cluster.run().path(name);
         fs::create_dir_all(&directory).context("creating the gateway's folder")?;
         let token = directory.join("token");
         if !token.exists() {
@@ -58,7 +73,7 @@ impl Gateway {
             .args(["--workers", "1"])
             .args(flags);
         Ok(Self {
-            process: pod.spawn_command(&name, command)?,
+            process: pod.spawn_command(name, command)?,
             programs,
             directory,
         })

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
 use tests::gateway::Gateway;
@@ -27,6 +28,10 @@ pub(crate) const CASES: &[Case] = &[
     shared(
         "waypoint: put in front of a service, moved and taken away under load, nobody notices",
         moved_under_load,
+    ),
+    shared(
+        "waypoint: of two processes one ends under load, no request fails",
+        one_of_two_ends,
     ),
 ];
 
@@ -93,10 +98,7 @@ impl Scene {
 
     /// Puts the service behind a waypoint, or behind none.
     fn bind(&self, cluster: &Cluster, waypoint: &str) -> Result<()> {
-        let labels = format!("metadata:\n  labels: {{culvert.dev/use-waypoint: {waypoint}}}\n");
-        let yaml = self.service.yaml(self.addresses);
-        let bound = yaml.replace("metadata:\n", &labels);
-        cluster.manifests().write("service-app-a", &bound)
+        bind(cluster, &self.service, self.addresses, waypoint)
     }
 }
 
@@ -201,6 +203,78 @@ fn moved_under_load(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// As when a Deployment rolls: SIGTERM first, and the endpoint goes a moment later.
+fn one_of_two_ends(cluster: &Cluster) -> Result<()> {
+    namespaces(cluster)?;
+    let pods = ["way-0", "way-1"].map(|name| {
+        let spec = PodSpec::new(MESHED, name).app("way").account("way");
+        let spec = spec
+            .label("culvert.dev/mesh", "disabled")
+            .label("gateway.networking.k8s.io/gateway-name", "way");
+        cluster.pod(&spec.outside())
+    });
+    let [first, second] = pods;
+    let pods = [first?, second?];
+    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE))?;
+    let manifest = format!("{CLASS}{}{ROUTE}", gateway("way", "service"));
+    cluster.manifests().write("gateway", &manifest)?;
+    let server = cluster.pod(&PodSpec::new(MESHED, "a").on(2))?;
+    let client = cluster.pod(&PodSpec::new(MESHED, "client").account("client"))?;
+    let service = ServiceSpec::new(MESHED, "a", PORT).port(80, &PORT.to_string());
+    let addresses = cluster.service(&service)?;
+    bind(cluster, &service, addresses, "way")?;
+    cluster.settle()?;
+    let _server = Nginx::start(cluster.run(), server.place(), "behind", PORT)?;
+    let key = format!("{MESHED}/way");
+    let mut waypoints = Vec::new();
+    for (number, pod) in pods.iter().enumerate() {
+        let waypoint = Gateway::start_replica(cluster, pod, &key, number)?;
+        waypoint.wait("waypoint in force", |status| {
+            status["ports"] == serde_json::json!([HBONE])
+        })?;
+        waypoints.push(waypoint);
+    }
+    let [to, _] = service_sockets(addresses, 80);
+    must(&client, to)?;
+    let load = Load::start(&client, to);
+    thread::sleep(Duration::from_millis(1500));
+    let ending = waypoints[0].process();
+    ending.signal(Signal::SIGTERM)?;
+    thread::sleep(Duration::from_millis(500));
+    pods[0].update(|pod| pod.ready = false)?;
+    thread::sleep(Duration::from_millis(1500));
+    let (served, failures) = load.stop();
+    println!("  {served} requests, each over a connection of its own");
+    ensure!(
+        failures.is_empty(),
+        "{} failed: {failures:?}",
+        failures.len()
+    );
+    ensure!(served > 100, "no load: {served} requests");
+    let status = ending.terminate(Duration::from_secs(10))?;
+    ensure!(status.success(), "it did not end well: {status}");
+    // Both had some of it.
+    for waypoint in &waypoints {
+        let log = waypoint.process().log();
+        let lines = log.lines().filter(|line| line.contains("request complete"));
+        let lines = lines.count();
+        ensure!(lines > 10, "one of the two served {lines} requests");
+    }
+    Ok(())
+}
+
+/// Puts a service behind a waypoint, or behind none.
+fn bind(
+    cluster: &Cluster,
+    service: &ServiceSpec,
+    addresses: Addresses,
+    waypoint: &str,
+) -> Result<()> {
+    let labels = format!("metadata:\n  labels: {{culvert.dev/use-waypoint: {waypoint}}}\n");
+    let bound = service.yaml(addresses).replace("metadata:\n", &labels);
+    cluster.manifests().write("service-app-a", &bound)
+}
+
 /// One request after the other at a fixed pace, whether those before have been answered or not.
 struct Load {
     ends: Arc<AtomicBool>,
@@ -284,6 +358,15 @@ spec:
 "
     )
 }
+
+const ROUTE: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: a, namespace: app}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules: [{backendRefs: [{name: a, port: 80}]}]
+";
 
 const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
