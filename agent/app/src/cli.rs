@@ -241,14 +241,6 @@ pub(crate) struct NodeFlags {
         value_delimiter = ','
     )]
     pub(crate) dns_except: Vec<String>,
-    /// Names the servers that the agent asks for endpoints that have a host name and no address.
-    #[arg(
-        long,
-        env = "CULVERT_RESOLV_CONF",
-        value_name = "FILE",
-        default_value = "/etc/resolv.conf"
-    )]
-    pub(crate) resolv_conf: PathBuf,
     /// Domain of the cluster's services.
     #[arg(
         long,

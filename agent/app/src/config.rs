@@ -284,7 +284,7 @@ pub(crate) fn node(flags: NodeFlags) -> Result<Node, ConfigError> {
         trust_domain: trust_domain(flags.common.trust_domain)?,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
         network: flags.data_plane.network,
-        resolv_conf: flags.resolv_conf,
+        resolv_conf: flags.data_plane.resolv_conf,
         names: flags.dns_capture.then(|| agent_proxy::dns::Config {
             domain: flags.cluster_domain.into(),
             except: flags.dns_except.into_iter().collect(),

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use agent_gateway::traffic::Policies;
 use agent_gateway::tuning::Tuning;
 use agent_gateway::{
-    Follower, Gateway, Mesh, Outcomes, Place, Records, SystemLookup, Told, Uncounted, bind, keys,
+    Follower, Gateway, Mesh, Outcomes, Place, Records, Told, Uncounted, bind, keys,
 };
 use agent_identity::{Certificates, GrpcCaClient, GrpcCaConfig};
 use agent_model::Workload;
 use agent_net::drain::{self, Watcher};
+use agent_net::lookup::Lookup;
 use agent_net::socket::listen_on;
 use agent_telemetry::{Collector, Limits, Metrics, Spans};
 use agent_xds::client::{self, Means};
@@ -67,7 +68,10 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let pending = readiness.wait_for("configuration");
 
-    let known = follow(&config, &control, &draining);
+    let lookup = Arc::new(Lookup::new(config.resolv_conf.clone()));
+    let asked = Arc::clone(&lookup);
+    metrics.sample_with(move |samples| crate::sample_lookups(samples, &asked));
+    let known = follow(&config, lookup, &control, &draining);
     let trials = Trials::shown_by(&metrics);
     let spans = spans(&config, &control)?;
     if let Some(spans) = spans.clone() {
@@ -218,10 +222,15 @@ struct Known {
 }
 
 /// Starts following the control plane until the drain begins.
-fn follow(config: &GatewayConfig, control: &Runtime, draining: &Watcher) -> Known {
+fn follow(
+    config: &GatewayConfig,
+    lookup: Arc<Lookup>,
+    control: &Runtime,
+    draining: &Watcher,
+) -> Known {
     let (writer, mesh) = agent_state::channel();
     let (follower, told) = Follower::new(writer);
-    control.spawn(follower.names().follow(SystemLookup, draining.clone()));
+    control.spawn(follower.names().follow(lookup, draining.clone()));
     let (status, sync) = watch::channel(ClientStatus::default());
     let GatewayConfig { gateway, .. } = config;
     let client = ClientConfig {

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agent_net::lookup::{Lookup, Outcome};
+
 mod admin;
 mod check;
 mod cli;
@@ -78,4 +80,14 @@ fn sample_log_drops(metrics: &agent_telemetry::Metrics, dropped: Arc<AtomicU64>)
             dropped.load(Ordering::Relaxed),
         );
     });
+}
+
+/// What came of looking up names of endpoints, by node and gateway alike.
+fn sample_lookups(samples: &mut agent_telemetry::Samples, lookup: &Lookup) {
+    for outcome in Outcome::ALL {
+        let help = "Names of endpoints that were needed, by how their addresses were found";
+        let labels = [("outcome", outcome.as_str())];
+        let count = lookup.count(outcome);
+        samples.counter("culvert_dns_lookups", help, &labels, count);
+    }
 }

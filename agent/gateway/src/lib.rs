@@ -73,7 +73,7 @@ pub use config::Config;
 pub use gateway::{Gateway, GatewayError};
 pub use keys::Keys;
 pub use mesh::Mesh;
-pub use names::{Lookup, Names, SystemLookup};
+pub use names::{Answer, Lookup, Names};
 pub use passage::Passage;
 pub use place::{Door, Place, Transport, bind};
 pub use record::{Record, Records};

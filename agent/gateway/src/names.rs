@@ -1,30 +1,33 @@
 //! Endpoints that are known by name only (ServiceEntry, `resolution: DNS`): their names are looked
-//! up, and each address becomes an endpoint of the mesh's state. A name that cannot be looked up
-//! keeps the addresses that it had.
+//! up, and each address becomes an endpoint of the mesh's state. A name of which no server answers
+//! keeps the addresses that it had; one that is no more, as a server says, has none.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_model::Workload;
 use agent_net::drain::Watcher;
+use agent_net::lookup::{self, Addresses, LookupError};
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, Update};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 #[cfg(test)]
 mod tests;
 
-/// How long an answer counts; up to a sixth is added, so that names are not asked for in step.
-const FRESH: Duration = Duration::from_secs(30);
-/// When a name that could not be looked up is asked for again.
+/// Names are looked at after so long at the latest.
+const LOOK: Duration = Duration::from_secs(30);
+/// When a name that could not be looked up is asked for again, and shortest time that an answer
+/// counts.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How long a look-up may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A look-up is over by then.
+const LATE: Duration = Duration::from_secs(10);
+/// Of the time that an answer counts, what may be added, so that names are not asked for in step.
+const JITTER: f64 = 1.0 / 6.0;
 /// Look-ups at a time.
 const AT_A_TIME: usize = 8;
 /// Names that are looked up; endpoints of more have no address.
@@ -32,20 +35,20 @@ const MOST_NAMES: usize = 1024;
 /// Addresses of one name that count.
 const MOST_ADDRESSES: usize = 16;
 
+/// Addresses of a name, and until when they count.
+pub type Answer = Result<(Addresses, Instant), LookupError>;
+
 /// Looks names up.
 pub trait Lookup: Clone + Send + 'static {
-    /// The addresses of a host, in any order.
-    fn addresses(&self, host: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send;
+    /// The addresses of a host, in any order; within a few seconds.
+    fn addresses(&self, host: &str) -> impl Future<Output = Answer> + Send;
 }
 
-/// As the system does it (`/etc/hosts`, `/etc/resolv.conf`).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemLookup;
-
-impl Lookup for SystemLookup {
-    async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((host, 0)).await?;
-        Ok(found.map(|address| address.ip()).collect())
+impl Lookup for Arc<lookup::Lookup> {
+    async fn addresses(&self, host: &str) -> Answer {
+        let addresses = lookup::Lookup::addresses(self, host).await?;
+        let until = self.counts_until(host).unwrap_or_else(Instant::now);
+        Ok((addresses, until))
     }
 }
 
@@ -102,21 +105,20 @@ impl Names {
     }
 
     async fn look_up_all(&self, lookup: impl Lookup) {
-        let mut under_way: JoinSet<(Arc<str>, io::Result<Vec<IpAddr>>)> = JoinSet::new();
+        let mut under_way: JoinSet<(Arc<str>, Answer)> = JoinSet::new();
         loop {
             let room = AT_A_TIME - under_way.len();
             let (due, next) = self.table().due(Instant::now(), room);
             for name in due {
                 let lookup = lookup.clone();
                 under_way.spawn(async move {
-                    let late = || io::Error::from(io::ErrorKind::TimedOut);
-                    let found = timeout(PATIENCE, lookup.addresses(&name)).await;
-                    (name, found.map_err(|_| late()).and_then(|found| found))
+                    let found = lookup.addresses(&name).await;
+                    (name, found)
                 });
             }
             tokio::select! {
                 Some(Ok((name, found))) = under_way.join_next(), if !under_way.is_empty() => {
-                    self.found(&name, found);
+                    self.found(&name, found, Instant::now());
                 }
                 () = sleep_until(next) => {}
                 () = self.news.notified() => {}
@@ -124,16 +126,21 @@ impl Names {
         }
     }
 
-    fn found(&self, name: &str, found: io::Result<Vec<IpAddr>>) {
-        let now = Instant::now();
+    fn found(&self, name: &str, found: Answer, now: Instant) {
+        let mut table = self.table();
         match found {
-            Ok(addresses) => {
-                let jitter = FRESH.mul_f64(rand::random::<f64>() / 6.0);
-                self.table().resolve(name, addresses, now + FRESH + jitter);
+            Ok((addresses, until)) => {
+                let counts = until.saturating_duration_since(now).max(AGAIN);
+                let jitter = counts.mul_f64(rand::random::<f64>() * JITTER);
+                table.resolve(name, &addresses, now + counts + jitter);
+            }
+            Err(LookupError::NotFound) => {
+                tracing::debug!(name, "an endpoint's name has no address");
+                table.resolve(name, &[], now + AGAIN);
             }
             Err(error) => {
                 tracing::debug!(name, %error, "an endpoint's name cannot be looked up");
-                if let Some(known) = self.table().names.get_mut(name) {
+                if let Some(known) = table.names.get_mut(name) {
                     known.due = now + AGAIN;
                 }
             }
@@ -201,11 +208,11 @@ impl Table {
     /// Names that are to be looked up now, and when to ask again.
     fn due(&mut self, now: Instant, room: usize) -> (Vec<Arc<str>>, Instant) {
         let mut due = Vec::new();
-        let mut next = now + FRESH;
+        let mut next = now + LOOK;
         for (name, known) in &mut self.names {
             if known.due <= now && due.len() < room {
                 // Under way: not again before it is late.
-                known.due = now + PATIENCE + AGAIN;
+                known.due = now + LATE;
                 due.push(Arc::clone(name));
             }
             next = next.min(known.due);
@@ -214,8 +221,9 @@ impl Table {
         (due, next.max(now + Duration::from_millis(10)))
     }
 
-    fn resolve(&mut self, name: &str, mut addresses: Vec<IpAddr>, due: Instant) {
-        addresses.retain(is_allowed);
+    fn resolve(&mut self, name: &str, addresses: &[IpAddr], due: Instant) {
+        let addresses = addresses.iter().copied();
+        let mut addresses: Vec<IpAddr> = addresses.filter(is_allowed).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(MOST_ADDRESSES);

@@ -60,6 +60,8 @@ pub(crate) struct GatewayConfig {
     pub(crate) cluster_id: String,
     /// Network of the gateway (`""` is the default network).
     pub(crate) network: String,
+    /// Name servers that the gateway asks.
+    pub(crate) resolv_conf: PathBuf,
     /// Data-path threads.
     pub(crate) workers: usize,
     /// How long requests may go on after SIGTERM.
@@ -100,6 +102,7 @@ pub(crate) fn gateway(flags: GatewayFlags) -> Result<GatewayConfig, ConfigError>
         ready_listen: flags.data_plane.ready_listen,
         cluster_id: name("cluster-id", flags.common.cluster_id)?,
         network: flags.data_plane.network,
+        resolv_conf: flags.data_plane.resolv_conf,
         workers: workers(flags.data_plane.workers)?,
         drain_deadline: flags.common.drain_deadline,
     })

@@ -4,7 +4,6 @@ use std::sync::{Arc, Weak};
 
 use agent_datapath::Datapath;
 use agent_identity::Certificates;
-use agent_net::lookup;
 use agent_proxy::Workers;
 use agent_proxy::dns::Outcome;
 use agent_telemetry::{Metrics, Samples};
@@ -127,12 +126,7 @@ fn proxy(samples: &mut Samples, workers: &Weak<Workers>) {
             let count = workers.names().get(outcome);
             samples.counter("culvert_dns_questions", help, &labels, count);
         }
-        for outcome in lookup::Outcome::ALL {
-            let help = "Names of endpoints that the node needed, by how it found their addresses";
-            let labels = [("outcome", outcome.as_str())];
-            let count = workers.lookup().count(outcome);
-            samples.counter("culvert_dns_lookups", help, &labels, count);
-        }
+        crate::sample_lookups(samples, workers.lookup());
         let stats = workers.tunnels();
         let (tunnels, streams) = (stats.tunnels as f64, stats.streams as f64);
         samples.gauge(

@@ -37,7 +37,7 @@ fn endpoints(state: &Reader) -> Vec<String> {
 fn each_address_of_a_name_is_an_endpoint() {
     let (writer, state) = channel();
     let names = Names::new(writer);
-    let due = Instant::now() + FRESH;
+    let due = Instant::now() + LOOK;
     names.apply(put("w", "api.example.com"));
     assert_eq!(endpoints(&state), Vec::<String>::new());
     let answer = [
@@ -47,11 +47,11 @@ fn each_address_of_a_name_is_an_endpoint() {
         "169.254.169.254",
         "192.0.2.1",
     ];
-    names.table().resolve("api.example.com", ips(&answer), due);
+    names.table().resolve("api.example.com", &ips(&answer), due);
     let two = ["w/192.0.2.1 192.0.2.1", "w/192.0.2.2 192.0.2.2"];
     assert_eq!(endpoints(&state), two);
     let answer = ["2001:db8::1", "192.0.2.2"];
-    names.table().resolve("api.example.com", ips(&answer), due);
+    names.table().resolve("api.example.com", &ips(&answer), due);
     let moved = ["w/192.0.2.2 192.0.2.2", "w/2001:db8::1 2001:db8::1"];
     assert_eq!(endpoints(&state), moved);
 
@@ -70,12 +70,12 @@ fn each_address_of_a_name_is_an_endpoint() {
     // An answer that comes too late is nobody's.
     names
         .table()
-        .resolve("other.example.com", ips(&answer), due);
+        .resolve("other.example.com", &ips(&answer), due);
     assert_eq!(endpoints(&state), Vec::<String>::new());
 }
 
 #[test]
-fn a_name_that_cannot_be_looked_up_keeps_its_addresses_and_is_asked_for_again() {
+fn a_name_is_asked_for_again_when_its_answer_counts_no_more() {
     let (writer, state) = channel();
     let names = Names::new(writer);
     names.apply(put("w", "api.example.com"));
@@ -83,13 +83,30 @@ fn a_name_that_cannot_be_looked_up_keeps_its_addresses_and_is_asked_for_again() 
     let due = |at| names.table().due(at, AT_A_TIME).0.len();
     assert_eq!(due(start), 1);
     assert_eq!(due(start), 0, "it is under way");
-    names.found("api.example.com", Ok(ips(&["192.0.2.1"])));
-    assert_eq!(due(start + FRESH / 2), 0);
-    assert_eq!(due(start + FRESH * 2), 1);
-    names.found("api.example.com", Err(io::Error::other("no answer")));
+    let answer = |counts: u64| {
+        let addresses = Addresses::from(ips(&["192.0.2.1"]));
+        Ok((addresses, start + Duration::from_secs(counts)))
+    };
+    let at = |seconds| start + Duration::from_secs(seconds);
+    names.found("api.example.com", answer(60), start);
+    assert_eq!(due(at(59)), 0);
+    assert_eq!(due(at(71)), 1);
+    // However short it counts.
+    names.found("api.example.com", answer(0), at(71));
+    assert_eq!(due(at(75)), 0);
+    assert_eq!(due(at(77)), 1);
+
+    // While no server answers the addresses stay, and they go with the name.
+    let silence = Err(LookupError::Unanswered("silence".to_owned()));
+    names.found("api.example.com", silence, at(77));
     assert_eq!(endpoints(&state), ["w/192.0.2.1 192.0.2.1"]);
-    let again = Instant::now() + AGAIN * 2;
-    assert_eq!(due(again), 1);
+    assert_eq!(due(at(81)), 0);
+    assert_eq!(due(at(82)), 1);
+    names.found("api.example.com", Err(LookupError::NotFound), at(82));
+    assert_eq!(endpoints(&state), Vec::<String>::new());
+    assert_eq!(due(at(87)), 1);
+    names.found("api.example.com", answer(200), at(88));
+    assert_eq!(endpoints(&state), ["w/192.0.2.1 192.0.2.1"]);
 }
 
 #[test]
@@ -105,10 +122,10 @@ fn there_is_an_end_to_names_and_to_their_addresses() {
     assert_eq!(names.table().names.len(), MOST_NAMES);
     let (due, next) = names.table().due(Instant::now(), AT_A_TIME);
     assert_eq!(due.len(), AT_A_TIME);
-    assert!(next < Instant::now() + FRESH);
+    assert!(next < Instant::now() + LOOK);
     let many: Vec<IpAddr> = (1..=40).map(|last| [192, 0, 2, last].into()).collect();
-    let later = Instant::now() + FRESH;
-    names.table().resolve("h1.example.com", many, later);
+    let later = Instant::now() + LOOK;
+    names.table().resolve("h1.example.com", &many, later);
     assert_eq!(endpoints(&state).len(), MOST_ADDRESSES);
 }
 
@@ -117,8 +134,8 @@ fn there_is_an_end_to_names_and_to_their_addresses() {
 struct Same;
 
 impl Lookup for Same {
-    async fn addresses(&self, _host: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(ips(&["192.0.2.9"]))
+    async fn addresses(&self, _host: &str) -> Answer {
+        Ok((ips(&["192.0.2.9"]).into(), Instant::now()))
     }
 }
 
@@ -136,6 +153,8 @@ async fn names_are_looked_up_as_they_come() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(Duration::from_secs(5), seen).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), seen)
+            .await
+            .unwrap();
     }
 }

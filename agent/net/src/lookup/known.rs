@@ -48,6 +48,13 @@ impl Known {
         self.since
     }
 
+    /// Until when [`Self::step`] takes what is known.
+    pub(super) fn counts_until(&self) -> Option<Instant> {
+        let good = self.good.as_ref().map(|good| good.until);
+        let bad = self.bad.as_ref().map(|(_, until)| *until);
+        good.max(bad)
+    }
+
     pub(super) fn step(&self, now: Instant) -> Step {
         if let Some(good) = self.good.as_ref().filter(|good| now < good.until) {
             return Step::Take(Ok(Arc::clone(&good.addresses)));

@@ -125,7 +125,7 @@ impl Lookup {
     /// The addresses of a host, IPv4 first; at most 5 s later. Whoever asks for a name that is being
     /// looked up waits for the same answer.
     pub async fn addresses(&self, host: &str) -> Result<Addresses, LookupError> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = settled(host);
         if !message::is_name(&host) {
             return Err(LookupError::NotAName);
         }
@@ -155,6 +155,13 @@ impl Lookup {
         });
         let (outcome, result) = lock(&name.known).learn(told, Instant::now());
         self.counted(outcome, result)
+    }
+
+    /// Until when what is known of a host counts, whether it is addresses or that there are none: who
+    /// keeps them need not ask before. `None` for a name that was not looked up.
+    pub fn counts_until(&self, host: &str) -> Option<Instant> {
+        let name = lock(&self.names).get(settled(host).as_str()).cloned()?;
+        lock(&name.known).counts_until()
     }
 
     /// How often that came of a wish since start.
@@ -197,6 +204,11 @@ impl Lookup {
         self.counts[outcome as usize].fetch_add(1, Ordering::Relaxed);
         result
     }
+}
+
+/// The one form of a name.
+fn settled(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

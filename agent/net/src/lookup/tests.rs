@@ -110,10 +110,12 @@ fn addresses_are_kept_for_their_time_within_limits() {
     for (ttl, kept) in [(0, 5), (60, 60), (86_400, 300)] {
         let mut known = Known::default();
         assert_eq!(known.step(start), Step::Ask { last: None });
+        assert_eq!(known.counts_until(), None);
         let (outcome, learnt) = known.learn(Ok(told(&["192.0.2.1"], ttl)), start);
         assert_eq!(outcome, Outcome::Answered);
         let end = start + Duration::from_secs(kept);
         let before = end - Duration::from_millis(1);
+        assert_eq!(known.counts_until(), Some(end));
         assert_eq!(known.step(before), Step::Take(learnt.clone()), "{ttl}");
         let last = learnt.ok();
         assert_eq!(known.step(end), Step::Ask { last }, "{ttl}");
@@ -133,6 +135,7 @@ fn the_last_good_ones_count_while_nobody_answers_and_not_when_the_name_is_gone()
     );
     // Not asked again at once.
     assert_eq!(known.step(at(14)), Step::Take(good.clone()));
+    assert_eq!(known.counts_until(), Some(at(15)));
     let last = good.ok();
     assert_eq!(known.step(at(15)), Step::Ask { last });
     // After an hour they are too old.
