@@ -3,106 +3,42 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use agent_model::Identity;
 use agent_model::gateway::GatewayKey;
 use agent_net::drain;
-use agent_xds::server::ConnectedNodes;
 use agent_xds::{Discovery, Published};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::ControlError;
-use crate::admission::{Admission, NodeAccount, NodeTokens, Reviews, TokenReviews};
+use crate::admission::{Admission, NodeAccount, NodeTokens, Reviews};
 use crate::ca::{CertificateService, Counters, NodeLimits};
+use crate::changes::Changes;
 use crate::cluster;
-use crate::cluster::ClusterConfig;
 use crate::collection::{Collection, Placement};
 use crate::conditions::{self, Conditions};
+use crate::config::{Config, SourceChoice};
 use crate::infrastructure::{Image, Infrastructure, Template};
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
-use crate::pace::Pace;
 use crate::rounds::Cue;
 use crate::serve::{self, Services, listen};
 use crate::snapshot::Snapshot;
+use crate::source::Batch;
 use crate::source::file::FileSource;
 use crate::source::kube::KubeSource;
-use crate::source::{Batch, Problem};
 use crate::status::{Parts, Progress, Status};
 use crate::translate::{Endpoints, Mesh};
-use crate::trust::{
-    Acknowledgements, AuthorityFiles, ConfigMaps, Keeper, Ledger, Origin, Terms, Turn, publish,
-};
+use crate::trust::{Acknowledgements, ConfigMaps, Keeper, Ledger, Origin, Terms, Turn, publish};
 use crate::webhook::{Registration, Webhook};
 
 /// Lifetime of the server's own certificate: that of workloads within these bounds.
 const SERVING_TTL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
-
-/// Settings of the control plane.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where the objects that describe the mesh come from.
-    pub source: SourceChoice,
-    /// Beside Istio's control plane: discovery and certificates are that one's, and so are the
-    /// statuses of its objects. Left are the node service and the marks of captured pods.
-    pub companion: bool,
-    /// Address of the one listener, for discovery and certificates.
-    pub listen: SocketAddr,
-    /// File with one `TOKEN NODE` a line.
-    pub node_tokens: Option<PathBuf>,
-    /// Service account tokens that are admitted too; these need a cluster.
-    pub token_reviews: Option<TokenReviews>,
-    /// Where the root and its key live; the root is `root-cert.pem`.
-    pub state_dir: PathBuf,
-    /// An issuer from outside, instead of the root made in `state_dir`.
-    pub authority: Option<AuthorityFiles>,
-    /// File of the issuers' revocation lists, PEM; read again when it changes.
-    pub revocation_lists: Option<PathBuf>,
-    /// Trust domain of every identity.
-    pub trust_domain: String,
-    /// Cluster id in the names of workloads.
-    pub cluster_id: String,
-    /// Longest lifetime of a workload's certificate.
-    pub cert_ttl: Duration,
-    /// How long a new root is trusted before it signs, at the least.
-    pub root_overlap: Duration,
-    /// DNS names and addresses nodes dial.
-    pub serving_names: Vec<String>,
-    /// Policies of this namespace apply to every namespace.
-    pub root_namespace: String,
-    /// Image of gateways; that of the pod this runs in by default. In a cluster every Gateway gets a
-    /// Deployment, a Service and a ServiceAccount, and the default classes are made. Gateways dial
-    /// the first of `serving_names` on the port of `listen`.
-    pub gateway_image: Option<String>,
-}
-
-impl Config {
-    /// The default of `cluster_id`, as elsewhere in the ambient world.
-    pub const DEFAULT_CLUSTER_ID: &'static str = "Kubernetes";
-    /// The default of `cert_ttl`.
-    pub const DEFAULT_CERT_TTL: Duration = Duration::from_secs(24 * 3600);
-    /// The default of `root_overlap`: the two minutes in which a kubelet renews what pods mount of
-    /// a ConfigMap, and some more.
-    pub const DEFAULT_ROOT_OVERLAP: Duration = Duration::from_secs(5 * 60);
-    /// The default of `root_namespace`.
-    pub const DEFAULT_ROOT_NAMESPACE: &'static str = "culvert-system";
-}
-
-/// Where the objects that describe the mesh come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceChoice {
-    /// A folder of manifests.
-    Folder(PathBuf),
-    /// A cluster's API server.
-    Kubernetes(ClusterConfig),
-}
 
 /// A control plane that has read its manifests and listens, but does not serve yet.
 #[derive(Debug)]
@@ -175,7 +111,7 @@ impl Control {
     /// state or none of it. Bad objects are problems in the status, not errors, and so is an API
     /// server that is away.
     pub async fn bind(config: Config) -> Result<Self, ControlError> {
-        check(&config)?;
+        config.check()?;
         let (client, source, first) = match &config.source {
             SourceChoice::Folder(folder) => {
                 let (source, first) = FileSource::open(folder).await.map_err(at(folder))?;
@@ -436,94 +372,6 @@ impl Control {
     }
 }
 
-/// Turns batches into what nodes see.
-struct Changes {
-    collection: Arc<RwLock<Collection>>,
-    snapshot: Snapshot,
-    status: Status,
-    problems: Vec<Problem>,
-    /// Where the problems are to be seen, anew after every change.
-    told: watch::Sender<Arc<[Problem]>>,
-    placement: watch::Sender<Placement>,
-    attached: AttachedNodes,
-    /// Who is told.
-    streams: ConnectedNodes,
-}
-
-impl Changes {
-    async fn follow(mut self, mut batches: mpsc::Receiver<Batch>, mut drain: drain::Watcher) {
-        let mut reports = self.attached.changes();
-        let mut pace = Pace::default();
-        loop {
-            let turn = self.next_turn();
-            let turned = async {
-                match turn {
-                    Some(turn) => sleep_until(turn).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let first = tokio::select! {
-                () = drain.signalled() => return,
-                batch = batches.recv() => match batch {
-                    Some(batch) => Some(batch),
-                    None => return,
-                },
-                Ok(()) = reports.changed() => None,
-                () = turned => None,
-            };
-            let streams = self.streams.count();
-            sleep_until(pace.gather_until(Instant::now(), streams)).await;
-            let mut gathered: Vec<Batch> = first.into_iter().collect();
-            while let Ok(batch) = batches.try_recv() {
-                gathered.push(batch);
-            }
-            self.take(gathered);
-            pace.done(Instant::now());
-        }
-    }
-
-    /// When what was put off is due.
-    fn next_turn(&self) -> Option<Instant> {
-        let collection = self.collection.read();
-        let collection = collection.unwrap_or_else(PoisonError::into_inner);
-        collection.next_turn().map(Instant::from_std)
-    }
-
-    fn take(&mut self, batches: Vec<Batch>) {
-        let mut collection = self
-            .collection
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut events = 0;
-        for batch in batches {
-            events += batch.events.len();
-            self.problems = batch.problems;
-            for event in batch.events {
-                collection.apply(event);
-            }
-        }
-        for (node, reports) in self.attached.take_reports() {
-            collection.report(&node, &reports);
-        }
-        let changed = collection.settle_at(Instant::now().into_std());
-        // Certificates first: a node that sees a new pod asks for its certificate at once.
-        let is_published = self.snapshot.update(&collection, &changed);
-        let notes = collection.notes();
-        if let Some(placement) = collection.new_placement() {
-            self.placement.send_replace(placement);
-        }
-        drop(collection);
-        debug!(
-            events,
-            namespaces = changed.len(),
-            is_published,
-            "manifests taken over"
-        );
-        self.status.report(&self.problems, notes);
-        self.told.send_replace(self.problems.as_slice().into());
-    }
-}
-
 /// The nodes that an agent runs on.
 fn agents_nodes(
     collection: Arc<RwLock<Collection>>,
@@ -553,30 +401,6 @@ fn template(config: &Config) -> Option<Template> {
         trust_domain: config.trust_domain.clone(),
         cluster_id: config.cluster_id.clone(),
     })
-}
-
-fn check(config: &Config) -> Result<(), ControlError> {
-    let invalid = |message: String| Err(ControlError::Config(message));
-    if Identity::new(&config.trust_domain, "namespace", "account").is_err() {
-        return invalid(format!(
-            "trust domain {:?} is not valid",
-            config.trust_domain
-        ));
-    }
-    if Identity::new("domain", &config.root_namespace, "account").is_err() {
-        return invalid(format!(
-            "root namespace {:?} is not valid",
-            config.root_namespace
-        ));
-    }
-    // The id stands before the first `/` of every workload's name.
-    if config.cluster_id.is_empty() || config.cluster_id.contains('/') {
-        return invalid(format!("cluster id {:?} is not valid", config.cluster_id));
-    }
-    if config.cert_ttl < Duration::from_secs(1) {
-        return invalid("certificates must live for a second at least".to_owned());
-    }
-    Ok(())
 }
 
 /// Every way that is configured; there must be one.

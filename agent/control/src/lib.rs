@@ -9,12 +9,14 @@
 
 mod admission;
 mod ca;
+mod changes;
 mod check;
 mod cluster;
 mod code;
 mod collection;
 mod condition;
 mod conditions;
+mod config;
 mod controller;
 mod error;
 mod gateway;
@@ -36,7 +38,8 @@ pub use admission::{NodeAccount, TokenReviews, TokenTable};
 pub use check::{Check, Finding, Findings, Object, Place, Scene};
 pub use cluster::ClusterConfig;
 pub use code::{Code, Severity};
-pub use controller::{Config, Control, SourceChoice, run};
+pub use config::{Config, SourceChoice};
+pub use controller::{Control, run};
 pub use error::ControlError;
 pub use gateway::FEATURES as GATEWAY_FEATURES;
 pub use manifests::Manifests;

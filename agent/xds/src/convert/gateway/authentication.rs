@@ -8,7 +8,8 @@ use proto::gateway as wire;
 
 use super::super::any;
 use super::super::fields::{MAX_STRING, required, text};
-use super::access::{claim, decode_policy_target, encode_policy_target, plain};
+use super::access::{decode_policy_target, encode_policy_target};
+use super::matcher::{claim, plain};
 use super::{gateway_key, needed, parts, pem};
 use crate::{Error, ResourceType};
 

@@ -6,6 +6,7 @@ mod authentication;
 mod backend;
 mod filter;
 mod listener;
+mod matcher;
 mod route;
 mod rule;
 #[cfg(test)]
