@@ -54,7 +54,7 @@ pub(crate) struct DataPlaneFlags {
     /// Data-path threads. [default: one per CPU]
     #[arg(long, env = "CULVERT_WORKERS", value_name = "N")]
     pub(crate) workers: Option<NonZeroUsize>,
-    /// Names the servers that are asked for endpoints that have a host name and no address.
+    /// Names the servers that are asked for endpoints with a host name and no address.
     #[arg(
         long,
         env = "CULVERT_RESOLV_CONF",
