@@ -20,6 +20,20 @@ use crate::programs::Programs;
 /// Port of its metrics.
 const METRICS: u16 = 15020;
 
+/// The class of gateways, and the Gateway `app/edge` with one listener for HTTP on port 8000.
+pub const EDGE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: app}
+spec:
+  gatewayClassName: culvert
+  listeners: [{name: http, port: 8000, protocol: HTTP}]
+";
+
 /// A running gateway; killed when dropped.
 #[derive(Debug)]
 pub struct Gateway {

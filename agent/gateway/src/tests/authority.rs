@@ -1,11 +1,15 @@
 //! A certificate authority for peers of the gateway.
 
+use std::io;
 use std::sync::Arc;
 
 use agent_model::gateway::{Certificate, SecretKey};
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -42,6 +46,24 @@ impl Authority {
             chain: certificate.pem().into(),
             key: SecretKey::new(key.serialize_pem()),
         }
+    }
+
+    /// TLS over a stream to `name`, as a client that trusts this authority.
+    pub(super) async fn trusting<S>(&self, stream: S, name: &str) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, stream).await
     }
 
     /// What a server with a certificate for these names speaks; clients have to show one of

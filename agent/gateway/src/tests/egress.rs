@@ -15,12 +15,10 @@ use http::Response;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
-use tokio_rustls::{TlsConnector, client};
+use tokio_rustls::client;
 
 use super::authority::Authority;
 use super::backend::Backend;
@@ -70,19 +68,7 @@ async fn secured(
     authority: &Authority,
     name: &str,
 ) -> io::Result<client::TlsStream<TunnelIo>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    let stream = open(site).await;
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
+    authority.trusting(open(site).await, name).await
 }
 
 #[tokio::test]

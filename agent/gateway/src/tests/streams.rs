@@ -11,12 +11,11 @@ use agent_model::gateway::{
     ListenerTls, Parent, Protocol, Route, RouteKey, RouteKind, Rules, Target, TrustedRoots,
     VerifiedTls, WeightedTarget,
 };
-use rustls::pki_types::ServerName;
+use rustls::ServerConfig;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client};
+use tokio_rustls::{TlsAcceptor, client};
 
 use super::authority::Authority;
 use super::backend::Backend;
@@ -70,19 +69,8 @@ async fn secured(
     authority: &Authority,
     name: &str,
 ) -> io::Result<client::TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let tcp = TcpStream::connect(bed.address).await.unwrap();
-    let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
+    authority.trusting(tcp, name).await
 }
 
 fn on(

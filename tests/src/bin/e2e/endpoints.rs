@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::apps::Nginx;
-use tests::gateway::Gateway;
+use tests::gateway::{EDGE, Gateway};
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
 
@@ -35,7 +35,9 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
     cluster.service(&ServiceSpec::new(MESHED, "pair", PORT).port(80, &PORT.to_string()))?;
     let spec = ServiceSpec::new(MESHED, "sticky", PORT).port(80, &PORT.to_string());
     cluster.service(&spec.selecting("pair"))?;
-    cluster.manifests().write("gateway", GATEWAY)?;
+    cluster
+        .manifests()
+        .write("gateway", &format!("{EDGE}---\n{ROUTES}"))?;
     cluster.settle()?;
     let _first = Nginx::start(cluster.run(), first.place(), "pair-1", PORT)?;
     let failing = Nginx::start(cluster.run(), second.place(), "pair-2", PORT)?;
@@ -121,19 +123,7 @@ fn curl(client: &Pod, more: &[&str]) -> Result<String> {
     client.place().check(&[&words[..], more].concat())
 }
 
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
----
-apiVersion: gateway.networking.k8s.io/v1
+const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: turns, namespace: app}
 spec:

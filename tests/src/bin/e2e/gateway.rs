@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
-use tests::gateway::Gateway;
+use tests::gateway::{EDGE, Gateway};
 use tests::issuer::Issuer;
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -65,7 +65,7 @@ impl Edge {
         for name in ["a", "b"] {
             cluster.service(&ServiceSpec::new(MESHED, name, PORT).port(80, &PORT.to_string()))?;
         }
-        cluster.manifests().write("gateway", GATEWAY)?;
+        cluster.manifests().write("gateway", EDGE)?;
         cluster.manifests().write("routes", routes)?;
         cluster.settle()?;
         let servers = [
@@ -384,19 +384,6 @@ spec:
 "
     )
 }
-
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
-";
 
 const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tests::apps::{Kind, SECRET, SEEN, Witness};
-use tests::gateway::Gateway;
+use tests::gateway::{EDGE, Gateway};
 use tests::manifests::ServiceSpec;
 use tests::{Cluster, Place, Pod, PodSpec, poll};
 
@@ -59,7 +59,7 @@ impl Scene {
         };
         let edge = unmeshed("edge")?;
         let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
-        let mut manifests = GATEWAY.to_owned();
+        let mut manifests = EDGE.to_owned();
         let mut backends = Vec::new();
         for kind in Kind::ALL {
             let pod = unmeshed(kind.name())?;
@@ -308,16 +308,3 @@ spec:
 "
     )
 }
-
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
-";

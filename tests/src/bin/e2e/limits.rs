@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
-use tests::gateway::Gateway;
+use tests::gateway::{EDGE, Gateway};
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -40,7 +40,9 @@ fn global_limit(cluster: &Cluster) -> Result<()> {
     let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
     let counter = cluster.pod(&PodSpec::new(OUTSIDE, "redis").outside())?;
     cluster.service(&ServiceSpec::new(MESHED, "a", PORT).port(80, &PORT.to_string()))?;
-    cluster.manifests().write("gateways", MANIFEST)?;
+    cluster
+        .manifests()
+        .write("gateways", &format!("{EDGE}---\n{LEDGE}"))?;
     let redis = start_redis(cluster, &counter)?;
     let at = counter.sockets(REDIS)[0];
     cluster.manifests().write("limit", &policy(at, "open"))?;
@@ -158,19 +160,7 @@ spec:
     )
 }
 
-const MANIFEST: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
----
-apiVersion: gateway.networking.k8s.io/v1
+const LEDGE: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: ledge, namespace: app}
 spec:

@@ -30,6 +30,10 @@ pub(crate) const CASES: &[Case] = &[
         entries::egress,
     ),
     shared(
+        "names: a gateway follows the name of a host outside",
+        entries::through_a_gateway,
+    ),
+    shared(
         "names: a label leaves a pod's questions alone, at any time",
         entries::left_alone,
     ),

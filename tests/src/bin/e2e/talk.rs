@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::gateway::Gateway;
+use tests::gateway::{EDGE, Gateway};
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::{Cluster, Place, Pod, PodSpec, peer, poll};
@@ -47,7 +47,7 @@ impl Scene {
         cluster.service(&ServiceSpec::new(MESHED, "talk", PORT))?;
         cluster
             .manifests()
-            .write("gateway", &format!("{GATEWAY}{route}"))?;
+            .write("gateway", &format!("{EDGE}---\n{route}"))?;
         cluster.settle()?;
         let mut command = talk();
         command.args([verb, &PORT.to_string()]);
@@ -142,20 +142,6 @@ refused: 403
     ensure!(said == want, "{said}");
     Ok(())
 }
-
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
----
-";
 
 const GRPC: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute

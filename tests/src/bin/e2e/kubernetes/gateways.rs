@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tests::apiserver::ApiServer;
 use tests::apps::Nginx;
 use tests::control::BUNDLE;
+use tests::gateway::EDGE;
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::programs::Programs;
@@ -58,7 +59,9 @@ fn served(cluster: &Cluster) -> Result<()> {
     let _nginx = Nginx::start(cluster.run(), app.place(), "deployed", PORT)?;
     let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
     cluster.service(&ServiceSpec::new(MESHED, "shop", PORT).port(80, &PORT.to_string()))?;
-    cluster.manifests().write("gateway", GATEWAY)?;
+    cluster
+        .manifests()
+        .write("gateway", &format!("{EDGE}---\n{ROUTE}"))?;
     cluster.settle()?;
     let deployment = poll::until("the Deployment", LIMIT, || {
         server
@@ -171,19 +174,7 @@ fn programmed(server: &ApiServer, reason: &str) -> Result<()> {
     })
 }
 
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: app}
-spec:
-  gatewayClassName: culvert
-  listeners: [{name: http, port: 8000, protocol: HTTP}]
----
-apiVersion: gateway.networking.k8s.io/v1
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: shop, namespace: app}
 spec:

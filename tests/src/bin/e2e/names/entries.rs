@@ -5,14 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tests::apps::Nginx;
+use tests::gateway::{EDGE, Gateway};
 use tests::manifests::ServiceSpec;
 use tests::server::{Behaviour, Server};
 use tests::traffic::{must_refuse, must_serve};
-use tests::{Cluster, PodSpec, poll};
+use tests::{Cluster, PodSpec, http, poll};
 
 use super::resolver::{DNS, Mode, Resolver};
 use super::{OF_SERVER, OWN_NAME, udp};
-use crate::scene::{MESHED, OUTSIDE, PORT, Scene};
+use crate::scene::{MESHED, OUTSIDE, PORT, Scene, namespaces};
 
 const BY_NAME: &str = "api.example.com";
 const BY_ADDRESS: &str = "db.example.com";
@@ -78,6 +80,52 @@ pub(super) fn egress(cluster: &Cluster) -> Result<()> {
     agent.wait_log(&["reason=\"dns-failed\"", NOBODY], Duration::from_secs(5))?;
     server.stop()
 }
+
+pub(super) fn through_a_gateway(cluster: &Cluster) -> Result<()> {
+    namespaces(cluster)?;
+    let edge = PodSpec::new(MESHED, "edge").label("culvert.dev/mesh", "disabled");
+    let edge = cluster.pod(&edge.outside())?;
+    let outside = cluster.pod(&PodSpec::new(OUTSIDE, "outside").on(2).outside())?;
+    let resolver = cluster.pod(&PodSpec::new(OUTSIDE, "resolver").on(2).outside())?;
+    let server = Resolver::start(&resolver, outside.ips())?;
+    let _nginx = Nginx::start(cluster.run(), outside.place(), "by-name", PORT)?;
+    let manifests = cluster.manifests();
+    manifests.write("gateway", &format!("{EDGE}---\n{BEHIND}"))?;
+    cluster.settle()?;
+    let servers = cluster.run().path("edge-resolv.conf");
+    fs::write(
+        &servers,
+        format!("nameserver {}\n", resolver.addresses().v4),
+    )?;
+    let servers = servers.to_string_lossy();
+    let flags = ["--resolv-conf", &*servers];
+    let _gateway = Gateway::start_with(cluster, &edge, "app/edge", &flags)?;
+    poll::until("the host is reached", Duration::from_secs(15), || {
+        let answer = http::get(resolver.place(), edge.sockets(8000)[0], "/")?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        ensure!(answer.body.contains("by-name"), "{}", answer.body);
+        Ok(())
+    })?;
+    // Once for both families, ahead of the requests.
+    ensure!(server.asked() == 2, "asked {} times", server.asked());
+    server.stop()
+}
+
+const BEHIND: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: by-name, namespace: app}
+spec:
+  hosts: [api.example.com]
+  resolution: DNS
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: outside, namespace: app}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{group: networking.istio.io, kind: Hostname, name: api.example.com, port: 80}]}]
+";
 
 /// Of the ranges that nothing else has.
 fn is_given([v4, v6]: [IpAddr; 2]) -> bool {
