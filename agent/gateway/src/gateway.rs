@@ -101,7 +101,7 @@ impl Gateway {
         mesh: Option<&Mesh>,
         records: &Arc<dyn Records>,
     ) -> Result<Self, GatewayError> {
-        let plan = Arc::new(ArcSwap::default());
+        let plan = Arc::new(ArcSwap::from_pointee(Plan::closed(None)));
         let groups = Groups::new(Arc::clone(&config.network), config.locality.clone());
         let threads = (0..config.workers.max(1)).map(|index| {
             let shared = (Arc::clone(&plan), Arc::clone(&groups), Arc::clone(records));
@@ -181,6 +181,12 @@ impl Gateway {
     /// What is served now.
     pub fn plan(&self) -> Arc<Plan> {
         self.plan.load_full()
+    }
+
+    /// Workers see the plan, and have heard of nothing else that it brings.
+    #[cfg(test)]
+    pub(crate) fn store(&self, plan: Plan) {
+        self.plan.store(Arc::new(plan));
     }
 
     /// Judges endpoints as if it were that late.

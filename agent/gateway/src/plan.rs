@@ -39,7 +39,7 @@ pub use steps::{HostChange, MirrorTo, Steps};
 pub use stream::{StreamListener, StreamRule};
 
 /// What a gateway serves, by port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plan {
     ports: BTreeMap<u16, PortPlan>,
     datagrams: BTreeMap<u16, Arc<StreamListener>>,
@@ -143,6 +143,22 @@ impl fmt::Display for Subject {
 }
 
 impl Plan {
+    /// Of no gateway: nothing is served, and what comes over connections that are open is refused.
+    /// What is under way ends as it began: endpoints are reached as the plan `before` has it.
+    pub fn closed(before: Option<&Self>) -> Self {
+        Self {
+            ports: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            services: HashMap::new(),
+            originations: before
+                .map_or_else(Originations::default, |plan| plan.originations.clone()),
+            terminations: Terminations::default(),
+            plain: Plain::default(),
+            limits: Limits::default(),
+            guards: Guards::closed(),
+        }
+    }
+
     /// Compiles a gateway with the routes that attach to it.
     pub fn compile(sources: Sources<'_>) -> (Self, Vec<Fault>) {
         let Sources {

@@ -90,10 +90,10 @@ fn is_of_gateway(update: &Update) -> bool {
 
 impl Told {
     /// What is to be served, and what of it cannot be used as it is written. What has not changed
-    /// since `before` is taken from it.
+    /// since `before` is taken from it. Without a gateway everything is refused.
     pub fn plan(&self, before: Option<&Plan>) -> (Plan, Vec<Fault>) {
         let Some(gateway) = &self.gateway else {
-            return (Plan::default(), Vec::new());
+            return (Plan::closed(before), Vec::new());
         };
         let routes: Vec<_> = self.routes.values().cloned().collect();
         let backends: Vec<_> = self.backends.values().cloned().collect();
@@ -186,8 +186,8 @@ fn put<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> b
 
 #[cfg(test)]
 mod tests {
-    use agent_model::gateway::{GatewayKey, GatewayKind, RouteKey, RouteKind, Rules};
-    use agent_model::{NamespacedHostname, Workload};
+    use agent_model::gateway::{BackendTls, GatewayKey, GatewayKind, RouteKey, RouteKind, Rules};
+    use agent_model::{NamespacedHostname, Reason, Workload};
 
     use super::*;
 
@@ -264,6 +264,34 @@ mod tests {
             gone(ResourceType::TrafficPolicy, "shop/edge|shop/p"),
         ]);
         assert_eq!(*told.borrow(), Told::default());
+    }
+
+    #[test]
+    fn without_a_gateway_everything_is_refused_and_endpoints_are_reached_as_before() {
+        let (writer, _mesh) = agent_state::channel();
+        let (mut follower, told) = Follower::new(writer);
+        let (nothing, faults) = told.borrow().plan(None);
+        assert!(faults.is_empty() && nothing.guards().refusal().is_some());
+        let service = NamespacedHostname::new("shop", "web");
+        let secured = Backend {
+            service: service.clone(),
+            port: None,
+            tls: Some(BackendTls::Invalid("no such roots".into())),
+        };
+        follower.apply(vec![gateway(), Update::Backend(key(), Box::new(secured))]);
+        let (served, _) = told.borrow().plan(Some(&nothing));
+        assert!(served.guards().refusal().is_none());
+        assert!(served.origination(&service, 80).is_some());
+        let gone = |kind, name: &str| Update::RemoveOfGateway(kind, name.to_owned());
+        follower.apply(vec![
+            gone(ResourceType::Gateway, "shop/edge"),
+            gone(ResourceType::Backend, "shop/edge|shop/web"),
+        ]);
+        let (closed, _) = told.borrow().plan(Some(&served));
+        let refusal = closed.guards().refusal().unwrap();
+        assert_eq!(refusal.reason, Reason::WaypointUnavailable);
+        assert!(closed.origination(&service, 80).is_some(), "never without");
+        assert_eq!(closed.places().count(), 0);
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub enum Reason {
     /// The endpoint has a host name only, and the node found no address for it.
     DnsFailed,
     /// The destination is behind a waypoint that cannot be reached; Culvert never goes around it.
+    /// Or what was reached is a gateway that the control plane does not know, or no longer (HTTP 503).
     WaypointUnavailable,
     /// The destination takes only what came through its waypoint, and this did not (HTTP 401).
     WaypointBypassed,

@@ -58,6 +58,7 @@ impl Guard {
 
     /// Judges a connection; of `request` only what a connection has is looked at.
     pub(crate) fn judge_connection(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        self.ask_gateway()?;
         match self.connections.decide(request) {
             Decision::Allow(_) => Ok(()),
             Decision::Deny {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use agent_model::access::{Access, PolicyTarget};
 use agent_model::authentication::Authentication;
 use agent_model::gateway::GatewayKey;
-use agent_model::{NamespacedHostname, PolicyKey};
+use agent_model::{NamespacedHostname, PolicyKey, Reason};
 use agent_policy::http::{Policy, PolicyError, Ruleset};
 use agent_policy::jwt::Authenticator;
 
 use super::connection::{is_whole, of_connections};
+use crate::refusal::Refusal;
 
 /// What stands before the requests of one place.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub struct Guard {
     pub(super) connections: Ruleset,
     /// None of the policies asks for more than a connection has.
     pub(super) is_of_connections: bool,
+    /// There is no gateway: nothing passes.
+    pub(super) is_closed: bool,
 }
 
 /// Every guard of a gateway.
@@ -61,6 +64,19 @@ struct Compiled<'a> {
 type Both = (Arc<Policy>, Arc<Policy>);
 
 impl Guards {
+    /// Of no gateway: it is not known who may do what, and nobody may anything.
+    pub(crate) fn closed() -> Self {
+        let guard = Guard {
+            is_of_connections: true,
+            is_closed: true,
+            ..Guard::default()
+        };
+        Self {
+            everywhere: Some(Arc::new(guard)),
+            ..Self::default()
+        }
+    }
+
     /// Compiles the policies of `gateway`, and says what is wrong with them.
     pub(crate) fn compile(
         gateway: &GatewayKey,
@@ -103,6 +119,7 @@ impl Guards {
                 rules,
                 connections,
                 is_of_connections,
+                is_closed: false,
             };
             (!guard.is_empty()).then(|| Arc::new(guard))
         };
@@ -152,6 +169,11 @@ impl Guards {
         self.everywhere.as_ref()
     }
 
+    /// Why nothing passes, where there is no gateway.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.everywhere.as_ref()?.ask_gateway().err()
+    }
+
     /// Addresses of the key sets that have to be fetched.
     pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<str>> {
         self.remote_keys.iter()
@@ -162,6 +184,15 @@ impl Guard {
     /// The policy that refuses whatever comes, because it is not known what it says.
     pub fn refuses_everything(&self) -> Option<&PolicyKey> {
         self.rules.unreadable().first()
+    }
+
+    /// Refuses everything where there is no gateway.
+    pub(super) fn ask_gateway(&self) -> Result<(), Refusal> {
+        if !self.is_closed {
+            return Ok(());
+        }
+        let detail = "the control plane does not know this gateway, or no longer";
+        Err(Refusal::new(Reason::WaypointUnavailable, detail))
     }
 
     /// True when everything passes untouched.

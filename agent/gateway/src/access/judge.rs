@@ -64,6 +64,10 @@ impl Guard {
         now: SystemTime,
         trials: &mut Vec<Trial>,
     ) -> Result<Admitted, Refused> {
+        self.ask_gateway().map_err(|refusal| Refused {
+            refusal,
+            missing: None,
+        })?;
         let carrier = Carrier {
             headers: request.headers,
             query,

@@ -104,6 +104,25 @@ fn bearer(token: &str) -> HeaderMap {
 }
 
 #[test]
+fn without_a_gateway_nothing_passes_anywhere() {
+    let guards = Guards::closed();
+    let one = service("one");
+    let places = [guards.of_gateway(), guards.of_service(&one)];
+    let places = places
+        .into_iter()
+        .flatten()
+        .chain(guards.of_pod(std::slice::from_ref(&one)));
+    let places: Vec<_> = places.collect();
+    assert_eq!(places.len(), 3);
+    for guard in places {
+        assert_eq!(refusal(guard, "/"), Some(Reason::WaypointUnavailable));
+        let refused = guard.refuses_bytes(&request("/", &HeaderMap::new()));
+        assert_eq!(refused.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(Guards::default().refusal().is_none());
+}
+
+#[test]
 fn policies_stand_where_they_are_attached() {
     let guards = compile(
         &[

@@ -158,7 +158,11 @@ async fn serve_stream(worker: Rc<Worker>, tunnel: &Tunnel, incoming: IncomingReq
     let found = await_destination(&worker, |snapshot| {
         look(snapshot, &network, own, namespace, &authority)
     });
-    match found.await {
+    let found = found.await;
+    if let Some(refusal) = worker.plan.load().guards().refusal() {
+        return refuse(tunnel, incoming, &refusal);
+    }
+    match found {
         Ok(Destination::Service(service, port)) => {
             let ip = address_of(&worker.upstreams.snapshot(), &network, &service, &authority);
             let dialled = Dialled { service, port, ip };

@@ -126,7 +126,7 @@ impl fmt::Debug for Origination {
 pub type Reached = Result<Arc<Origination>, Arc<str>>;
 
 /// The services whose endpoints are reached by TLS.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Originations(HashMap<NamespacedHostname, Vec<(Option<u16>, Reached)>>);
 
 impl Originations {

@@ -29,6 +29,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::backend::Backend;
 use super::bed::{Bed, endpoint, get, listener, route, rule, service, whole};
+use crate::plan::Plan;
 use crate::{Config, Mesh};
 
 const VIP: &str = "10.96.0.1";
@@ -564,6 +565,41 @@ async fn a_client_that_stays_is_asked_to_come_again_by_its_new_way() {
         let _ = ended.await.expect("it ends").unwrap();
         let late = site.open("shop", &format!("{VIP}:80")).await;
         assert!(late.is_ok(), "a node that has not heard of it is served");
+    })
+    .await;
+}
+
+/// Its ports close a moment later, and what is open until then is not without guards.
+#[tokio::test]
+async fn a_gateway_that_is_gone_lets_nothing_more_pass() {
+    worker(async {
+        let backend = Backend::start("one").await;
+        let site = Site::start(endpoint("one-0", "one", backend.address));
+        let before = site.bed.gateway.plan();
+        site.apply(&[attached("all", None, None, vec![rule("/", "one")])]);
+        let authority = format!("{VIP}:80");
+        let stream = site.open("shop", &authority).await.unwrap();
+        let handshake = http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream));
+        let (mut send, connection) = handshake.await.unwrap();
+        spawn_local(connection);
+        let answer = whole(send.send_request(get("one", "/x")).await.unwrap()).await;
+        assert_eq!(said(&answer), (200, "all"));
+        let gone = async {
+            backend.wait_for(2).await;
+            site.bed.gateway.store(Plan::closed(Some(&before)));
+            whole(send.send_request(get("one", "/y")).await.unwrap()).await
+        };
+        let (under_way, late) = tokio::join!(site.get("shop", "/delay/300"), gone);
+        assert_eq!(said(&under_way), (200, "all"), "it ends as it began");
+        assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let records = site.bed.records(3).await;
+        let mut reasons = records.iter().map(|record| record.reason);
+        assert!(reasons.any(|reason| reason == Reason::WaypointUnavailable));
+        // By the open tunnel, and by another.
+        let refused = site.open("shop", &authority).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::PeerRejected, "{refused}");
+        assert!(site.open("other", &authority).await.is_err());
+        assert_eq!(backend.seen().len(), 2, "nothing came through");
     })
     .await;
 }
