@@ -10,6 +10,7 @@ mod egress;
 mod endpoints;
 mod features;
 mod frames;
+mod handshakes;
 mod hard;
 pub(crate) mod issuer;
 mod metrics;

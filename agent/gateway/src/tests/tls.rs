@@ -21,7 +21,7 @@ use super::backend::Backend;
 use super::bed::{Bed, route, rule, whole};
 use crate::plan::Subject;
 
-fn https(
+pub(super) fn https(
     name: &str,
     port: u16,
     hostname: Option<&str>,
@@ -39,7 +39,7 @@ fn https(
     }
 }
 
-fn on(listener: &str, mut route: Route) -> Route {
+pub(super) fn on(listener: &str, mut route: Route) -> Route {
     route.key.name = listener.into();
     route.parents = vec![Parent::Listener {
         gateway: GatewayKey::new("ns", "edge"),
@@ -49,7 +49,7 @@ fn on(listener: &str, mut route: Route) -> Route {
 }
 
 /// A client that trusts the authority, and may have a certificate.
-fn client(
+pub(super) fn client(
     authority: &Authority,
     alpn: &str,
     identity: Option<(rcgen::Certificate, rcgen::KeyPair)>,
@@ -74,7 +74,7 @@ fn client(
 }
 
 /// Asks for `host` over a connection to `sni`; the handshake's or the request's error otherwise.
-async fn ask(
+pub(super) async fn ask(
     bed: &Bed,
     connector: &TlsConnector,
     sni: &str,
@@ -106,7 +106,7 @@ async fn ask(
     Ok(whole(response.map_err(|e| e.to_string())?).await)
 }
 
-async fn bed() -> (Bed, Backend) {
+pub(super) async fn bed() -> (Bed, Backend) {
     let backend = Backend::start("one").await;
     let mut bed = Bed::start(&[]);
     bed.service("one", &[&backend]);
