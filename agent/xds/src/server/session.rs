@@ -1,7 +1,6 @@
 //! The protocol of the control plane's end, without I/O.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 
 use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -146,6 +145,8 @@ impl ServerSession {
 
     /// Finds out what changed. Policies come before the workloads that list them and leave after,
     /// because a listed policy that is missing denies; what routes name comes before the routes.
+    /// What protects a gateway comes before it and leaves after it: its policies, and the TLS of its
+    /// backends.
     fn compare(&mut self, catalog: &Catalog) -> Result<(), Error> {
         let mut since = |kind| {
             let subscription = self.types.get_mut(kind);
@@ -154,26 +155,28 @@ impl ServerSession {
         };
         let mut policies = since(ResourceType::Authorization)?;
         let addresses = since(ResourceType::Address)?;
-        let leaving = Difference {
-            changed: Vec::new(),
-            gone: mem::take(&mut policies.gone),
-        };
+        let leaving = policies.leaving();
+        let mut authentications = since(ResourceType::Authentication)?;
+        let mut access = since(ResourceType::Access)?;
+        let mut backends = since(ResourceType::Backend)?;
+        let no_tokens = authentications.leaving();
+        let (no_access, no_backends) = (access.leaving(), backends.leaving());
         let steps = [
             (ResourceType::Authorization, policies),
             (ResourceType::Address, addresses),
             (ResourceType::Authorization, leaving),
-            (
-                ResourceType::Authentication,
-                since(ResourceType::Authentication)?,
-            ),
-            (ResourceType::Access, since(ResourceType::Access)?),
-            (ResourceType::Backend, since(ResourceType::Backend)?),
+            (ResourceType::Authentication, authentications),
+            (ResourceType::Access, access),
+            (ResourceType::Backend, backends),
             (
                 ResourceType::TrafficPolicy,
                 since(ResourceType::TrafficPolicy)?,
             ),
             (ResourceType::Gateway, since(ResourceType::Gateway)?),
             (ResourceType::Route, since(ResourceType::Route)?),
+            (ResourceType::Authentication, no_tokens),
+            (ResourceType::Access, no_access),
+            (ResourceType::Backend, no_backends),
         ];
         let steps = steps.into_iter().filter(|(_, step)| !step.is_empty());
         self.steps

@@ -257,6 +257,14 @@ impl Subscription {
 }
 
 impl Difference {
+    /// Takes out what is gone, to be told later.
+    pub(super) fn leaving(&mut self) -> Self {
+        Self {
+            changed: Vec::new(),
+            gone: mem::take(&mut self.gone),
+        }
+    }
+
     /// Without what is not for `client`: a resource of another gateway is to it as if it did not
     /// exist.
     pub(super) fn told_to(mut self, client: &Client, kind: ResourceType) -> Self {

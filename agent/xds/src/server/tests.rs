@@ -852,6 +852,34 @@ mod gateways {
         assert_eq!(names(&said(&mut session, &catalog)), ["-shop/edge"]);
     }
 
+    /// A gateway is never without its policies, not even while it is taken away.
+    #[test]
+    fn what_protects_a_gateway_leaves_after_it() {
+        let mut catalog = Catalog::default();
+        put(&mut catalog, "edge", 1);
+        let mut session = ServerSession::new(Client::Gateway(key("edge")));
+        for kind in OF_GATEWAYS {
+            assert_ne!(heard(&mut session, subscribe(kind, &[]), &catalog), "");
+        }
+        for (kind, name) in [
+            (ResourceType::Authentication, "shop/edge|shop/p"),
+            (ResourceType::Access, "shop/edge|shop/p"),
+            (ResourceType::Backend, "shop/edge|shop/web"),
+            (ResourceType::Gateway, "shop/edge"),
+            (ResourceType::Route, "shop/edge|HTTPRoute/shop/web"),
+        ] {
+            catalog.remove(kind, name);
+        }
+        let gone = [
+            "-shop/edge",
+            "-shop/edge|HTTPRoute/shop/web",
+            "-shop/edge|shop/p",
+            "-shop/edge|shop/p",
+            "-shop/edge|shop/web",
+        ];
+        assert_eq!(names(&said(&mut session, &catalog)), gone);
+    }
+
     #[test]
     fn nobody_gets_what_is_of_another_by_asking() {
         let mut catalog = Catalog::default();
