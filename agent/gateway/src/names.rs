@@ -10,6 +10,7 @@ use std::time::Duration;
 use agent_model::Workload;
 use agent_net::drain::Watcher;
 use agent_net::lookup::{self, Addresses, LookupError};
+use agent_policy::jwt::KeySets;
 use agent_state::Writer;
 use agent_xds::{Apply, Rejection, Update};
 use tokio::sync::Notify;
@@ -262,10 +263,5 @@ fn uid_at(uid: &str, ip: IpAddr) -> String {
 /// Whoever answers for a name must not lead to the gateway itself, nor to what only its host may
 /// speak with (metadata services).
 fn is_allowed(ip: &IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let is_link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(is_link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+    KeySets::may_dial(*ip, false)
 }

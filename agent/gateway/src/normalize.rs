@@ -10,9 +10,9 @@ mod path;
 #[cfg(test)]
 mod tests;
 
-pub use fields::{clean, clean_response};
+pub use fields::{clean, clean_response, drop_shadows};
 pub use host::{Host, host};
-pub use path::{EscapedSlashes, PathRules, path};
+pub use path::{EscapedSlashes, PathRules, path, pattern};
 
 /// Why a request has no single meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use agent_model::gateway::traffic::{Redis, RedisLogin};
 use agent_net::tasks::spawn_local;
+use agent_policy::jwt::KeySets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -156,6 +157,21 @@ async fn run(redis: Redis, mut calls: mpsc::Receiver<Call>) {
     }
 }
 
+/// Connects to the first address of a Redis that answers. Who writes policies is not who runs the
+/// gateway: what clouds keep on link-local addresses is none of theirs. Loopback may be dialled, as
+/// nothing but the gateway itself and what stands beside it on purpose listens there.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let resolved = lookup_host(address).await?;
+    let mut failed = io::Error::other("no address that may be dialled");
+    for address in resolved.filter(|address| KeySets::may_dial(address.ip(), true)) {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// A connection that knows the script.
 struct Connection {
     stream: Leg,
@@ -166,7 +182,7 @@ struct Connection {
 
 impl Connection {
     async fn open(redis: &Redis, tls: Option<&Reached>) -> io::Result<Self> {
-        let stream = TcpStream::connect(&*redis.address).await?;
+        let stream = connect(&redis.address).await?;
         stream.set_nodelay(true)?;
         let stream = Leg::Tcp(stream);
         let stream = match tls {

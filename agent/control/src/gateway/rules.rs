@@ -144,9 +144,9 @@ impl Translating<'_> {
                 let message = format!("Fall Back of Rule {index}: {field} {text:?} is no duration");
                 self.unsupported.push(message);
             }
-            // Zero turns a limit off.
-            found.filter(|time| !time.is_zero())
+            found
         };
+        // Zero is told, too: it turns off what a traffic policy says.
         let timeouts = Timeouts {
             request: time("timeouts.request", rule.timeouts.request.as_ref()),
             backend_request: time(
@@ -157,7 +157,7 @@ impl Translating<'_> {
         let retry = rule.retry.as_ref().map(|retry| Retry {
             codes: retry.codes.clone(),
             attempts: retry.attempts.unwrap_or(1),
-            backoff: time("retry.backoff", retry.backoff.as_ref()),
+            backoff: time("retry.backoff", retry.backoff.as_ref()).filter(|time| !time.is_zero()),
         });
         let session = rule.session_persistence.as_ref();
         let session = session.map(|session| SessionPersistence {

@@ -346,6 +346,8 @@ fn is_read(annotation: &str) -> bool {
         "istio.io/dry-run"
             | "networking.istio.io/traffic-distribution"
             | "culvert.dev/status"
+            | "culvert.dev/client-cert-header"
+            | "ambient.istio.io/xfcc-include-client-identity"
             | "ambient.istio.io/redirection"
             | "ambient.istio.io/dns-capture"
             | SIDECAR

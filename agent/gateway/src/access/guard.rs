@@ -3,14 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use agent_model::access::{Access, PolicyTarget};
+use agent_model::access::{Access, PathMatch, PolicyTarget};
 use agent_model::authentication::Authentication;
 use agent_model::gateway::GatewayKey;
-use agent_model::{NamespacedHostname, PolicyKey, Reason};
+use agent_model::{NamespacedHostname, PolicyKey, Reason, StringMatch};
 use agent_policy::http::{Policy, PolicyError, Ruleset};
 use agent_policy::jwt::Authenticator;
 
 use super::connection::{is_whole, of_connections};
+use crate::normalize::pattern;
 use crate::refusal::Refusal;
 
 /// What stands before the requests of one place.
@@ -204,7 +205,8 @@ impl Guard {
 /// `None` for a trial of a policy that cannot be compiled: it has no say.
 fn compile<'a>(access: &'a Access, faults: &mut Vec<Wrong>) -> Option<Compiled<'a>> {
     let compiled = |access: &Access| Policy::compile(access).map(Arc::new);
-    let policy = compiled(access).and_then(|whole| Ok((whole, compiled(&of_connections(access))?)));
+    let whole = compiled(&in_normal_form(access));
+    let policy = whole.and_then(|whole| Ok((whole, compiled(&of_connections(access))?)));
     let policy = policy.map_err(|error: PolicyError| {
         faults.push((access.key(), error.to_string()));
         access.key()
@@ -214,4 +216,21 @@ fn compile<'a>(access: &'a Access, faults: &mut Vec<Wrong>) -> Option<Compiled<'
         is_of_connections: is_whole(access),
         policy,
     })
+}
+
+/// A policy with its paths in the form that those of requests have.
+fn in_normal_form(access: &Access) -> Access {
+    let mut access = access.clone();
+    let operations = access.rules.iter_mut().flat_map(|rule| &mut rule.to);
+    for operation in operations {
+        for path in operation.paths.iter_mut().chain(&mut operation.not_paths) {
+            if let PathMatch::Text(
+                StringMatch::Exact(text) | StringMatch::Prefix(text) | StringMatch::Suffix(text),
+            ) = path
+            {
+                *text = pattern(text);
+            }
+        }
+    }
+    access
 }

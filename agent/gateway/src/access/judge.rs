@@ -10,6 +10,7 @@ use agent_policy::jwt::{Authenticated, Cache, Carrier, KeySet, Refusal as BadTok
 use http::HeaderMap;
 
 use super::Guard;
+use crate::normalize::drop_shadows;
 use crate::refusal::Refusal;
 
 /// What policies changed in a request that they let pass.
@@ -120,6 +121,7 @@ impl Guard {
             return Admitted::default();
         }
         let mut headers = headers.clone();
+        drop_shadows(&mut headers, self.tokens.outputs());
         let query = self.tokens.rewrite(authenticated, &mut headers, query);
         Admitted {
             headers: Some(headers),

@@ -1,5 +1,7 @@
 //! Header fields: what belongs to one connection only is taken off, twins are refused.
 
+use std::collections::HashSet;
+
 use http::HeaderMap;
 use http::header::{
     CONNECTION, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
@@ -86,14 +88,37 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 }
 
 /// True when a name with `_` is there and the same name with `-` is too.
+///
+/// One look at each name: a head of HTTP/2 may hold thousands of them.
 fn has_twins(headers: &HeaderMap) -> bool {
-    headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .any(|name| {
-            let twin = name.as_str().replace('_', "-");
-            let others = headers.keys().filter(|other| *other != name);
-            let mut others = others.map(|other| other.as_str().replace('_', "-"));
-            others.any(|other| other == twin)
-        })
+    if !headers.keys().any(is_odd) {
+        return false;
+    }
+    let mut seen = HashSet::with_capacity(headers.keys_len());
+    !headers.keys().all(|name| seen.insert(dashed(name)))
+}
+
+/// Takes off what some servers would take for one of `names` (`x_role` for `x-role`), which only
+/// the gateway may say.
+pub fn drop_shadows<'a>(headers: &mut HeaderMap, names: impl Iterator<Item = &'a HeaderName>) {
+    if !headers.keys().any(is_odd) {
+        return;
+    }
+    let said: HashSet<_> = names.map(dashed).collect();
+    let odd = headers.keys().filter(|name| is_odd(name));
+    let shadows: Vec<_> = odd
+        .filter(|name| said.contains(&dashed(name)))
+        .cloned()
+        .collect();
+    for shadow in shadows {
+        headers.remove(shadow);
+    }
+}
+
+fn is_odd(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
+fn dashed(name: &HeaderName) -> String {
+    name.as_str().replace('_', "-")
 }

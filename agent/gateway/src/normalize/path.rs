@@ -45,6 +45,16 @@ pub fn path(raw: &str, rules: PathRules) -> Result<Cow<'_, str>, Malformed> {
     resolve(&decoded, rules).map(Cow::Owned)
 }
 
+/// What a policy says of paths in the form that paths are compared in: `/grüße` is
+/// `/gr%C3%BC%C3%9Fe` in every request. What has no such form stays as it is.
+pub fn pattern(written: &str) -> String {
+    let rules = PathRules {
+        escaped_slashes: EscapedSlashes::Keep,
+        ..PathRules::default()
+    };
+    unescape(written, rules).unwrap_or_else(|_| written.to_owned())
+}
+
 /// True when nothing in the path could need a change: one pass, no look-back beyond a byte.
 fn is_plain(raw: &[u8], rules: PathRules) -> bool {
     let mut last = 0;

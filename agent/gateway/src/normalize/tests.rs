@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use http::HeaderMap;
+use http::HeaderValue;
 use http::header::HeaderName;
 use proptest::prelude::*;
 
@@ -183,6 +184,43 @@ fn an_upgrade_is_told() {
     ]);
     assert_eq!(clean(&mut map), Ok(Some("websocket".parse().unwrap())));
     assert!(map.is_empty());
+}
+
+#[test]
+fn thousands_of_names_with_underscores_take_no_time() {
+    let names = (0..4000).map(|number| format!("a_{number}"));
+    let mut map: HeaderMap = names
+        .map(|name| (name.parse().unwrap(), HeaderValue::from_static("1")))
+        .collect();
+    let began = std::time::Instant::now();
+    assert_eq!(clean(&mut map), Ok(None));
+    // By pairs it would take seconds.
+    assert!(began.elapsed() < std::time::Duration::from_millis(500));
+}
+
+#[test]
+fn what_looks_like_the_gateways_own_words_is_taken_off() {
+    let mut map = headers(&[("x_role", "admin"), ("x_other", "1"), ("x-kept", "1")]);
+    let own = [
+        HeaderName::from_static("x-role"),
+        HeaderName::from_static("x-kept"),
+    ];
+    drop_shadows(&mut map, own.iter());
+    assert_eq!(map, headers(&[("x_other", "1"), ("x-kept", "1")]));
+}
+
+#[test]
+fn policies_name_paths_as_people_write_them() {
+    for (written, compared) in [
+        ("/admin", "/admin"),
+        ("/gr\u{fc}\u{df}e", "/gr%C3%BC%C3%9Fe"),
+        ("/a b/", "/a%20b/"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/%61dmin", "/admin"),
+        ("/50%", "/50%"),
+    ] {
+        assert_eq!(pattern(written), compared, "{written}");
+    }
 }
 
 #[test]

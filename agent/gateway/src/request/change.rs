@@ -32,6 +32,8 @@ pub(super) fn change_request(
     let rule = &decision.rule;
     let headers = &mut parts.headers;
     join_cookies(headers);
+    let own = [&CLIENT_CERT, &FORWARDED_FOR, &FORWARDED_PROTO];
+    normalize::drop_shadows(headers, own.into_iter());
     match &client.certified {
         None => headers.remove(&CLIENT_CERT),
         Some(who) => headers.insert(&CLIENT_CERT, who.clone()),

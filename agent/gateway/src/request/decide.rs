@@ -83,10 +83,10 @@ pub(super) async fn decide(
     if let Some((rule, _)) = &found {
         record.rule = Some(Arc::clone(rule));
     }
+    let mut granted = grant(found.as_ref(), &parts.headers);
     let cors = found
         .as_ref()
         .and_then(|(rule, _)| rule.steps.cors.as_ref());
-    let granted = cors.and_then(|cors| cors.grant(&parts.headers));
     if let (Some(cors), Some(granted), Some((rule, _))) = (cors, &granted, &found)
         && CorsRules::is_preflight(&parts.method, &parts.headers)
     {
@@ -101,6 +101,20 @@ pub(super) async fn decide(
         Ok(admitted) => admitted,
         Err(refusal) => return Err(refusal),
     };
+    let judged = Facts {
+        headers: admitted.headers.as_ref().unwrap_or(&parts.headers),
+        ..facts
+    };
+    let found = match &admitted.headers {
+        None => found,
+        // Which rule takes it rests on what tokens prove, never on what the client says in the
+        // headers that are for that.
+        Some(headers) => {
+            let found = find(plan, client, &judged)?;
+            granted = grant(found.as_ref(), headers);
+            found
+        }
+    };
     let (rule, prefix) = found.ok_or_else(|| {
         Refusal::new(Reason::NoRoute, format!("no route for {}{path}", host.name))
     })?;
@@ -109,10 +123,7 @@ pub(super) async fn decide(
         client.client.ip(),
         client.source.as_ref().map(Peer::principal),
     );
-    let judged = Facts {
-        headers: admitted.headers.as_ref().unwrap_or(&parts.headers),
-        ..facts
-    };
+    record.rule = Some(Arc::clone(&rule));
     treat(worker, &treatment, who, &judged).await?;
     if let Some((status, redirect)) = &rule.steps.redirect {
         let from = Redirected {
@@ -137,7 +148,9 @@ pub(super) async fn decide(
             headers,
         });
     }
-    let host = forwarded_host(raw, &host, parts.headers.contains_key(HOST))?;
+    let header = parts.headers.get(HOST);
+    let in_header = header.is_some_and(|header| header.as_bytes() == raw.as_bytes());
+    let host = forwarded_host(raw, &host, in_header)?;
     let path = match path {
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),
@@ -152,6 +165,12 @@ pub(super) async fn decide(
         upgrade,
         granted,
     })))
+}
+
+/// What a rule tells scripts of other origins.
+fn grant(found: Option<&Found>, headers: &HeaderMap) -> Option<Granted> {
+    let (rule, _) = found?;
+    rule.steps.cors.as_ref()?.grant(headers)
 }
 
 /// What traffic policies do to requests of a rule.

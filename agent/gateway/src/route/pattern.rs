@@ -4,8 +4,11 @@ use regex::{Regex, RegexBuilder};
 
 /// Longest pattern that is taken, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 1024;
-/// What a compiled pattern may take, in bytes; `x{1000}{1000}` would take all there is.
-const MAX_COMPILED_BYTES: usize = 256 * 1024;
+/// What a compiled pattern may take, in bytes; `x{1000}{1000}` would take all there is, while ten
+/// letters of any script (`\w{10}`) take half a megabyte.
+const MAX_COMPILED_BYTES: usize = 2 * 1024 * 1024;
+/// What a pattern may take while it is matched, in bytes.
+const MAX_MATCHING_BYTES: usize = 256 * 1024;
 /// How deep a pattern may nest.
 const MAX_NESTING: u32 = 32;
 
@@ -39,7 +42,7 @@ pub(super) fn whole(pattern: &str) -> Result<Regex, Unusable> {
 fn compile(pattern: &str) -> Result<Regex, Unusable> {
     RegexBuilder::new(pattern)
         .size_limit(MAX_COMPILED_BYTES)
-        .dfa_size_limit(MAX_COMPILED_BYTES)
+        .dfa_size_limit(MAX_MATCHING_BYTES)
         .nest_limit(MAX_NESTING)
         .build()
         .map_err(|error| Unusable::Pattern(error.to_string()))

@@ -5,7 +5,8 @@ use std::time::Duration;
 use agent_model::access::{
     Access, AccessRule, Condition, Operation, PathMatch, PolicyTarget, TextAttribute,
 };
-use agent_model::authentication::{Authentication, KeySource};
+use agent_model::authentication::{Authentication, ClaimToHeader, KeySource};
+use agent_model::gateway::{NamedMatch, ValueMatch};
 use agent_model::{Action, PolicyKey, Reason, StringMatch};
 use agent_net::drain;
 use bytes::Bytes;
@@ -179,6 +180,61 @@ async fn f_81_tokens_accepted_expired_forged() {
     let target = format!("/?a=1&access_token={}&b=2", issuer.token(60, ""));
     assert_eq!(ask(&bed, "GET", &target, &[]).await.status(), 200);
     assert_eq!(backend.last().target, "/?a=1&b=2");
+}
+
+/// Headers that hold claims are the gateway's word: to rules, to policies and to the backend.
+#[tokio::test]
+async fn nobody_is_sent_elsewhere_by_a_claim_that_he_only_says() {
+    let (mut bed, everybody) = bed(&Config::default()).await;
+    let admins = Backend::start("two").await;
+    bed.service("two", &[&admins]);
+    let issuer = Issuer::new("k");
+    let mut tokens = issuer.policy(gateway());
+    tokens.rules[0].output_claim_to_headers = vec![ClaimToHeader {
+        header: "x-role".to_owned(),
+        claim: vec!["role".to_owned()],
+    }];
+    let mut for_admins = rule("/", "two");
+    for_admins.matches[0].headers = vec![NamedMatch {
+        name: "x-role".into(),
+        value: ValueMatch::Exact("admin".into()),
+    }];
+    let policies = RequestPolicies {
+        authentications: vec![&tokens],
+        ..RequestPolicies::default()
+    };
+    let listeners = vec![listener("http", bed.address.port())];
+    let routes = [route(vec![rule("/", "one"), for_admins])];
+    assert_eq!(bed.apply_guarded(listeners, &routes, &policies), []);
+    let bearer = |role: &str| {
+        let claims = format!(r#","role":"{role}""#);
+        format!("Bearer {}", issuer.token(60, &claims))
+    };
+    let (user, admin) = (bearer("user"), bearer("admin"));
+    for (headers, is_admin) in [
+        (&[][..], false),
+        (&[("x-role", "admin")], false),
+        (&[("authorization", &*user), ("x-role", "admin")], false),
+        (&[("authorization", &*user), ("x_role", "admin")], false),
+        (&[("authorization", &*admin)], true),
+    ] {
+        let seen = [everybody.seen().len(), admins.seen().len()];
+        assert_eq!(ask(&bed, "GET", "/", headers).await.status(), 200);
+        let now = [everybody.seen().len(), admins.seen().len()];
+        let expected = [
+            seen[0] + usize::from(!is_admin),
+            seen[1] + usize::from(is_admin),
+        ];
+        assert_eq!(now, expected, "{headers:?}");
+        if !is_admin {
+            let got = everybody.last().headers;
+            assert_ne!(
+                got.get("x-role").map(|role| role.as_bytes()),
+                Some(&b"admin"[..])
+            );
+            assert!(!got.contains_key("x_role"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use agent_model::gateway::traffic::{
     GlobalLimit as Spec, Limit, LimitBy, RateLimit, Redis, TrafficTarget, WhenGone,
 };
 use agent_policy::rate::{Limiter, Rate};
+use aws_lc_rs::digest::{SHA256, digest};
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use crate::traffic::Decided;
@@ -152,6 +153,9 @@ fn rate(limit: &Limit) -> Rate {
     }
 }
 
+/// Longest value that is part of a key as it is, in bytes: clients choose them.
+const MAX_PART: usize = 128;
+
 /// What a request is counted by.
 #[derive(Debug, Clone, Copy)]
 pub struct Requester<'a> {
@@ -170,13 +174,17 @@ pub struct Requester<'a> {
 }
 
 impl Requester<'_> {
-    /// Values one after another, each with its length, so that no two lists are alike.
-    fn key(&self, by: &[LimitBy]) -> Vec<u8> {
+    /// Values one after another, each with its length, so that no two lists are alike; of a long
+    /// one its digest.
+    pub(super) fn key(&self, by: &[LimitBy]) -> Vec<u8> {
         let mut key = Vec::new();
         let mut put = |value: &[u8]| {
             key.extend(value.len().to_string().into_bytes());
             key.push(b':');
-            key.extend(value);
+            match value.len() <= MAX_PART {
+                true => key.extend(value),
+                false => key.extend(digest(&SHA256, value).as_ref()),
+            }
         };
         for by in by {
             match by {

@@ -92,6 +92,26 @@ fn a_limit_counts_by_what_it_says() {
 }
 
 #[test]
+fn a_key_is_short_whatever_a_client_sends() {
+    let by = vec![LimitBy::Header("x-user".into())];
+    let treatment = compiled(limited(1, by), &mut Limits::new());
+    let limit = treatment.local.unwrap();
+    let now = Instant::now();
+    let (long, other) = ("a".repeat(60_000), "a".repeat(59_999) + "b");
+    let passes = |user: &str| {
+        let headers = headers(&[("x-user", user)]);
+        limit
+            .check(&requester("10.0.0.1", &headers), now)
+            .is_allowed
+    };
+    assert!(passes(&long) && passes(&other), "each counts by itself");
+    assert!(!passes(&long) && !passes(&other));
+    let headers = headers(&[("x-user", &long)]);
+    let by = [LimitBy::Header("x-user".into())];
+    assert!(requester("10.0.0.1", &headers).key(&by).len() < 256);
+}
+
+#[test]
 fn a_refused_client_is_told_when_to_come_back() {
     let treatment = compiled(limited(2, Vec::new()), &mut Limits::new());
     let limit = treatment.local.unwrap();

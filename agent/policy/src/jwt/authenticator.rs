@@ -201,6 +201,14 @@ impl Authenticator {
         Err(refused)
     }
 
+    /// Headers that only the rules may set.
+    pub fn outputs(&self) -> impl Iterator<Item = &HeaderName> {
+        self.rules.iter().flat_map(|rule| {
+            let claims = rule.claim_headers.iter().map(|(header, _)| header);
+            claims.chain(&rule.payload_header)
+        })
+    }
+
     /// Writes what the rules say into a request that passes: removes the headers that only they
     /// may set, takes the token out where it is not forwarded, and sets headers from its claims.
     /// Returns the new query where it changes.
@@ -210,12 +218,9 @@ impl Authenticator {
         headers: &mut HeaderMap,
         query: Option<&str>,
     ) -> Option<String> {
-        for rule in &self.rules {
-            let outputs = rule.claim_headers.iter().map(|(header, _)| header);
-            outputs.chain(&rule.payload_header).for_each(|header| {
-                headers.remove(header);
-            });
-        }
+        self.outputs().for_each(|header| {
+            headers.remove(header);
+        });
         let Authenticated { token, rule, place } = authenticated?;
         let new_query = if rule.forward {
             None

@@ -268,12 +268,23 @@ impl KeySets {
     pub fn may_dial(ip: IpAddr, loopback: bool) -> bool {
         /// Instance metadata of a large cloud, over IPv6.
         const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-        match ip.to_canonical() {
+        match translated(ip.to_canonical()) {
             ip if ip.is_loopback() => loopback,
             ip if ip.is_unspecified() || ip.is_multicast() => false,
             IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_broadcast() && ip.octets()[0] != 0,
             IpAddr::V6(ip) => !ip.is_unicast_link_local() && ip != METADATA,
         }
+    }
+}
+
+/// The IPv4 address that an IPv6 one stands for where a NAT64 translates (RFC 6052, 2.1).
+fn translated(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(six) if six.octets()[..12] == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = six.octets();
+            IpAddr::from([a, b, c, d])
+        }
+        other => other,
     }
 }
 

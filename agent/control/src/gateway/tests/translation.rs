@@ -195,7 +195,11 @@ fn limits() {
          cookieConfig: {lifetimeType: Permanent}}}",
     );
     assert_eq!(limited.timeouts.request, Some(Duration::from_secs(1)));
-    assert_eq!(limited.timeouts.backend_request, None, "zero turns it off");
+    let off = Some(Duration::ZERO);
+    assert_eq!(
+        limited.timeouts.backend_request, off,
+        "also that of a policy"
+    );
     let retry = limited.retry.unwrap();
     assert_eq!((retry.codes, retry.attempts), (vec![500, 503], 2));
     assert_eq!(retry.backoff, Some(Duration::from_millis(100)));

@@ -193,6 +193,8 @@ fn where_keys_may_be_fetched() {
         "ff02::1",
         "255.255.255.255",
         "fd00:ec2::254",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::7f00:1",
     ] {
         assert!(!may(ip), "{ip}");
     }
