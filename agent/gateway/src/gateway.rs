@@ -13,7 +13,7 @@ use agent_state::Reader;
 use agent_telemetry::Requests;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::config::Config;
@@ -58,12 +58,17 @@ pub enum GatewayError {
 pub struct Gateway {
     threads: Vec<Thread>,
     plan: Arc<ArcSwap<Plan>>,
+    /// Counts changes of plan and tuning, for what is under way and has to be judged again.
+    changes: watch::Sender<u64>,
     groups: Arc<Groups>,
     keys: Keys,
     requests: Arc<Requests>,
     places: Mutex<BTreeSet<Place>>,
     _keeper: Keeper,
 }
+
+/// The plan in force, and when it changes.
+type Served = (Arc<ArcSwap<Plan>>, watch::Receiver<u64>);
 
 struct Thread {
     commands: mpsc::Sender<Command>,
@@ -102,9 +107,11 @@ impl Gateway {
         records: &Arc<dyn Records>,
     ) -> Result<Self, GatewayError> {
         let plan = Arc::new(ArcSwap::from_pointee(Plan::closed(None)));
+        let (changes, seen) = watch::channel(0);
         let groups = Groups::new(Arc::clone(&config.network), config.locality.clone());
         let threads = (0..config.workers.max(1)).map(|index| {
-            let shared = (Arc::clone(&plan), Arc::clone(&groups), Arc::clone(records));
+            let plan = (Arc::clone(&plan), seen.clone());
+            let shared = (plan, Arc::clone(&groups), Arc::clone(records));
             start_thread(index, config.clone(), shared, state.clone(), mesh.cloned())
                 .map_err(|source| GatewayError::Start { index, source })
         });
@@ -119,6 +126,7 @@ impl Gateway {
             )
             .map_err(GatewayError::StartKeeper)?,
             plan,
+            changes,
             groups,
             keys: config.keys.clone(),
             requests: Arc::clone(&config.requests),
@@ -130,6 +138,7 @@ impl Gateway {
     /// connections and what is known of them.
     pub fn tune(&self, tuning: Tuning) {
         self.groups.configure(tuning, Instant::now());
+        self.tell_of_change();
     }
 
     /// What is known of the backends that were talked to, in order of service and port.
@@ -138,7 +147,8 @@ impl Gateway {
     }
 
     /// Serves `plan` from now on. Requests that are under way end as they began; ports and
-    /// connections that both plans have are not touched. New ports are listened on by `listen`
+    /// connections that both plans have are not touched, but for connections that pass as bytes and
+    /// would be refused, or looked into, by this plan: they end within 2 s. New ports are listened on by `listen`
     /// (see [`bind`](crate::bind)), and ports that are gone let their requests finish.
     pub fn apply(
         &self,
@@ -156,6 +166,7 @@ impl Gateway {
         }
         let labels = plan.labels();
         self.plan.store(Arc::new(plan));
+        self.tell_of_change();
         self.requests.keep_routes(|label| labels.contains(label));
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for place in places.difference(&wanted) {
@@ -219,6 +230,11 @@ impl Gateway {
         finished
     }
 
+    fn tell_of_change(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     fn open(&self, place: Place, door: &Door) -> io::Result<()> {
         for thread in self.threads_of(place) {
             let door = match door {
@@ -276,7 +292,7 @@ impl Thread {
 fn start_thread(
     index: usize,
     config: Config,
-    (plan, groups, records): (Arc<ArcSwap<Plan>>, Arc<Groups>, Arc<dyn Records>),
+    (plan, groups, records): (Served, Arc<Groups>, Arc<dyn Records>),
     state: Reader,
     mesh: Option<Mesh>,
 ) -> io::Result<Thread> {

@@ -21,12 +21,11 @@ pub(crate) enum Leg {
 
 impl Leg {
     /// Closes it so that the endpoint does not take it for a clean end, once it is dropped.
-    pub(crate) fn abort(&self) {
+    pub(crate) fn abort(&mut self) {
         match self {
             Self::Tcp(stream) => reset(stream),
-            // A tunnel that is dropped before its end is reset.
-            Self::Tunnel(_) => {}
-            Self::Tls(stream) => stream.get_ref().0.abort(),
+            Self::Tunnel(stream) => stream.abort(),
+            Self::Tls(stream) => stream.get_mut().0.abort(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod pod;
 mod relay;
 mod serve;
 mod splice;
+mod standing;
 mod stream;
 mod strict;
 mod tls;

@@ -20,6 +20,7 @@ mod retry;
 mod secure;
 mod serve;
 mod shared;
+mod standing;
 mod streams;
 mod tls;
 mod trace;

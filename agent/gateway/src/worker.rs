@@ -16,6 +16,7 @@ use agent_state::Reader;
 use agent_telemetry::Shard;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::behind::Memory;
@@ -39,6 +40,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// What the tasks of one worker share.
 pub(crate) struct Worker {
     pub(crate) plan: Arc<ArcSwap<Plan>>,
+    /// Tells that the plan, or how endpoints are treated, is another now.
+    changes: watch::Receiver<u64>,
     pub(crate) upstreams: Upstreams,
     pub(crate) records: Arc<dyn Records>,
     tally: Tally,
@@ -103,7 +106,7 @@ pub(crate) struct Slot {
 
 impl Worker {
     pub(crate) fn new(
-        plan: Arc<ArcSwap<Plan>>,
+        (plan, changes): (Arc<ArcSwap<Plan>>, watch::Receiver<u64>),
         state: Reader,
         config: &Config,
         groups: Arc<Groups>,
@@ -119,6 +122,7 @@ impl Worker {
         let worker = Rc::new(Self {
             upstreams: Upstreams::new(Arc::clone(&plan), state, groups, dialer),
             plan,
+            changes,
             records: reports.records,
             tally: Tally::new(reports.shard),
             traced: reports.traced,
@@ -164,6 +168,11 @@ impl Worker {
             }
         });
         worker
+    }
+
+    /// Sees the plan change, and how endpoints are treated.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
     }
 
     /// True for the address of a workload that is reached by tunnel.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::TunnelStream;
 
 /// A [`TunnelStream`] as one byte stream. Dropping it before [`AsyncWrite::poll_shutdown`] resets
-/// the stream with CANCEL.
+/// the stream with CANCEL, which peers take for an end.
 #[derive(Debug)]
 pub struct TunnelIo {
     stream: TunnelStream,
@@ -19,6 +19,11 @@ impl TunnelIo {
     /// Takes the stream as it is.
     pub fn new(stream: TunnelStream) -> Self {
         Self { stream }
+    }
+
+    /// Resets the stream with CONNECT_ERROR: the peer does not take it for an end.
+    pub fn abort(&mut self) {
+        agent_net::flow::FlowWrite::abort(&mut self.stream.write);
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::admit::admit;
+use super::standing::{End, until_ended};
 use super::stream::{call, destination, no_route};
 use crate::passage::{Carried, Passage};
 use crate::place::Transport;
@@ -207,8 +208,7 @@ impl Port {
             .ok_or_else(|| Refusal::new(Reason::NoRoute, "no listener"))?;
         let rule = listener.rule("").ok_or_else(|| no_route(listener))?;
         passage.rule = Some(Arc::clone(rule));
-        let at = SocketAddr::new(at.to_canonical(), self.port);
-        admit(&self.worker, passage.client, at, "")?;
+        self.admit((passage.client, at))?;
         let (service, port) = destination(rule, rand::random())?;
         let endpoint = self
             .worker
@@ -219,6 +219,17 @@ impl Port {
             |error: io::Error| Refusal::new(Reason::ConnectFailed, format!("{endpoint}: {error}"));
         let socket = connect(endpoint).map_err(failed)?;
         Ok((service.clone(), port, endpoint, socket))
+    }
+
+    /// Asks the gateway's policies; who sends may be as the socket names it.
+    fn admit(&self, (client, at): Key) -> Result<(), Refusal> {
+        let at = SocketAddr::new(at.to_canonical(), self.port);
+        admit(&self.worker, canonical(client), at, "")
+    }
+
+    /// Whether policies still let a session be.
+    fn judge(&self, session: &Session) -> Option<End> {
+        self.admit(session.key).err().and_then(End::denied)
     }
 
     /// The life of a session: what its endpoint answers goes to the client.
@@ -232,6 +243,11 @@ impl Port {
             }
             Some((_, _, endpoint, socket)) => {
                 let ended = tokio::select! {
+                    biased;
+                    (reason, detail) = until_ended(&self.worker, || self.judge(&session)) => {
+                        passage.refuse(Refusal::new(reason, detail));
+                        Ok(())
+                    }
                     ended = self.answer(&session, socket) => ended,
                     () = session.over.notified() => match session.failed.get() {
                         None => Ok(()),

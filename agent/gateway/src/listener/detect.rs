@@ -115,8 +115,8 @@ impl<T> Rewound<T> {
     }
 
     /// The stream.
-    pub(super) fn get_ref(&self) -> &T {
-        &self.stream
+    pub(super) fn get_mut(&mut self) -> &mut T {
+        &mut self.stream
     }
 
     /// What was read and not taken, and the stream.

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use agent_hbone::TunnelIo;
 use agent_model::{NamespacedHostname, Reason};
-use agent_net::drain::Watcher;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -73,14 +72,15 @@ pub(super) struct Leaving<'a> {
 }
 
 /// Finds out what a client wants of a service outside. HTTP is given back, to be looked into
-/// request by request; whatever else goes to the service, or is refused, and is over then.
+/// request by request; whatever else goes to the service, until `over` says why it has to end, or is
+/// refused, and is over then.
 pub(super) async fn leave(
     worker: &Worker,
     leaving: Leaving<'_>,
     stream: TunnelIo,
-    draining: Watcher,
+    over: impl Future<Output = (Reason, String)>,
 ) -> Option<(Spoken, Rewound<TunnelIo>)> {
-    let (begins, stream) = listen(stream).await.ok()?;
+    let (begins, mut stream) = listen(stream).await.ok()?;
     if let Begins::Http(spoken) = begins {
         return Some((spoken, stream));
     }
@@ -101,14 +101,14 @@ pub(super) async fn leave(
         return None;
     }
     match begins {
-        Begins::Tls => named(worker, to, stream, book, draining).await,
+        Begins::Tls => named(worker, to, stream, book, over).await,
         Begins::Silent => {
             let client = (Unheard::new(stream), Bytes::new());
-            through(worker, to, client, Inside::Bytes, book, draining).await;
+            through(worker, to, client, Inside::Bytes, book, over).await;
         }
         Begins::Http(_) | Begins::Other => {
             let client = (stream, Bytes::new());
-            through(worker, to, client, Inside::Bytes, book, draining).await;
+            through(worker, to, client, Inside::Bytes, book, over).await;
         }
     }
     end(worker, passage, &carried);
@@ -121,7 +121,7 @@ async fn named(
     to: (&NamespacedHostname, u16),
     stream: Rewound<TunnelIo>,
     (passage, carried): (&mut Passage, &Carried),
-    draining: Watcher,
+    over: impl Future<Output = (Reason, String)>,
 ) {
     match Hello::read(stream).await {
         Ok(hello) => {
@@ -132,15 +132,7 @@ async fn named(
             }
             let (said, stream) = hello.into_parts();
             let client = (stream, said);
-            through(
-                worker,
-                to,
-                client,
-                Inside::Tls,
-                (passage, carried),
-                draining,
-            )
-            .await;
+            through(worker, to, client, Inside::Tls, (passage, carried), over).await;
         }
         Err(error) => passage.refuse(Refusal::new(Reason::TlsFailed, error.to_string())),
     }
@@ -231,7 +223,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Unheard<T> {
 forward_writes!(impl[T: AsyncWrite + Unpin] for Unheard<T>, stream);
 
 impl<T: Abort> Abort for Unheard<T> {
-    fn abort(&self) {
+    fn abort(&mut self) {
         self.stream.abort();
     }
 }

@@ -15,11 +15,12 @@ use super::behind::serve_while;
 use super::detect::sniff;
 use super::http::speak;
 use super::look::{Before, is_treated};
-use super::splice::copy;
-use super::tunnel::{Tunnel, behalf, downstream, facts_of, log_refused, protocol_of, refuse};
+use super::standing::{Standing, pass};
+use super::tunnel::{
+    Tunnel, behalf, downstream, facts_of, log_refused, passage, protocol_of, refuse,
+};
 use crate::plan::Rule;
 use crate::pod::Pod;
-use crate::refusal::Refusal;
 use crate::request::Origin;
 use crate::worker::Worker;
 
@@ -31,9 +32,16 @@ pub(super) async fn serve(
     address: SocketAddr,
 ) {
     let pod = Pod::new(&worker.upstreams.snapshot(), workload, address);
-    let (before, refused) = before(&worker, tunnel, &pod, address);
+    let Standing {
+        refused, patience, ..
+    } = standing(&worker, tunnel, &pod, address);
+    let again = |was_looked| {
+        let pod = known_now(&worker, workload, address);
+        standing(&worker, tunnel, &pod, address).ends(was_looked)
+    };
     let behalf = behalf(tunnel, &incoming);
-    let Some(patience) = before.patience() else {
+    let passage = passage(tunnel, address.port(), Some(address));
+    let Some(patience) = patience else {
         let connected = match refused {
             Some(refusal) => Err(refusal),
             None => {
@@ -45,7 +53,8 @@ pub(super) async fn serve(
             Err(refusal) => refuse(tunnel, incoming, &refusal),
             Ok(backend) => {
                 if let Ok(stream) = incoming.accept(None) {
-                    copy(TunnelIo::new(stream), backend).await;
+                    let ends = (TunnelIo::new(stream), backend);
+                    pass(&worker, passage, ends, || again(false)).await;
                 }
             }
         };
@@ -64,7 +73,7 @@ pub(super) async fn serve(
         };
         return match connected {
             Err(refusal) => log_refused(tunnel, &refusal),
-            Ok(backend) => copy(stream, backend).await,
+            Ok(backend) => pass(&worker, passage, (stream, backend), || again(true)).await,
         };
     };
     let plain = Rule::plain(&pod.name, address.port(), protocol_of(spoken));
@@ -82,13 +91,16 @@ pub(super) async fn serve(
     serve_while(&worker, tunnel.draining.clone(), is_ours, serve).await;
 }
 
-/// What is known before the client has said anything, and why nothing but HTTP passes.
-fn before(
-    worker: &Worker,
-    tunnel: &Tunnel,
-    pod: &Pod,
-    address: SocketAddr,
-) -> (Before, Option<Refusal>) {
+/// A pod as it is known now, or as it was when nobody knows it any more.
+fn known_now(worker: &Worker, workload: &Arc<Workload>, address: SocketAddr) -> Pod {
+    let snapshot = worker.upstreams.snapshot();
+    let now = snapshot.workload_by_ip(&worker.network, address.ip());
+    let now = now.filter(|now| now.uid == workload.uid);
+    Pod::new(&snapshot, now.unwrap_or(workload), address)
+}
+
+/// How policies would have a connection to a pod.
+fn standing(worker: &Worker, tunnel: &Tunnel, pod: &Pod, address: SocketAddr) -> Standing {
     let plan = worker.plan.load();
     let guards = plan.guards().of_pod(&pod.services);
     let facts = facts_of(tunnel, address);
@@ -100,7 +112,11 @@ fn before(
         asks,
         is_refused: refused.is_some(),
     };
-    (before, refused)
+    Standing {
+        is_ruled: false,
+        patience: before.patience(),
+        refused,
+    }
 }
 
 /// True while this gateway is the waypoint of whoever has that address.

@@ -4,64 +4,72 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use agent_hbone::TunnelIo;
 use agent_model::Reason;
-use agent_net::drain::Watcher;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::detect::Rewound;
-use crate::leg::reset;
+use crate::leg::{Leg, reset};
 use crate::passage::Carried;
 use crate::upstream::Line;
 
-/// How long connections of a port that is closed may go on.
-const FAREWELL: Duration = Duration::from_secs(30);
-
 /// An end that can be closed so that its peer does not take it for a clean end.
 pub(super) trait Abort {
-    fn abort(&self);
+    fn abort(&mut self);
 }
 
 impl Abort for TcpStream {
-    fn abort(&self) {
+    fn abort(&mut self) {
         reset(self);
     }
 }
 
 impl<T: Abort> Abort for TlsStream<T> {
-    fn abort(&self) {
-        self.get_ref().0.abort();
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
     }
 }
 
 impl Abort for TunnelIo {
-    fn abort(&self) {
-        // A tunnel that is dropped before its end is reset.
+    fn abort(&mut self) {
+        Self::abort(self);
+    }
+}
+
+impl Abort for Line {
+    fn abort(&mut self) {
+        Self::abort(self);
+    }
+}
+
+impl Abort for Leg {
+    fn abort(&mut self) {
+        Self::abort(self);
     }
 }
 
 impl<T: Abort> Abort for Rewound<T> {
-    fn abort(&self) {
-        self.get_ref().abort();
+    fn abort(&mut self) {
+        self.get_mut().abort();
     }
 }
 
-/// Copies both ways, `early` first to the backend. A reset of either end resets the other.
-pub(super) async fn relay<C>(
+/// Copies both ways, `early` first to the backend. A reset of either end resets the other, and both
+/// are reset when `over` says why they have to end.
+pub(super) async fn relay<C, B>(
     client: C,
-    mut backend: Line,
+    mut backend: B,
     early: Bytes,
     carried: &Carried,
-    mut draining: Watcher,
+    over: impl Future<Output = (Reason, String)>,
 ) -> (Reason, String)
 where
     C: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let mut client = Counted {
         inner: client,
@@ -74,11 +82,9 @@ where
         copy_bidirectional(&mut client, &mut backend).await
     };
     let ended = tokio::select! {
+        biased;
+        why = over => Err(why),
         copied = copied => copied.map_err(|error| (reason(&error), error.to_string())),
-        () = async {
-            draining.signalled().await;
-            sleep(FAREWELL).await;
-        } => Err((Reason::Drained, String::new())),
     };
     match ended {
         Ok(_) => (Reason::Ok, String::new()),

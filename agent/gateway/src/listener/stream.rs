@@ -15,10 +15,11 @@ use tokio::net::TcpStream;
 
 use super::admit::admit;
 use super::relay::{Abort, relay};
+use super::standing::{End, until_over};
 use super::tls::Hello;
 use crate::passage::{Carried, Passage};
 use crate::place::Transport;
-use crate::plan::{Destination, Inside, Outer, StreamListener, StreamRule};
+use crate::plan::{Destination, Inside, Outer, Served, StreamListener, StreamRule};
 use crate::refusal::Refusal;
 use crate::upstream::Call;
 use crate::worker::Worker;
@@ -26,7 +27,7 @@ use crate::worker::Worker;
 /// Serves a client of a listener for TCP.
 pub(super) async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     client: SocketAddr,
     port: u16,
     draining: Watcher,
@@ -48,13 +49,14 @@ pub(super) async fn serve(
         stream.abort();
         return end(&worker, passage, &carried);
     }
+    let judge = || judge(&worker, (client, at), "", Outer::Bytes);
     carry(
         &worker,
         &listener,
         (stream, Bytes::new()),
         Inside::Bytes,
         (&mut passage, &carried),
-        draining,
+        until_over(&worker, draining, judge),
     )
     .await;
     end(&worker, passage, &carried);
@@ -76,6 +78,9 @@ pub(super) async fn serve_named(
         hello.refuse().await;
         return end(&worker, passage, &carried);
     }
+    let name = hello.name.clone();
+    let judge = || judge(&worker, (client, at), &name, Outer::Tls);
+    let over = until_over(&worker, draining, judge);
     let book = (&mut passage, &carried);
     match &listener.tls {
         None if listener.rule(&hello.name).is_none() => {
@@ -84,20 +89,12 @@ pub(super) async fn serve_named(
         }
         None => {
             let (said, stream) = hello.into_parts();
-            carry(
-                &worker,
-                &listener,
-                (stream, said),
-                Inside::Tls,
-                book,
-                draining,
-            )
-            .await;
+            carry(&worker, &listener, (stream, said), Inside::Tls, book, over).await;
         }
         Some(config) => match hello.terminate(config).await {
             Ok(stream) => {
                 let client = (stream, Bytes::new());
-                carry(&worker, &listener, client, Inside::Bytes, book, draining).await;
+                carry(&worker, &listener, client, Inside::Bytes, book, over).await;
             }
             Err(error) => {
                 passage.refuse(Refusal::new(Reason::TlsFailed, error.to_string()));
@@ -107,15 +104,33 @@ pub(super) async fn serve_named(
     end(&worker, passage, &carried);
 }
 
+/// Whether a client of one of our own ports still may pass as bytes. `begun` is what its port's
+/// clients began with when it came.
+fn judge(
+    worker: &Worker,
+    (client, at): (SocketAddr, SocketAddr),
+    name: &str,
+    begun: Outer,
+) -> Option<End> {
+    if let Err(refusal) = admit(worker, client, at, name) {
+        return End::denied(refusal);
+    }
+    let plan = worker.plan.load();
+    // One that is gone drains.
+    let port = plan.port(at.port())?;
+    let is_other = port.spoken() != begun || matches!(port.served(name), Some(Served::Http(_)));
+    is_other.then_some(End::Changed("its port is for another protocol now"))
+}
+
 /// Finds the endpoint and copies until the connection is over. `early` is what the client has said
 /// already; `inside` says what the bytes are.
 async fn carry<C>(
     worker: &Worker,
     listener: &StreamListener,
-    (client, early): (C, Bytes),
+    (mut client, early): (C, Bytes),
     inside: Inside,
     (passage, carried): (&mut Passage, &Carried),
-    draining: Watcher,
+    over: impl Future<Output = (Reason, String)>,
 ) where
     C: AsyncRead + AsyncWrite + Abort + Unpin,
 {
@@ -134,7 +149,7 @@ async fn carry<C>(
                 (client, early),
                 inside,
                 (passage, carried),
-                draining,
+                over,
             )
             .await
         }
@@ -149,10 +164,10 @@ async fn carry<C>(
 pub(super) async fn through<C>(
     worker: &Worker,
     (service, port): (&NamespacedHostname, u16),
-    (client, early): (C, Bytes),
+    (mut client, early): (C, Bytes),
     inside: Inside,
     (passage, carried): (&mut Passage, &Carried),
-    draining: Watcher,
+    over: impl Future<Output = (Reason, String)>,
 ) where
     C: AsyncRead + AsyncWrite + Abort + Unpin,
 {
@@ -160,7 +175,7 @@ pub(super) async fn through<C>(
     match worker.upstreams.connect(&call, inside).await {
         Ok(backend) => {
             passage.endpoint = backend.endpoint();
-            let ended = relay(client, backend, early, carried, draining).await;
+            let ended = relay(client, backend, early, carried, over).await;
             (passage.reason, passage.detail) = ended;
         }
         Err(refusal) => {

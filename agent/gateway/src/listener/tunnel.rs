@@ -27,11 +27,13 @@ use super::egress::{Leaving, leave};
 use super::http::speak;
 use super::look::{Before, is_treated};
 use super::pod;
-use super::splice::copy;
+use super::standing::{End, Standing, pass, until_over};
 use crate::access::connection;
 use crate::behind::Destination;
 use crate::mesh::Mesh;
 use crate::outside::is_outside;
+use crate::passage::Passage;
+use crate::place::Transport;
 use crate::plan::{Inside, Rule};
 use crate::refusal::Refusal;
 use crate::request::{Downstream, Origin};
@@ -207,37 +209,22 @@ async fn serve_service(
     worker: Rc<Worker>,
     tunnel: &Tunnel,
     incoming: IncomingRequest,
-    Dialled { service, port, ip }: Dialled,
+    dialled: Dialled,
 ) {
-    let namespace: Arc<str> = tunnel.peer.identity().namespace().into();
-    let plan = worker.plan.load_full();
-    let is_ruled = plan.service(&service, port, &namespace).is_some();
-    let guard = plan.guards().of_service(&service).cloned();
-    let is_treated = is_treated(&worker, &plan, &service, port);
-    drop(plan);
-    let facts = facts_of(tunnel, SocketAddr::new(ip, port));
-    let outside = is_outside(&service);
-    let refused = guard.as_ref().and_then(|guard| guard.refuses_bytes(&facts));
-    let asks = guard
-        .as_ref()
-        .is_some_and(|guard| !guard.is_of_connections())
-        || is_treated;
-    let before = Before {
-        said: spoken_at(&worker.upstreams.snapshot(), &service, port),
-        asks,
-        is_refused: refused.is_some(),
-    };
-    // What goes out has to say where to, whatever it is.
-    let patience = match outside {
-        true => asks.then_some(Duration::ZERO),
-        false => before.patience(),
-    };
+    let Standing {
+        is_ruled,
+        refused,
+        patience,
+    } = standing(&worker, tunnel, &dialled);
+    let Dialled { service, port, ip } = &dialled;
+    let (port, outside) = (*port, is_outside(service));
+    let again = |was_looked| standing(&worker, tunnel, &dialled).ends(was_looked);
     if !is_ruled && patience.is_none() {
         if let Some(refusal) = refused {
             return refuse(tunnel, incoming, &refusal);
         }
         if !outside {
-            return pass_through(&worker, tunnel, incoming, &service, port).await;
+            return pass_through(&worker, tunnel, incoming, (service, port), || again(false)).await;
         }
     }
     let behalf = behalf(tunnel, &incoming);
@@ -250,34 +237,62 @@ async fn serve_service(
     } else if outside {
         let leaving = Leaving {
             client: tunnel.client,
-            service: &service,
+            service,
             port,
             refused: refused.as_ref(),
         };
-        leave(&worker, leaving, stream, tunnel.draining.clone()).await
+        let over = until_over(&worker, tunnel.draining.clone(), || again(true));
+        leave(&worker, leaving, stream, over).await
     } else {
-        let (to, patience) = ((&service, port, &behalf), patience.unwrap_or_default());
-        guarded(&worker, tunnel, refused, to, (stream, patience)).await
+        let (to, patience) = ((service, port, &behalf), patience.unwrap_or_default());
+        let again = || again(true);
+        guarded(&worker, tunnel, refused, to, (stream, patience), again).await
     };
     let Some((spoken, stream)) = found else {
         return;
     };
-    let plain = Arc::new(Rule::plain(&service, port, protocol_of(spoken)));
+    let plain = Arc::new(Rule::plain(service, port, protocol_of(spoken)));
     let is_ours = {
         let (network, own) = (Arc::clone(&worker.network), tunnel.own);
         let service = service.clone();
         move |snapshot: &Snapshot| is_behind(snapshot, &network, own, &service)
     };
     let origin = Origin::Service {
-        service,
-        namespace,
+        service: service.clone(),
+        namespace: tunnel.peer.identity().namespace().into(),
         plain,
     };
-    let dialled = SocketAddr::new(ip, port);
+    let dialled = SocketAddr::new(*ip, port);
     let downstream = downstream(&worker, tunnel, origin, dialled, behalf);
     let of_serving = Rc::clone(&worker);
     let serve = |leaving| speak(of_serving, Rc::new(downstream), spoken, stream, leaving);
     serve_while(&worker, tunnel.draining.clone(), is_ours, serve).await;
+}
+
+/// How policies and routes would have a connection to a service.
+fn standing(worker: &Worker, tunnel: &Tunnel, dialled: &Dialled) -> Standing {
+    let Dialled { service, port, ip } = dialled;
+    let namespace = tunnel.peer.identity().namespace();
+    let plan = worker.plan.load();
+    let guard = plan.guards().of_service(service);
+    let facts = facts_of(tunnel, SocketAddr::new(*ip, *port));
+    let refused = guard.and_then(|guard| guard.refuses_bytes(&facts));
+    let asks = guard.is_some_and(|guard| !guard.is_of_connections())
+        || is_treated(worker, &plan, service, *port);
+    let before = Before {
+        said: spoken_at(&worker.upstreams.snapshot(), service, *port),
+        asks,
+        is_refused: refused.is_some(),
+    };
+    Standing {
+        is_ruled: plan.service(service, *port, namespace).is_some(),
+        refused,
+        // What goes out has to say where to, whatever it is.
+        patience: match is_outside(service) {
+            true => asks.then_some(Duration::ZERO),
+            false => before.patience(),
+        },
+    }
 }
 
 /// What a service says is spoken on a port.
@@ -355,6 +370,7 @@ async fn guarded(
     refused: Option<Refusal>,
     (service, port, behalf): (&NamespacedHostname, u16, &Arc<Behalf>),
     (stream, patience): (TunnelIo, Duration),
+    again: impl Fn() -> Option<End>,
 ) -> Option<(Spoken, Rewound<TunnelIo>)> {
     let (spoken, stream) = sniff(stream, patience).await;
     if let Some(spoken) = spoken {
@@ -366,7 +382,10 @@ async fn guarded(
         Some(refusal) => Err(refusal),
     };
     match connected {
-        Ok(backend) => copy(stream, backend).await,
+        Ok(backend) => {
+            let passage = passage(tunnel, port, backend.endpoint());
+            pass(worker, passage, (stream, backend), again).await;
+        }
         Err(refusal) => log_refused(tunnel, &refusal),
     }
     None
@@ -418,20 +437,30 @@ fn call_for<'a>(
     }
 }
 
-/// Bytes to an endpoint of the service, whatever they are.
+/// A stream of bytes to an endpoint.
+pub(super) fn passage(tunnel: &Tunnel, port: u16, endpoint: Option<SocketAddr>) -> Passage {
+    let now = std::time::Instant::now();
+    let mut passage = Passage::begin(tunnel.client, port, Transport::Tcp, now);
+    passage.endpoint = endpoint;
+    passage
+}
+
+/// Bytes to an endpoint of the service, whatever they are, until `again` says why not.
 async fn pass_through(
     worker: &Worker,
     tunnel: &Tunnel,
     incoming: IncomingRequest,
-    service: &NamespacedHostname,
-    port: u16,
+    (service, port): (&NamespacedHostname, u16),
+    again: impl Fn() -> Option<End>,
 ) {
     let behalf = behalf(tunnel, &incoming);
     let call = call_for(tunnel, service, port, &behalf);
     match worker.upstreams.connect(&call, Inside::Bytes).await {
         Ok(backend) => {
             if let Ok(stream) = incoming.accept(None) {
-                copy(TunnelIo::new(stream), backend).await;
+                let passage = passage(tunnel, port, backend.endpoint());
+                let ends = (TunnelIo::new(stream), backend);
+                pass(worker, passage, ends, again).await;
             }
         }
         Err(refusal) => refuse(tunnel, incoming, &refusal),

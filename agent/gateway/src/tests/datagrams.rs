@@ -15,7 +15,7 @@ use super::bed::{Bed, listener, target};
 use crate::Config;
 
 /// Answers each datagram with its name and what it got.
-async fn echo(name: &'static str) -> SocketAddr {
+pub(super) async fn echo(name: &'static str) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -28,14 +28,14 @@ async fn echo(name: &'static str) -> SocketAddr {
     address
 }
 
-fn udp(port: u16) -> Listener {
+pub(super) fn udp(port: u16) -> Listener {
     Listener {
         protocol: Protocol::Udp,
         ..listener("udp", port)
     }
 }
 
-fn to(shares: &[(u32, Target)]) -> Route {
+pub(super) fn to(shares: &[(u32, Target)]) -> Route {
     let backends = shares.iter().map(|(weight, target)| WeightedTarget {
         weight: *weight,
         target: target.clone(),
@@ -55,18 +55,18 @@ fn to(shares: &[(u32, Target)]) -> Route {
     }
 }
 
-fn service(name: &str) -> Target {
+pub(super) fn service(name: &str) -> Target {
     target(name, BackendProtocol::Http)
 }
 
-async fn client(to: SocketAddr) -> UdpSocket {
+pub(super) async fn client(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     // A connected socket hears nobody but the address that it asked.
     socket.connect(to).await.unwrap();
     socket
 }
 
-async fn ask(client: &UdpSocket, text: &str) -> Option<String> {
+pub(super) async fn ask(client: &UdpSocket, text: &str) -> Option<String> {
     client.send(text.as_bytes()).await.unwrap();
     let mut buffer = [0; 1024];
     let len = timeout(Duration::from_millis(500), client.recv(&mut buffer)).await;

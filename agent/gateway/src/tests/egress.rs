@@ -30,7 +30,7 @@ const HOST: &str = "api.example.com";
 const VIP: &str = "240.240.0.1";
 
 /// A waypoint in front of [`HOST`], which has this endpoint.
-fn site(at: SocketAddr) -> Site {
+pub(super) fn site(at: SocketAddr) -> Site {
     let mut site = Site::start(endpoint("one-0", "one", at));
     let mut entry = Service {
         name: "api".into(),
@@ -52,7 +52,7 @@ fn site(at: SocketAddr) -> Site {
     site
 }
 
-async fn open(site: &Site) -> TunnelIo {
+pub(super) async fn open(site: &Site) -> TunnelIo {
     site.open("shop", &format!("{VIP}:80")).await.unwrap()
 }
 

@@ -23,7 +23,16 @@ use super::bed::{Bed, get, listener, route, rule, service, target, whole};
 
 /// Says its name, then echoes until its client is done; over TLS where it has a certificate.
 pub(super) async fn echo(name: &'static str, tls: Option<Arc<ServerConfig>>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    echo_with("127.0.0.1", name, tls).await
+}
+
+/// The same on another address.
+pub(super) async fn echo_at(ip: &str, name: &'static str) -> SocketAddr {
+    echo_with(ip, name, None).await
+}
+
+async fn echo_with(ip: &str, name: &'static str, tls: Option<Arc<ServerConfig>>) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -73,7 +82,7 @@ async fn secured(
     authority.trusting(tcp, name).await
 }
 
-fn on(
+pub(super) fn on(
     kind: RouteKind,
     listener: &str,
     name: &str,
@@ -99,11 +108,11 @@ fn on(
     }
 }
 
-fn to(name: &str) -> Target {
+pub(super) fn to(name: &str) -> Target {
     target(name, BackendProtocol::Http)
 }
 
-fn of(port: u16, name: &str, protocol: Protocol, hostname: Option<&str>) -> Listener {
+pub(super) fn of(port: u16, name: &str, protocol: Protocol, hostname: Option<&str>) -> Listener {
     Listener {
         protocol,
         hostname: hostname.map(|name| name.parse().unwrap()),

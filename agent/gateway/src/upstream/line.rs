@@ -39,7 +39,7 @@ impl Line {
     }
 
     /// Closes it so that the endpoint does not take it for a clean end, once it is dropped.
-    pub(crate) fn abort(&self) {
+    pub(crate) fn abort(&mut self) {
         self.leg.abort();
     }
 }
