@@ -18,6 +18,9 @@ use crate::refusal::Refusal;
 pub struct Admitted {
     /// Its headers, where they are others now: tokens taken out, claims put in.
     pub headers: Option<HeaderMap>,
+    /// The headers that its rule is chosen by, where rules put claims into headers: the client's,
+    /// with claims as the token proves them in place of what the client says of them.
+    pub proven: Option<HeaderMap>,
     /// Its query, where a token was taken out of it.
     pub query: Option<String>,
 }
@@ -122,9 +125,16 @@ impl Guard {
         }
         let mut headers = headers.clone();
         drop_shadows(&mut headers, self.tokens.outputs());
+        let says_claims = self.tokens.outputs().next().is_some();
+        let proven = says_claims.then(|| {
+            let mut proven = headers.clone();
+            self.tokens.assert_claims(authenticated, &mut proven);
+            proven
+        });
         let query = self.tokens.rewrite(authenticated, &mut headers, query);
         Admitted {
             headers: Some(headers),
+            proven,
             query,
         }
     }

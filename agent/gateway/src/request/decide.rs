@@ -102,16 +102,16 @@ pub(super) async fn decide(
         Err(refusal) => return Err(refusal),
     };
     let judged = Facts {
-        headers: admitted.headers.as_ref().unwrap_or(&parts.headers),
+        headers: admitted.proven.as_ref().unwrap_or(&parts.headers),
         ..facts
     };
-    let found = match &admitted.headers {
+    // Which rule takes it rests on what tokens prove, never on what the client says in the headers
+    // that are for that.
+    let found = match &admitted.proven {
         None => found,
-        // Which rule takes it rests on what tokens prove, never on what the client says in the
-        // headers that are for that.
-        Some(headers) => {
+        Some(proven) => {
             let found = find(plan, client, &judged)?;
-            granted = grant(found.as_ref(), headers);
+            granted = grant(found.as_ref(), proven);
             found
         }
     };

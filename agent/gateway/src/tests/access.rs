@@ -237,6 +237,41 @@ async fn nobody_is_sent_elsewhere_by_a_claim_that_he_only_says() {
     }
 }
 
+/// A token that is not sent on still chooses the rule, with and without headers of claims.
+#[tokio::test]
+async fn a_rule_can_ask_for_a_header_that_the_token_is_taken_out_of() {
+    for claims in [vec![], vec!["role"]] {
+        let (mut bed, anonymous) = bed(&Config::default()).await;
+        let known = Backend::start("two").await;
+        bed.service("two", &[&known]);
+        let issuer = Issuer::new("k");
+        let mut tokens = issuer.policy(gateway());
+        let to_headers = claims.iter().map(|claim| ClaimToHeader {
+            header: format!("x-{claim}"),
+            claim: vec![(*claim).to_owned()],
+        });
+        tokens.rules[0].output_claim_to_headers = to_headers.collect();
+        let mut with_token = rule("/", "two");
+        with_token.matches[0].headers = vec![NamedMatch {
+            name: "authorization".into(),
+            value: ValueMatch::Regex("Bearer .+".into()),
+        }];
+        let policies = RequestPolicies {
+            authentications: vec![&tokens],
+            ..RequestPolicies::default()
+        };
+        let listeners = vec![listener("http", bed.address.port())];
+        let routes = [route(vec![rule("/", "one"), with_token])];
+        assert_eq!(bed.apply_guarded(listeners, &routes, &policies), []);
+        let token = format!("Bearer {}", issuer.token(60, ""));
+        assert_eq!(ask(&bed, "GET", "/", &[]).await.status(), 200);
+        let headers = [("authorization", &*token)];
+        assert_eq!(ask(&bed, "GET", "/", &headers).await.status(), 200);
+        assert_eq!([anonymous.seen().len(), known.seen().len()], [1, 1]);
+        assert!(!known.last().headers.contains_key("authorization"));
+    }
+}
+
 #[tokio::test]
 async fn grpc_is_refused_in_its_own_words() {
     let (bed, _backend) = bed(&Config::default()).await;

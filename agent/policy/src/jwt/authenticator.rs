@@ -209,24 +209,49 @@ impl Authenticator {
         })
     }
 
-    /// Writes what the rules say into a request that passes: removes the headers that only they
-    /// may set, takes the token out where it is not forwarded, and sets headers from its claims.
-    /// Returns the new query where it changes.
+    /// Writes what the rules say into a request that passes: as [`assert_claims`](Self::assert_claims)
+    /// does, and takes the token out where it is not forwarded. Returns the new query where it
+    /// changes.
     pub fn rewrite(
         &self,
         authenticated: Option<&Authenticated<'_>>,
         headers: &mut HeaderMap,
         query: Option<&str>,
     ) -> Option<String> {
+        self.clear_outputs(headers);
+        let authenticated = authenticated?;
+        let new_query = if authenticated.rule.forward {
+            None
+        } else {
+            authenticated.place.remove(headers, query)
+        };
+        authenticated.set_outputs(headers);
+        new_query
+    }
+
+    /// Has the headers that only the rules may set say what the token proves, or nothing.
+    pub fn assert_claims(
+        &self,
+        authenticated: Option<&Authenticated<'_>>,
+        headers: &mut HeaderMap,
+    ) {
+        self.clear_outputs(headers);
+        if let Some(authenticated) = authenticated {
+            authenticated.set_outputs(headers);
+        }
+    }
+
+    fn clear_outputs(&self, headers: &mut HeaderMap) {
         self.outputs().for_each(|header| {
             headers.remove(header);
         });
-        let Authenticated { token, rule, place } = authenticated?;
-        let new_query = if rule.forward {
-            None
-        } else {
-            place.remove(headers, query)
-        };
+    }
+}
+
+impl Authenticated<'_> {
+    /// Sets the headers that its rule makes of its token.
+    fn set_outputs(&self, headers: &mut HeaderMap) {
+        let Self { token, rule, .. } = self;
         let payload = rule
             .payload_header
             .as_ref()
@@ -244,7 +269,6 @@ impl Authenticator {
                 headers.insert(header, value);
             }
         }
-        new_query
     }
 }
 
