@@ -29,6 +29,7 @@ mod certified;
 pub mod circuit;
 mod config;
 mod cookie;
+mod dial;
 pub mod filter;
 mod forward;
 pub mod framing;

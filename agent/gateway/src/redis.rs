@@ -18,12 +18,11 @@ use std::time::Duration;
 
 use agent_model::gateway::traffic::{Redis, RedisLogin};
 use agent_net::tasks::spawn_local;
-use agent_policy::jwt::KeySets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::dial;
 use crate::leg::Leg;
 use crate::plan::{Inside, Origination, Reached};
 use crate::upstream::secure;
@@ -157,21 +156,6 @@ async fn run(redis: Redis, mut calls: mpsc::Receiver<Call>) {
     }
 }
 
-/// Connects to the first address of a Redis that answers. Who writes policies is not who runs the
-/// gateway: what clouds keep on link-local addresses is none of theirs. Loopback may be dialled, as
-/// nothing but the gateway itself and what stands beside it on purpose listens there.
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let resolved = lookup_host(address).await?;
-    let mut failed = io::Error::other("no address that may be dialled");
-    for address in resolved.filter(|address| KeySets::may_dial(address.ip(), true)) {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
 /// A connection that knows the script.
 struct Connection {
     stream: Leg,
@@ -182,7 +166,10 @@ struct Connection {
 
 impl Connection {
     async fn open(redis: &Redis, tls: Option<&Reached>) -> io::Result<Self> {
-        let stream = connect(&redis.address).await?;
+        // Loopback may be dialled, as nothing but the gateway itself and what stands beside it on
+        // purpose listens there.
+        let stream = dial::connect(&*redis.address, true).await;
+        let stream = stream.map_err(io::Error::other)?;
         stream.set_nodelay(true)?;
         let stream = Leg::Tcp(stream);
         let stream = match tls {

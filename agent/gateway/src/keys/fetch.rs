@@ -1,10 +1,9 @@
 //! One fetch: resolve, check, connect, ask; again for each redirect.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_policy::jwt::{FetchFault, KeySets};
+use agent_policy::jwt::FetchFault;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -13,15 +12,12 @@ use tokio_rustls::TlsConnector;
 
 use super::address::Location;
 use super::exchange::{Answer, exchange};
+use crate::dial::{self, DialFault};
 
 /// How long a fetch may take in all, unless it is configured.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one address may take to answer.
-const CONNECT: Duration = Duration::from_secs(2);
 /// Most redirects that are followed.
 const REDIRECTS: usize = 3;
-/// Most addresses of one name that are tried.
-const ADDRESSES: usize = 4;
 
 /// What a fetch may do.
 #[derive(Debug, Clone)]
@@ -81,31 +77,13 @@ async fn ask(location: &Location, limits: &Limits) -> Result<Answer, FetchFault>
 }
 
 async fn connect(location: &Location, loopback: bool) -> Result<TcpStream, FetchFault> {
-    let resolved = tokio::net::lookup_host((location.host.as_str(), location.port)).await;
-    let resolved: Vec<SocketAddr> = resolved.map_err(transport)?.collect();
-    let mut fault = FetchFault::Transport("the name has no address".to_owned());
-    for address in allowed(&resolved, loopback)? {
-        match timeout(CONNECT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => fault = transport(error),
-            Err(_) => fault = FetchFault::Timeout,
-        }
-    }
-    Err(fault)
-}
-
-/// The addresses that may be dialled, of which one has to be left when there were any.
-fn allowed(resolved: &[SocketAddr], loopback: bool) -> Result<Vec<SocketAddr>, FetchFault> {
-    let may_dial = |ip: IpAddr| KeySets::may_dial(ip, loopback);
-    let all = resolved.iter().copied();
-    let good: Vec<_> = all
-        .filter(|address| may_dial(address.ip()))
-        .take(ADDRESSES)
-        .collect();
-    match (good.is_empty(), resolved.first()) {
-        (true, Some(bad)) => Err(FetchFault::Address(bad.ip())),
-        _ => Ok(good),
-    }
+    let host = (location.host.as_str(), location.port);
+    let connected = dial::connect(host, loopback).await;
+    connected.map_err(|fault| match fault {
+        DialFault::Timeout => FetchFault::Timeout,
+        DialFault::Address(ip) => FetchFault::Address(ip),
+        DialFault::Transport(error) => transport(error),
+    })
 }
 
 pub(super) fn transport(error: impl std::fmt::Display) -> FetchFault {
