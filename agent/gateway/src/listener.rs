@@ -17,6 +17,7 @@ mod stream;
 mod strict;
 mod tls;
 mod tunnel;
+mod vouched;
 
 pub(crate) use accept::run;
 pub(crate) use datagrams::run as run_datagrams;

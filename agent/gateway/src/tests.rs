@@ -25,4 +25,5 @@ mod streams;
 mod tls;
 mod trace;
 mod traffic;
+mod vouched;
 mod waypoint;

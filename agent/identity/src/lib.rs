@@ -31,5 +31,5 @@ pub use revocation::Revocations;
 pub use schedule::{renewal_delay, retry_backoff};
 pub use tls::{client_config, dummy_server_name, server_config};
 pub use trust_bundle::{MAX_BUNDLE_BYTES, TrustBundle, TrustedRoot};
-pub use verify::{PeerRefused, peer_refused, peer_revoked};
+pub use verify::{PeerRefused, client_identity, peer_refused, peer_revoked};
 pub use x509::{peer_identity, spiffe_identity};

@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::revocation::check_server;
 use crate::x509::{spiffe_identities, spiffe_identity};
-use crate::{IdentityError, TrustBundle};
+use crate::{Certificate, IdentityError, TrustBundle, provider};
 
 /// A peer whose certificate is valid but whose identity is not acceptable. The other end sees the
 /// TLS alert certificate_unknown.
@@ -62,6 +62,20 @@ pub fn peer_revoked(error: &Error) -> bool {
 
 fn refuse(reason: PeerRefused) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
+}
+
+/// Who the client of a handshake is to the mesh, although roots of others let it in: the identity that
+/// a server with `certificate` would have taken `chain` (leaf first) for, or nobody.
+pub fn client_identity(
+    certificate: &Certificate,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Option<Identity> {
+    let (leaf, intermediates) = chain.split_first()?;
+    let trust_domain = certificate.identity().trust_domain();
+    let peer = ClientPeer::new(certificate.trust(), trust_domain, &provider()).ok()?;
+    peer.verify_client_cert(leaf, intermediates, now).ok()?;
+    spiffe_identity(leaf)
 }
 
 /// What a server asks of its clients.

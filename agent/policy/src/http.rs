@@ -10,6 +10,8 @@
 //! - anything asked of an address that nobody vouches for, or of a request without a host;
 //! - a header with several values of which some match: which of them the application reads is not
 //!   ours to guess;
+//! - a namespace, a service account, or a principal of any trust domain (`*`, `*/ns/shop/sa/web`) that
+//!   would match, of a peer that an authority outside the mesh vouches for ([`Peer::outside`]);
 //! - a claim that is neither text nor a list of texts (a number with a fraction, `null`, an object);
 //! - the `not` form of a token field when the request has no valid token;
 //! - an entry of `from` or `to` without any field: it lost what it was meant to say.

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use agent_identity::peer_identity;
 use agent_model::gateway::Scheme;
 use agent_net::drain::Watcher;
 use agent_net::socket::canonical;
@@ -17,6 +16,7 @@ use tokio::net::TcpStream;
 use super::detect::{Rewound, Spoken, detect};
 use super::http::speak;
 use super::tls::Hello;
+use super::vouched::vouched;
 use super::{stream, tunnel};
 use crate::plan::{HttpListener, Outer, PortPlan, Served};
 use crate::request::{Downstream, Origin};
@@ -104,9 +104,9 @@ async fn serve_tls(
                 Some(b"h2") => Spoken::Http2,
                 _ => Spoken::Http1,
             };
-            let source = match listener.proves_clients {
-                true => peer_identity(stream.get_ref().1).map(Peer::new),
-                false => None,
+            let source = match stream.get_ref().1.peer_certificates() {
+                Some(chain) if listener.proves_clients => vouched(&worker, chain).await,
+                _ => None,
             };
             let shown = Shown { source, sni };
             let Some(downstream) = downstream(&worker, ends, Some(&listener), shown) else {

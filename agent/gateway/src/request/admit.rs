@@ -118,10 +118,14 @@ fn judge(
     guard.judge(request, query, &keys, &mut tokens, now, trials)
 }
 
-/// A plaintext peer with the address of a workload that would have come by tunnel is not that
-/// workload; everybody else's address is as good as addresses are.
+/// A peer that the mesh does not know, with the address of a workload that would have come by tunnel,
+/// is not that workload; everybody else's address is as good as addresses are.
 fn is_vouched(worker: &Worker, client: &Downstream) -> bool {
-    client.source.is_some() || !worker.is_meshed(client.client.ip())
+    let is_proved = client
+        .source
+        .as_ref()
+        .is_some_and(|peer| !peer.is_outside());
+    is_proved || !worker.is_meshed(client.client.ip())
 }
 
 /// Makes the request what policies made of it.

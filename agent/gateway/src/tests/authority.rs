@@ -48,6 +48,12 @@ impl Authority {
         }
     }
 
+    /// The same authority, as that of a mesh.
+    pub(super) fn of_mesh(&self) -> agent_identity::Authority {
+        let (root, key) = (self.root.pem(), self.issuer.key().serialize_pem());
+        agent_identity::Authority::from_pem(&root, &key, &root).unwrap()
+    }
+
     /// TLS over a stream to `name`, as a client that trusts this authority.
     pub(super) async fn trusting<S>(&self, stream: S, name: &str) -> io::Result<TlsStream<S>>
     where

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::answer::Answer;
 use super::pattern::Patterns;
-use super::request::{Address, Request};
+use super::request::{Address, Peer, Request};
 use super::template::PathTemplate;
 use crate::jwt::Claim;
 
@@ -60,9 +60,9 @@ impl Field {
                 let port = request.destination.port();
                 both(pair, |ports| Answer::of(ports.contains(&port)))
             }
-            Self::Principal(pair) => text(pair, source.map(|peer| peer.principal())),
-            Self::Namespace(pair) => text(pair, source.map(|peer| peer.identity().namespace())),
-            Self::Account(pair) => both(pair, |accounts| account(accounts, request)),
+            Self::Principal(pair) => both(pair, |patterns| principal(patterns, source)),
+            Self::Namespace(pair) => both(pair, |patterns| namespace(patterns, source)),
+            Self::Account(pair) => both(pair, |accounts| account(accounts, source)),
             Self::SourceIp(pair) => address(pair, request.source_address),
             Self::RemoteIp(pair) => address(pair, request.remote_address),
             Self::DestinationIp(pair) => {
@@ -162,14 +162,48 @@ fn host(pair: &Pair<Patterns>, request: &Request<'_>) -> Answer {
     })
 }
 
-fn account(accounts: &[ServiceAccountMatch], request: &Request<'_>) -> Answer {
-    let identity = request.source.map(|peer| peer.identity());
-    Answer::of(accounts.iter().any(|account| {
-        identity.is_some_and(|identity| {
+fn principal(patterns: &Patterns, source: Option<&Peer>) -> Answer {
+    let Some(peer) = source else {
+        return Answer::No;
+    };
+    let principal = peer.principal();
+    match peer.is_outside() && !patterns.match_domain(principal) {
+        true => as_outside(patterns.match_text(principal)),
+        false => Answer::of(patterns.match_text(principal)),
+    }
+}
+
+fn namespace(patterns: &Patterns, source: Option<&Peer>) -> Answer {
+    of_mesh(source, |peer| {
+        patterns.match_text(peer.identity().namespace())
+    })
+}
+
+fn account(accounts: &[ServiceAccountMatch], source: Option<&Peer>) -> Answer {
+    of_mesh(source, |peer| {
+        let identity = peer.identity();
+        accounts.iter().any(|account| {
             identity.namespace() == account.namespace
                 && identity.service_account() == account.service_account
         })
-    }))
+    })
+}
+
+/// What names no trust domain is meant for peers of the mesh.
+fn of_mesh(source: Option<&Peer>, matches: impl Fn(&Peer) -> bool) -> Answer {
+    match source {
+        None => Answer::No,
+        Some(peer) if peer.is_outside() => as_outside(matches(peer)),
+        Some(peer) => Answer::of(matches(peer)),
+    }
+}
+
+/// Whether another domain's name is meant by what would match one of the mesh's is not known.
+fn as_outside(matches: bool) -> Answer {
+    match matches {
+        true => Answer::Unknown,
+        false => Answer::No,
+    }
 }
 
 fn address(pair: &Pair<Vec<IpNet>>, address: Address) -> Answer {

@@ -58,6 +58,15 @@ impl Patterns {
         self.match_bytes(value.as_bytes())
     }
 
+    /// True for a principal that one of them matches by its trust domain and more.
+    pub(super) fn match_domain(&self, principal: &str) -> bool {
+        let exact = self
+            .exact
+            .binary_search_by(|exact| (**exact).cmp(principal));
+        let mut prefixes = self.prefixes.iter().filter(|prefix| prefix.contains('/'));
+        exact.is_ok() || prefixes.any(|prefix| principal.starts_with(&**prefix))
+    }
+
     /// Compares without regard to ASCII case.
     pub(super) fn match_host(&self, host: &str) -> bool {
         let host = host.as_bytes();

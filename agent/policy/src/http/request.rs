@@ -50,16 +50,32 @@ pub struct Address {
 pub struct Peer {
     identity: Identity,
     principal: String,
+    is_outside: bool,
 }
 
 impl Peer {
-    /// Of this identity.
+    /// Of this identity, as the mesh's own authority says.
     pub fn new(identity: Identity) -> Self {
         let principal = identity.principal();
         Self {
             identity,
             principal,
+            is_outside: false,
         }
+    }
+
+    /// Of this identity, as an authority says that is not the mesh's. Only a trust domain that is not
+    /// the mesh's may be given: its own are not for others to tell.
+    pub fn outside(identity: Identity) -> Self {
+        Self {
+            is_outside: true,
+            ..Self::new(identity)
+        }
+    }
+
+    /// True when it is not the mesh's authority that says so.
+    pub fn is_outside(&self) -> bool {
+        self.is_outside
     }
 
     /// The identity.

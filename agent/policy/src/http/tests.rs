@@ -365,6 +365,69 @@ fn a_host_is_meant_with_and_without_the_port() {
     assert_eq!(matches(&not_host(StringMatch::Presence), &without), UNKNOWN);
 }
 
+/// Another authority's word counts for what names its trust domain, and settles nothing of the mesh.
+#[test]
+fn who_sends_it_from_outside() {
+    let partner = Identity::new("partner.example", "shop", "web").unwrap();
+    let facts = Facts {
+        source: Some(Peer::outside(partner)),
+        ..Facts::default()
+    };
+    let principal = |pattern: StringMatch| Source {
+        principals: vec![pattern],
+        ..Source::default()
+    };
+    let of_shop = |namespace: &str| Source {
+        namespaces: exact(namespace),
+        ..Source::default()
+    };
+    let account = |namespace: &str| Source {
+        service_accounts: vec![ServiceAccountMatch {
+            namespace: namespace.into(),
+            service_account: "web".into(),
+        }],
+        ..Source::default()
+    };
+    let not_of_shop = Source {
+        not_namespaces: exact("shop"),
+        ..Source::default()
+    };
+    let text = str::to_owned;
+    for (source, expected) in [
+        (
+            principal(StringMatch::Exact(text("partner.example/ns/shop/sa/web"))),
+            YES,
+        ),
+        (
+            principal(StringMatch::Prefix(text("partner.example/"))),
+            YES,
+        ),
+        (
+            principal(StringMatch::Exact(text("cluster.local/ns/shop/sa/web"))),
+            NO,
+        ),
+        (principal(StringMatch::Prefix(text("cluster.local/"))), NO),
+        (principal(StringMatch::Prefix(text("partner"))), UNKNOWN),
+        (
+            principal(StringMatch::Suffix(text("/ns/shop/sa/web"))),
+            UNKNOWN,
+        ),
+        (principal(StringMatch::Suffix(text("/ns/shop/sa/till"))), NO),
+        (principal(StringMatch::Presence), UNKNOWN),
+        (of_shop("shop"), UNKNOWN),
+        (of_shop("bank"), NO),
+        (account("shop"), UNKNOWN),
+        (account("bank"), NO),
+        (not_of_shop, UNKNOWN),
+    ] {
+        assert_eq!(
+            matches(&from(source.clone()), &facts),
+            expected,
+            "{source:?}"
+        );
+    }
+}
+
 #[test]
 fn who_sends_it() {
     let facts = Facts::default();
