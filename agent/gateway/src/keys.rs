@@ -42,8 +42,8 @@ struct Shared {
     hurry: Notify,
 }
 
-/// A wait for an answer, begun before it was asked for.
-pub(crate) struct Wait(watch::Receiver<u64>);
+/// A wait for an answer, begun before it was asked for; `None` when it has come already.
+pub(crate) struct Wait(Option<watch::Receiver<u64>>);
 
 impl Keys {
     /// None yet.
@@ -79,11 +79,22 @@ impl Keys {
         self.shared.good.load()
     }
 
-    /// A token wants a key that the set of `address` does not have. Some when an answer is worth
-    /// waiting for.
-    pub(crate) fn missed(&self, address: &str) -> Option<Wait> {
-        let wait = Wait(self.shared.answers.subscribe());
-        let is_due = self.sets().key_missed(address, Instant::now());
+    /// A token wants a key that the set of `address` does not have in `judged`. Some when judging
+    /// again may end otherwise: at once, where newer keys came meanwhile, or after a wait for them.
+    pub(crate) fn missed(&self, address: &str, judged: &Remote) -> Option<Wait> {
+        let wait = Wait(Some(self.shared.answers.subscribe()));
+        let now = Instant::now();
+        let mut sets = self.sets();
+        let is_newer = sets.keys(address, now).is_some_and(|newest| {
+            let known = judged.get(address);
+            known.is_none_or(|known| !Arc::ptr_eq(known, newest))
+        });
+        let is_due = !is_newer && sets.key_missed(address, now);
+        drop(sets);
+        if is_newer {
+            self.publish(now);
+            return Some(Wait(None));
+        }
         self.shared.hurry.notify_one();
         is_due.then_some(wait)
     }
@@ -113,7 +124,9 @@ impl Keys {
 impl Wait {
     /// Until any answer has come, good or bad, or until `most` is over.
     pub(crate) async fn within(mut self, most: Duration) {
-        let _ = timeout(most, self.0.changed()).await;
+        if let Some(answers) = &mut self.0 {
+            let _ = timeout(most, answers.changed()).await;
+        }
     }
 }
 

@@ -183,7 +183,11 @@ async fn the_last_good_keys_stay_while_no_others_come() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(keys.good().contains_key(&address));
-    assert!(keys.missed(&address).is_none(), "a back-off is kept to");
+    let judged = keys.good();
+    let missed = keys.missed(&address, &judged);
+    assert!(missed.is_none(), "a back-off is kept to");
+    let missed = keys.missed(&address, &Remote::default());
+    assert!(missed.is_some(), "keys that came after the verdict count");
     keys.want([]);
     assert!(keys.good().is_empty(), "nobody wants them any more");
 }

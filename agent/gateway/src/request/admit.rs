@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 
 use super::{Downstream, Origin};
-use crate::access::{Admitted, Guard, Refused, Trial};
+use crate::access::{Admitted, Guard, Refused, Remote, Trial};
 use crate::plan::Plan;
 use crate::refusal::Refusal;
 use crate::route::Facts;
@@ -93,16 +93,19 @@ async fn pass(
         headers: facts.headers,
         token: None,
     };
-    let refused = match judge(worker, guard, request, facts.query, trials) {
-        Ok(admitted) => return Ok(admitted),
-        Err(refused) => refused,
-    };
-    let missing = refused.missing.as_deref();
-    let Some(wait) = missing.and_then(|address| worker.keys.missed(address)) else {
-        return Err(refused.refusal);
+    let wait = {
+        let keys = worker.keys.good();
+        let refused = match judge(worker, guard, request, facts.query, &keys, trials) {
+            Ok(admitted) => return Ok(admitted),
+            Err(refused) => refused,
+        };
+        let missing = refused.missing.as_deref();
+        let wait = missing.and_then(|address| worker.keys.missed(address, &keys));
+        wait.ok_or(refused.refusal)?
     };
     wait.within(KEY_PATIENCE).await;
-    let judged = judge(worker, guard, request, facts.query, trials);
+    let keys = worker.keys.good();
+    let judged = judge(worker, guard, request, facts.query, &keys, trials);
     judged.map_err(|refused| refused.refusal)
 }
 
@@ -111,11 +114,12 @@ fn judge(
     guard: &Guard,
     request: Request<'_>,
     query: Option<&str>,
+    keys: &Remote,
     trials: &mut Vec<Trial>,
 ) -> Result<Admitted, Refused> {
     let mut tokens = worker.tokens.borrow_mut();
-    let (keys, now) = (worker.keys.good(), SystemTime::now());
-    guard.judge(request, query, &keys, &mut tokens, now, trials)
+    let now = SystemTime::now();
+    guard.judge(request, query, keys, &mut tokens, now, trials)
 }
 
 /// A peer that the mesh does not know, with the address of a workload that would have come by tunnel,
