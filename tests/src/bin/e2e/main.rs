@@ -387,8 +387,25 @@ pub(crate) fn keep_logs(logs: &Path, case: &str) {
     };
     for log in logs.flatten() {
         let _ = std::fs::copy(log.path(), target.join(log.file_name()));
+        show_warnings(&log.path());
     }
     println!("  logs: {}", target.display());
+}
+
+/// The last warnings of a log: of a run elsewhere the printed lines may be all there is.
+fn show_warnings(log: &Path) {
+    const LINES: usize = 4;
+    const WIDTH: usize = 240;
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let is_warning = |line: &&str| line.contains("\twarn\t") || line.contains("\terror\t");
+    let mut last: Vec<_> = text.lines().rev().filter(is_warning).take(LINES).collect();
+    last.reverse();
+    let name = log.file_name().unwrap_or_default().display();
+    for line in last {
+        let line: String = line.chars().take(WIDTH).collect();
+        println!("  {name}: {line}");
+    }
 }
 
 fn report(verdicts: &[Verdict]) -> ExitCode {
