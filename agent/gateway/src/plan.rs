@@ -443,6 +443,13 @@ fn rules_of<'a>(
                 what,
             });
         };
+        let treatment = treating.rule(place, &route.key, rule, &mut |unusable| {
+            fault(unusable.to_string());
+        });
+        let (treatment, consumer) = match place {
+            Place::Consumer => (None, Some(treatment)),
+            Place::Listener(_) | Place::Service(..) => (Some(treatment), None),
+        };
         Entry {
             hostnames: hostnames.to_vec(),
             created: route.created,
@@ -452,11 +459,10 @@ fn rules_of<'a>(
             value: Arc::new(Rule {
                 listener: match place {
                     Place::Listener(name) => Some(Arc::clone(name)),
-                    Place::Service(..) => None,
+                    Place::Service(..) | Place::Consumer => None,
                 },
-                treatment: Some(treating.rule(place, &route.key, rule, &mut |unusable| {
-                    fault(unusable.to_string());
-                })),
+                treatment,
+                consumer,
                 ..Rule::compile(&route.key, rule, &mut fault).labelled(number)
             }),
         }

@@ -4,6 +4,7 @@
 mod admit;
 mod attempt;
 mod change;
+mod consumer;
 mod decide;
 mod mirror;
 mod treat;
@@ -201,14 +202,9 @@ async fn forward(
     body: ClientBody,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let Decision {
-        rule,
-        treatment,
-        upgrade,
-        ..
-    } = &decision;
-    let coding = treat::coding(treatment, &parts);
-    let limit = treatment.body_limit;
+    let Decision { rule, upgrade, .. } = &decision;
+    let coding = treat::coding(treat::compression(&decision), &parts);
+    let limit = treat::body_limit(&decision);
     treat::check_length(limit, &body)?;
     if let Some(why) = &rule.broken {
         return Err(Refusal::new(Reason::BackendInvalid, why.clone()));
@@ -227,7 +223,11 @@ async fn forward(
     };
     record.service = client.origin.pod().is_none().then(|| service.clone());
     change_request(client, &decision, backend, &mut parts)?;
-    let body = mirror(worker, rule, &parts, body);
+    if let Some(held) = &decision.held {
+        // Boxed: few requests are for a route of a consumer.
+        Box::pin(held.judge(worker, client, (service, port), &mut parts)).await?;
+    }
+    let body = mirror(worker, client, &decision, &parts, body);
     let (body, is_too_long) = treat::limit_body(limit, body);
     // WebSocket over HTTP/2 would be another request altogether (RFC 8441).
     let upgrade = upgrade
@@ -248,7 +248,7 @@ async fn forward(
         behalf: client.behalf.as_ref(),
         pod: client.origin.pod().map(|pod| &pod.endpoint),
     };
-    let timeouts = treatment.timeouts(rule.timeouts);
+    let timeouts = treat::timeouts(&decision);
     let sent = attempt::send(worker, way, timeouts, call, request).await;
     let (answer, deadline) = sent.map_err(|refusal| treat::or_too_long(refusal, &is_too_long))?;
     let endpoint = answer.lease.endpoint().key();
@@ -261,7 +261,11 @@ async fn forward(
         let headers = response.headers_mut();
         way::remember(way, session, given.as_ref(), endpoint, secure, headers);
     }
-    Ok(treat::finish(&decision.treatment, coding, response))
+    Ok(treat::finish(
+        treat::compression(&decision),
+        coding,
+        response,
+    ))
 }
 
 /// The client's side of a backend's answer.

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 mod backend;
 mod bed;
 mod change;
+mod consumers;
 mod datagrams;
 mod egress;
 mod endpoints;

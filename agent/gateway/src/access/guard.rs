@@ -154,6 +154,11 @@ impl Guards {
         self.services.get(service).or(self.everywhere.as_ref())
     }
 
+    /// What policies say that name a service.
+    pub(crate) fn naming(&self, service: &NamespacedHostname) -> Option<&Arc<Guard>> {
+        self.services.get(service)
+    }
+
     /// What stands before requests to the address of a pod that these services lead to: what
     /// policies say of them is not to be had at the pod's own address. Each has to let them pass.
     pub fn of_pod(&self, services: &[NamespacedHostname]) -> Vec<&Arc<Guard>> {

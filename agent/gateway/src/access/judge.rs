@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use agent_model::{Action, PolicyKey, Reason};
 use agent_policy::http::{Decision, Request};
-use agent_policy::jwt::{Authenticated, Cache, Carrier, KeySet, Refusal as BadToken};
-use http::HeaderMap;
+use agent_policy::jwt::{Authenticated, Cache, Carrier, KeySet, Refusal as BadToken, Token};
+use http::{HeaderMap, HeaderName};
 
 use super::Guard;
 use crate::normalize::drop_shadows;
@@ -23,6 +23,8 @@ pub struct Admitted {
     pub proven: Option<HeaderMap>,
     /// Its query, where a token was taken out of it.
     pub query: Option<String>,
+    /// The token that was verified.
+    pub token: Option<Arc<Token>>,
 }
 
 /// A request that does not pass.
@@ -95,7 +97,10 @@ impl Guard {
             rule: verdict.rule,
         }));
         match self.rules.decide(&request) {
-            Decision::Allow(_) => Ok(admitted),
+            Decision::Allow(_) => Ok(Admitted {
+                token: authenticated.map(|found| found.token),
+                ..admitted
+            }),
             Decision::Deny {
                 reason,
                 policy,
@@ -112,6 +117,23 @@ impl Guard {
                 })
             }
         }
+    }
+
+    /// Judges what a route has made of a request that this guard has let pass, with its token.
+    pub(crate) fn judge_changed(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        match self.rules.decide(request) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny {
+                reason,
+                policy,
+                rule,
+            } => Err(by_policy(reason, policy, rule)),
+        }
+    }
+
+    /// Headers that are not for routes to change: tokens come in them, or say who asks.
+    pub(crate) fn headers_of_tokens(&self) -> impl Iterator<Item = &HeaderName> {
+        self.tokens.headers()
     }
 
     fn rewritten(
@@ -136,6 +158,7 @@ impl Guard {
             headers: Some(headers),
             proven,
             query,
+            token: None,
         }
     }
 }

@@ -36,9 +36,11 @@ pub struct Rule {
     pub retry: Option<Policy>,
     /// How a client stays with one endpoint, as the rule says.
     pub sessions: Option<SessionPersistence>,
-    /// What traffic policies do; `None` for a rule that stands for a service without rules, of
-    /// which the plan says it.
+    /// What traffic policies do; `None` for a rule that stands for a service without rules and for one
+    /// of a consumer route, of which the plan says what those of the service do.
     pub treatment: Option<Arc<Treatment>>,
+    /// For a rule of a consumer route: what traffic policies of the route do, in front of the service's.
+    pub consumer: Option<Arc<Treatment>>,
     /// Why every request gets 500, when one of its filters cannot be used.
     pub broken: Option<String>,
 }
@@ -95,6 +97,7 @@ impl Rule {
             retry: None,
             sessions: None,
             treatment: None,
+            consumer: None,
             broken: None,
         }
     }
@@ -149,6 +152,7 @@ impl Rule {
             retry: rule.retry.as_ref().map(policy),
             sessions: rule.session_persistence.clone(),
             treatment: None,
+            consumer: None,
             broken,
         }
     }

@@ -70,7 +70,7 @@ pub(super) fn compile(
     let services = attached.into_iter().map(|(service, by_clients)| {
         let mut plan = ServicePlan::default();
         for (clients, attached) in by_clients {
-            let ports = by_port(service, &attached, treating, faults);
+            let ports = by_port(service, clients.is_some(), &attached, treating, faults);
             match clients {
                 None => plan.everybody = ports,
                 Some(namespace) => {
@@ -85,6 +85,7 @@ pub(super) fn compile(
 
 fn by_port(
     service: &NamespacedHostname,
+    is_of_consumers: bool,
     attached: &[Attached<'_>],
     treating: &mut Treating<'_>,
     faults: &mut Vec<Fault>,
@@ -95,7 +96,10 @@ fn by_port(
         let takes = |port: &Option<u16>| port.is_none() || *port == wanted;
         let routes: Vec<_> = attached.iter().filter(|(_, port)| takes(port)).collect();
         let entries = routes.iter().flat_map(|(route, _)| {
-            let place = Place::Service(service, wanted);
+            let place = match is_of_consumers {
+                true => Place::Consumer,
+                false => Place::Service(service, wanted),
+            };
             rules_of(route, &[], place, treating, faults)
         });
         let entries = entries.collect();

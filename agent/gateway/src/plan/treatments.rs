@@ -25,6 +25,8 @@ pub(super) enum Place<'a> {
     Listener(&'a Arc<str>),
     /// A port of a service behind the waypoint; `None` is every port without rules of its own.
     Service(&'a NamespacedHostname, Option<u16>),
+    /// The same, for clients of the route's namespace only.
+    Consumer,
 }
 
 /// Of a port of a service; `None` is every port without a treatment of its own.
@@ -51,7 +53,8 @@ impl<'a> Treating<'a> {
         self.limits
     }
 
-    /// Of a rule: itself, its route, the service, the listener, the gateway. Where no service was
+    /// Of a rule: itself, its route, the service, the listener, the gateway; of a rule for consumers only
+    /// itself and its route. Where no service was
     /// dialled the service counts that all of the rule's traffic goes to.
     pub(super) fn rule(
         &mut self,
@@ -75,6 +78,8 @@ impl<'a> Treating<'a> {
                 scopes.extend(scopes_of(service, port));
                 scopes.extend(scopes_of_gateway(self.gateway, None));
             }
+            // What is said of the service counts behind it, and in full.
+            Place::Consumer => {}
         }
         self.compile(&scopes, fault)
     }

@@ -1,5 +1,6 @@
 //! Policies before a request: tokens, then authorization.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +42,18 @@ pub(super) async fn admit(
     };
     match guard {
         None => Ok(Admitted::default()),
-        Some(guard) => pass(worker, guard, client, facts, port, trials).await,
+        Some(guard) => {
+            pass(
+                worker,
+                guard,
+                client,
+                facts,
+                port,
+                client.destination,
+                trials,
+            )
+            .await
+        }
     }
 }
 
@@ -57,7 +69,16 @@ async fn all_of(
 ) -> Result<Admitted, Refusal> {
     let mut changed = None;
     for guard in guards {
-        let admitted = pass(worker, guard, client, facts, port, trials).await?;
+        let admitted = pass(
+            worker,
+            guard,
+            client,
+            facts,
+            port,
+            client.destination,
+            trials,
+        )
+        .await?;
         let changes = admitted.headers.is_some() || admitted.query.is_some();
         if changes && changed.replace(admitted).is_some() {
             let detail = "policies of two services of the pod ask for tokens, each in its own way";
@@ -67,31 +88,19 @@ async fn all_of(
     Ok(changed.unwrap_or_default())
 }
 
-async fn pass(
+/// Lets a request to `destination` pass a guard, or refuses it.
+pub(super) async fn pass(
     worker: &Worker,
     guard: &Guard,
     client: &Downstream,
     facts: &Facts<'_>,
     port: Option<u16>,
+    destination: SocketAddr,
     trials: &mut Vec<Trial>,
 ) -> Result<Admitted, Refusal> {
-    let address = Address {
-        ip: client.client.ip(),
-        vouched: is_vouched(worker, client),
-    };
     let request = Request {
-        source: client.source.as_ref(),
-        source_address: address,
-        // Nobody in front is trusted to say who it was.
-        remote_address: address,
-        destination: client.destination,
-        sni: client.sni.as_deref(),
-        method: facts.method.as_str(),
-        host: facts.host,
-        port,
-        path: facts.path,
-        headers: facts.headers,
-        token: None,
+        destination,
+        ..question(worker, client, facts, port)
     };
     let wait = {
         let keys = worker.keys.good();
@@ -107,6 +116,33 @@ async fn pass(
     let keys = worker.keys.good();
     let judged = judge(worker, guard, request, facts.query, &keys, trials);
     judged.map_err(|refused| refused.refusal)
+}
+
+/// What policies are asked. `port` is what the client wrote after the host.
+pub(super) fn question<'a>(
+    worker: &Worker,
+    client: &'a Downstream,
+    facts: &Facts<'a>,
+    port: Option<u16>,
+) -> Request<'a> {
+    let address = Address {
+        ip: client.client.ip(),
+        vouched: is_vouched(worker, client),
+    };
+    Request {
+        source: client.source.as_ref(),
+        source_address: address,
+        // Nobody in front is trusted to say who it was.
+        remote_address: address,
+        destination: client.destination,
+        sni: client.sni.as_deref(),
+        method: facts.method.as_str(),
+        host: facts.host,
+        port,
+        path: facts.path,
+        headers: facts.headers,
+        token: None,
+    }
 }
 
 fn judge(

@@ -32,6 +32,10 @@ pub(super) fn change_request(
     let rule = &decision.rule;
     let headers = &mut parts.headers;
     join_cookies(headers);
+    let is_held = decision.held.is_some();
+    if let Some(held) = &decision.held {
+        held.change(&rule.steps, &backend.steps, headers);
+    }
     let own = [&CLIENT_CERT, &FORWARDED_FOR, &FORWARDED_PROTO];
     normalize::drop_shadows(headers, own.into_iter());
     match &client.certified {
@@ -47,8 +51,8 @@ pub(super) fn change_request(
         headers.insert(&FORWARDED_PROTO, scheme);
     }
     let edits = decision.treatment.request.iter();
-    let edits = edits.chain(&rule.steps.request);
-    let edits = edits.chain(&backend.steps.request);
+    let of_route = rule.steps.request.iter().chain(&backend.steps.request);
+    let edits = edits.chain(of_route.filter(|_| !is_held));
     edits.for_each(|edits| edits.apply(headers));
     let rewritten = backend.steps.host.as_ref().or(rule.steps.host.as_ref());
     let host = rewritten.map(|change| &change.0).or(decision.host.as_ref());
@@ -110,9 +114,16 @@ pub(super) fn change_response(
     headers: &mut HeaderMap,
 ) -> Result<(), Refusal> {
     normalize::clean_response(headers);
-    let edits = backend.steps.response.iter();
-    let edits = edits.chain(&decision.rule.steps.response);
-    let edits = edits.chain(&decision.treatment.response);
-    edits.for_each(|edits| edits.apply(headers));
+    let of_route = backend.steps.response.iter();
+    let of_route = of_route.chain(&decision.rule.steps.response);
+    let told = decision.treatment.response.as_ref();
+    match &decision.held {
+        None => of_route.chain(told).for_each(|edits| edits.apply(headers)),
+        // Backwards: the service's policies are next to it.
+        Some(held) => {
+            let edits = told.into_iter().chain(of_route).chain(&held.own.response);
+            edits.for_each(|edits| edits.apply(headers));
+        }
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::admit::{admit, take_over};
+use super::consumer::Held;
 use super::treat::treat;
 use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
@@ -39,6 +40,8 @@ pub(super) struct Decision {
     pub(super) rule: Arc<Rule>,
     /// What traffic policies do.
     pub(super) treatment: Arc<Treatment>,
+    /// The service's last word, where a consumer route takes the request.
+    pub(super) held: Option<Held>,
     /// What its match took of the path.
     pub(super) prefix: Option<usize>,
     /// The path in its normal form, where it had another one.
@@ -124,6 +127,9 @@ pub(super) async fn decide(
         client.source.as_ref().map(Peer::principal),
     );
     record.rule = Some(Arc::clone(&rule));
+    if let Some(own) = &rule.consumer {
+        treat(worker, own, who, &judged).await?;
+    }
     treat(worker, &treatment, who, &judged).await?;
     if let Some((status, redirect)) = &rule.steps.redirect {
         let from = Redirected {
@@ -155,10 +161,13 @@ pub(super) async fn decide(
         Cow::Borrowed(_) => None,
         Cow::Owned(path) => Some(path),
     };
+    let held = rule.consumer.as_ref();
+    let held = held.map(|own| Held::new(plan, client, own, admitted.token.clone()));
     take_over(admitted, parts)?;
     Ok(Outcome::Forward(Box::new(Decision {
         rule,
         treatment,
+        held,
         prefix,
         path,
         host,

@@ -10,9 +10,10 @@ use http::request::Parts;
 use hyper::body::Body;
 use tokio::time::timeout;
 
-use super::address;
+use super::decide::Decision;
+use super::{Downstream, address};
 use crate::body::{ClientBody, RequestBody};
-use crate::plan::{Destination, MirrorTo, Rule};
+use crate::plan::{Destination, MirrorTo};
 use crate::response::ResponseBody;
 use crate::upstream::{Call, Failed};
 use crate::worker::{Slot, Worker};
@@ -25,10 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// is not made.
 pub(super) fn mirror(
     worker: &Rc<Worker>,
-    rule: &Arc<Rule>,
+    client: &Downstream,
+    decision: &Decision,
     parts: &Parts,
     body: ClientBody,
 ) -> RequestBody {
+    let rule = &decision.rule;
     if rule.steps.mirrors.is_empty() {
         return RequestBody::Client(body);
     }
@@ -37,6 +40,10 @@ pub(super) fn mirror(
         .mirrors
         .iter()
         .enumerate()
+        .filter(|(_, mirror)| {
+            let held = decision.held.as_ref();
+            held.is_none_or(|held| held.lets_copy(worker, client, &mirror.destination, parts))
+        })
         .filter(|(_, mirror)| mirror.fraction.takes(rand::random()))
         .filter_map(|(place, _)| Some((place, worker.mirror()?)))
         .collect();

@@ -7,18 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use agent_model::Reason;
+use agent_model::gateway::Timeouts;
 use agent_model::gateway::traffic::WhenGone;
 use http::request::Parts;
 use http::{Method, Response};
 use hyper::body::Body as _;
 use tokio::time::sleep;
 
+use super::decide::Decision;
 use crate::body::{ClientBody, RequestBody};
 use crate::redis::Gcra;
 use crate::refusal::Refusal;
 use crate::response::ResponseBody;
 use crate::route::Facts;
-use crate::treatment::{Coding, GlobalLimit, Requester, Treatment, Verdict, inject};
+use crate::treatment::{Coding, Compression, GlobalLimit, Requester, Treatment, Verdict, inject};
 use crate::worker::Worker;
 
 /// Lets a request through, late where a fault says so, or refuses it.
@@ -60,9 +62,38 @@ pub(super) async fn treat(
     }
 }
 
+/// Most bytes of a request's body.
+pub(super) fn body_limit(decision: &Decision) -> Option<u64> {
+    let own = decision.held.as_ref().and_then(|held| held.own.body_limit);
+    least(own, decision.treatment.body_limit)
+}
+
+/// How long a request and its attempts may take.
+pub(super) fn timeouts(decision: &Decision) -> Timeouts {
+    let (own, told) = (decision.rule.timeouts, &decision.treatment);
+    let Some(held) = &decision.held else {
+        return told.timeouts(own);
+    };
+    let own = held.own.timeouts(own);
+    Timeouts {
+        request: least(own.request, told.timeouts.request),
+        backend_request: least(own.backend_request, told.timeouts.backend_request),
+    }
+}
+
+/// Which responses are compressed.
+pub(super) fn compression(decision: &Decision) -> Option<&Compression> {
+    let own = decision.held.as_ref();
+    let own = own.and_then(|held| held.own.compression.as_ref());
+    decision.treatment.compression.as_ref().or(own)
+}
+
+fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
 /// The coding that the client takes best, of those the policy has.
-pub(super) fn coding(treatment: &Treatment, parts: &Parts) -> Chosen {
-    let compression = treatment.compression.as_ref();
+pub(super) fn coding(compression: Option<&Compression>, parts: &Parts) -> Chosen {
     Chosen {
         method: parts.method.clone(),
         coding: compression.and_then(|compression| compression.accepted(&parts.headers)),
@@ -77,11 +108,11 @@ pub(super) struct Chosen {
 
 /// Compresses a response where policy and client want it so.
 pub(super) fn finish(
-    treatment: &Treatment,
+    compression: Option<&Compression>,
     chosen: Chosen,
     mut response: Response<ResponseBody>,
 ) -> Response<ResponseBody> {
-    let Some(compression) = &treatment.compression else {
+    let Some(compression) = compression else {
         return response;
     };
     let Chosen { method, coding } = chosen;

@@ -37,6 +37,7 @@ pub(super) fn way<'a>(worker: &Worker, rule: &Rule, backend: &'a Backend) -> Opt
             route: &rule.route,
             rule: rule.name.as_ref(),
             listener: rule.listener.as_ref(),
+            is_of_consumer: rule.consumer.is_some(),
             retry: rule.retry.as_ref(),
             sessions: rule.sessions.as_ref(),
         };

@@ -19,7 +19,7 @@ use agent_model::{
 };
 use agent_net::NetnsCookie;
 use agent_xds::{Apply, Update};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -133,13 +133,22 @@ impl Site {
 
     /// One GET through a stream of its own.
     pub(super) async fn get(&self, namespace: &str, target: &str) -> Response<bytes::Bytes> {
+        self.ask(namespace, get("one", target)).await
+    }
+
+    /// One request through a stream of its own.
+    pub(super) async fn ask(
+        &self,
+        namespace: &str,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> Response<bytes::Bytes> {
         let stream = self.open(namespace, &format!("{VIP}:80")).await.unwrap();
         let (mut send, connection) =
             http1::handshake::<_, Full<bytes::Bytes>>(TokioIo::new(stream))
                 .await
                 .unwrap();
         spawn_local(connection);
-        whole(send.send_request(get("one", target)).await.unwrap()).await
+        whole(send.send_request(request).await.unwrap()).await
     }
 }
 

@@ -38,7 +38,9 @@ pub(crate) struct OfRule<'a> {
     pub(crate) rule: Option<&'a Arc<str>>,
     /// The listener it is attached to.
     pub(crate) listener: Option<&'a Arc<str>>,
-    /// What the route itself says comes before every policy.
+    /// It is of a consumer route: what is said of services and of everything comes before it.
+    pub(crate) is_of_consumer: bool,
+    /// What the route itself says comes before every other policy.
     pub(crate) retry: Option<&'a Policy>,
     pub(crate) sessions: Option<&'a SessionPersistence>,
 }
@@ -79,10 +81,13 @@ impl Tuning {
     /// The way of a rule's requests to a port of a service.
     pub(crate) fn way(&self, rule: &OfRule<'_>, service: &NamespacedHostname, port: u16) -> Way {
         let of_gateway = |gateway| scopes_of_gateway(gateway, rule.listener);
-        let scopes: Vec<_> = scopes_of_rule(rule.route, rule.rule)
-            .chain(scopes_of_service(service, port))
-            .chain(self.gateway.iter().flat_map(of_gateway))
-            .collect();
+        let mut scopes: Vec<_> = scopes_of_rule(rule.route, rule.rule).collect();
+        let narrow = scopes.len();
+        scopes.extend(scopes_of_service(service, port));
+        scopes.extend(self.gateway.iter().flat_map(of_gateway));
+        if rule.is_of_consumer {
+            scopes.rotate_left(narrow);
+        }
         let told = self.policies.part(&scopes, |policy| policy.retry.as_ref());
         // What is said of a service or of everything is the service's own.
         let is_narrower = |target: &TrafficTarget| match target {
@@ -90,11 +95,13 @@ impl Tuning {
             TrafficTarget::Gateway { listener, .. } => listener.is_some(),
             TrafficTarget::Service { .. } => false,
         };
+        let is_told = told.as_ref().is_some_and(|told| !is_narrower(told.target));
+        let own = rule.retry.filter(|_| !(rule.is_of_consumer && is_told));
         let narrower = told
             .as_ref()
-            .filter(|told| rule.retry.is_none() && is_narrower(told.target));
+            .filter(|told| own.is_none() && is_narrower(told.target));
         let budget = narrower.and_then(|told| told.part.budget);
-        let retry = rule.retry.cloned().or_else(|| {
+        let retry = own.cloned().or_else(|| {
             told.as_ref().map(|told| Policy {
                 codes: told.part.codes.clone(),
                 grpc_codes: told.part.grpc_codes.clone(),
@@ -341,6 +348,26 @@ mod tests {
             ..Policy::default()
         };
         assert_eq!(way(&route, Some(&own), 80), (9, false));
+        // What is said of the service holds for routes of its consumers.
+        let of_consumer = |name, own| {
+            let service = NamespacedHostname::new("ns", name);
+            let rule = OfRule {
+                is_of_consumer: true,
+                ..of_rule(&route, own)
+            };
+            let way = tuning.way(&rule, &service, 80);
+            (way.retry.unwrap().attempts, way.budget.is_some())
+        };
+        assert_eq!(of_consumer("web", None), (3, false));
+        assert_eq!(of_consumer("web", Some(&own)), (3, false));
+        assert_eq!(of_consumer("other", Some(&own)), (1, false));
+        let unsaid = Tuning::told(Policies::new(&told[3..]), &gateway);
+        let rule = |own| OfRule {
+            is_of_consumer: true,
+            ..of_rule(&route, own)
+        };
+        let attempts = |own| unsaid.way(&rule(own), &service, 80).retry.unwrap().attempts;
+        assert_eq!((attempts(None), attempts(Some(&own))), (4, 9));
     }
 
     fn of_rule<'a>(route: &'a RouteKey, own: Option<&'a Policy>) -> OfRule<'a> {
@@ -348,6 +375,7 @@ mod tests {
             route,
             rule: None,
             listener: None,
+            is_of_consumer: false,
             retry: own,
             sessions: None,
         }

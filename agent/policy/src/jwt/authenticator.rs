@@ -209,6 +209,11 @@ impl Authenticator {
         })
     }
 
+    /// Headers that tokens come in, and those that only the rules may set.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.places.headers().chain(self.outputs())
+    }
+
     /// Writes what the rules say into a request that passes: as [`assert_claims`](Self::assert_claims)
     /// does, and takes the token out where it is not forwarded. Returns the new query where it
     /// changes.

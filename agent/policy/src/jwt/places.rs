@@ -67,6 +67,13 @@ impl Places {
         prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
 
+    /// Headers that tokens come in.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let cookie = (!self.cookies.is_empty()).then_some(&header::COOKIE);
+        let named = self.headers.iter().map(|(name, _)| name);
+        named.chain(cookie)
+    }
+
     /// Every token of a request. A value that is not text is a token that cannot be read.
     pub(super) fn find<'p, 'r>(
         &'p self,
