@@ -78,6 +78,7 @@ pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
         metrics.sample_with(move |samples| spans.sample(samples));
     }
     let records: Arc<dyn Records> = Arc::new(Observer {
+        access: logging.access(),
         spans: spans.clone(),
         trials,
     });

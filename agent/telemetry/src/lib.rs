@@ -1,6 +1,6 @@
 //! What an operator can see of a node: log lines, metrics and recent refusals.
 //!
-//! [`init`] sets up logging. [`Metrics`] is the registry that a scrape reads. A [`Record`] follows
+//! [`init`] sets up logging. [`AccessLog`] takes a line for each request of a busy process. [`Metrics`] is the registry that a scrape reads. A [`Record`] follows
 //! one connection from accept to close and then writes exactly one access-log line and updates the
 //! metrics exactly once.
 //!
@@ -8,7 +8,10 @@
 //! counter, and every label set, ring and map has a cap. Label values come from the control plane's
 //! records and from certificates it issued, never from bytes a peer chose.
 
+mod access;
+mod clock;
 mod escape;
+mod event;
 mod line;
 mod logging;
 mod metrics;
@@ -21,7 +24,8 @@ mod spans;
 mod traffic;
 mod writer;
 
-pub use line::LogFormat;
+pub use access::AccessLog;
+pub use line::{Line, LogFormat};
 pub use logging::{Logging, init};
 pub use metrics::{Limits, Metrics};
 pub use record::{Ends, Record};

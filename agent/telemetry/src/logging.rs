@@ -9,16 +9,24 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::TelemetryError;
-use crate::line::{LineFormat, LogFormat};
-use crate::writer::{BUFFER_BYTES, Buffer, MakeLineWriter};
+use crate::access::AccessLog;
+use crate::event::LineFormat;
+use crate::line::LogFormat;
+use crate::writer::{BATCH_PAUSE, BUFFER_BYTES, Buffer, MakeLineWriter};
 
 /// Keeps the log's writer thread; dropping it writes the last lines (waits 2 s at most).
 #[derive(Debug)]
 pub struct Logging {
+    format: LogFormat,
     buffer: Arc<Buffer>,
 }
 
 impl Logging {
+    /// Takes lines of the access log that are written in batches.
+    pub fn access(&self) -> AccessLog {
+        AccessLog::new(self.format, Arc::clone(&self.buffer))
+    }
+
     /// Counts the log lines that were dropped because the reader of the log was too slow.
     pub fn dropped_lines(&self) -> Arc<AtomicU64> {
         self.buffer.dropped()
@@ -43,7 +51,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<Logging, TelemetryError> 
                 filter: filter.to_owned(),
                 source,
             })?;
-    let buffer = Buffer::start(BUFFER_BYTES, io::stderr()).map_err(TelemetryError::Thread)?;
+    let buffer =
+        Buffer::start(BUFFER_BYTES, BATCH_PAUSE, io::stderr()).map_err(TelemetryError::Thread)?;
     let layer = tracing_subscriber::fmt::layer()
         .event_format(LineFormat(format))
         .with_writer(MakeLineWriter(Arc::clone(&buffer)));
@@ -52,7 +61,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<Logging, TelemetryError> 
         .with(layer)
         .try_init()
         .map_err(|_| TelemetryError::AlreadySet)?;
-    Ok(Logging { buffer })
+    Ok(Logging { format, buffer })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use agent_model::{PolicyKey, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::Direction;
-use crate::line::write_time;
+use crate::clock;
 
 /// Refusals kept; an older one gives way.
 pub const REFUSALS_KEPT: usize = 256;
@@ -54,10 +54,7 @@ pub(crate) fn is_refusal(reason: Reason) -> bool {
 
 /// RFC 3339 of `time`, in UTC with microseconds.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let mut text = String::with_capacity(27);
-    // Writing to a String cannot fail.
-    let _ = write_time(&mut text, time);
-    text
+    clock::with_text(time, str::to_owned)
 }
 
 /// The last [`REFUSALS_KEPT`] refusals, oldest first.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_gateway::{Passage, Record, Records, Transport, hex};
-use agent_telemetry::Spans;
+use agent_gateway::{Passage, Record, Records, Transport};
+use agent_telemetry::{AccessLog, Line, Spans};
 
 use super::spans::span;
 use super::trials::Trials;
@@ -15,6 +15,7 @@ const MAX_PATH: usize = 512;
 
 /// Writes the lines, and passes spans on.
 pub(super) struct Observer {
+    pub(super) access: AccessLog,
     pub(super) spans: Option<Spans>,
     pub(super) trials: Arc<Trials>,
 }
@@ -24,7 +25,8 @@ impl Records for Observer {
         if let (Some(spans), Some(trace)) = (&self.spans, &record.trace) {
             spans.push(span(record, trace, SystemTime::now()));
         }
-        log(record);
+        self.access
+            .write("request complete", |line| fields(line, record));
         self.trials.take(record);
     }
 
@@ -54,11 +56,8 @@ impl Records for Observer {
     }
 }
 
-fn log(record: &Record) {
-    if !tracing::enabled!(target: "access", tracing::Level::INFO) {
-        return;
-    }
-    let status = record.status.map_or(0, |status| status.as_u16());
+/// The fields of a request's line, in the order in which README has them.
+fn fields(line: &mut Line<'_>, record: &Record) {
     let source = record.source.workload.as_deref();
     let destination = record.destination.as_deref();
     let label = record.rule.as_ref().and_then(|rule| rule.label.as_ref());
@@ -66,37 +65,30 @@ fn log(record: &Record) {
     let path = record.target.path();
     let path = &path[..path.floor_char_boundary(MAX_PATH)];
     let head = (!record.is_unread).then_some(record);
+    line.address("src.addr", record.client);
+    line.text("src.workload", source.map(|from| &*from.workload_name));
+    line.text("src.namespace", source.map(|from| &*from.namespace));
+    line.display("src.identity", record.source.identity.as_ref());
+    line.address("dst.addr", record.endpoint);
+    let service = record.service.as_ref();
+    line.text("dst.service", service.map(|service| &*service.hostname));
+    line.text("dst.workload", destination.map(|to| &*to.name));
+    line.text("dst.namespace", destination.map(|to| &*to.namespace));
+    line.number("listener.port", u64::from(record.port));
+    line.text("http.method", head.map(|head| head.method.as_str()));
+    line.text("http.host", record.authority());
+    line.text("http.path", head.map(|_| path));
+    line.debug("http.version", head.map(|head| head.version));
+    let status = record.status.map_or(0, |status| status.as_u16());
+    line.number("http.status", u64::from(status));
+    line.number("grpc.status", record.grpc_status.map(u64::from));
+    line.text("route", label.map(|label| &*label.route));
+    line.text("rule", label.map(|label| &*label.rule));
+    line.number("bytes_recv", record.received);
+    line.number("bytes_sent", record.sent);
+    line.millis("duration", record.duration);
+    line.hex("trace.id", record.trace.as_ref().map(|trace| &trace.id[..]));
+    line.text("reason", record.reason.as_str());
     let error = Some(&*record.detail).filter(|detail| !detail.is_empty());
-    tracing::event!(
-        target: "access",
-        tracing::Level::INFO,
-        src.addr = %record.client,
-        src.workload = source.map(|workload| &*workload.workload_name),
-        src.namespace = source.map(|workload| &*workload.namespace),
-        src.identity = record.source.identity.as_ref().map(tracing::field::display),
-        dst.addr = record.endpoint.map(tracing::field::display),
-        dst.service = record.service.as_ref().map(|service| &*service.hostname),
-        dst.workload = destination.map(|workload| &*workload.name),
-        dst.namespace = destination.map(|workload| &*workload.namespace),
-        listener.port = record.port,
-        http.method = head.map(|record| record.method.as_str()),
-        http.host = record.authority(),
-        http.path = head.map(|_| path),
-        http.version = head.map(|record| tracing::field::debug(record.version)),
-        http.status = status,
-        grpc.status = record.grpc_status,
-        route = label.map(|label| &*label.route),
-        rule = label.map(|label| &*label.rule),
-        bytes_recv = record.received,
-        bytes_sent = record.sent,
-        duration = tracing::field::display(format_args!(
-            "{}.{:03}ms",
-            record.duration.as_millis(),
-            record.duration.subsec_micros() % 1000
-        )),
-        trace.id = record.trace.as_ref().map(|trace| hex(&trace.id)),
-        reason = record.reason.as_str(),
-        error = error,
-        "request complete"
-    );
+    line.text("error", error);
 }

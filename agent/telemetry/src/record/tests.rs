@@ -1,7 +1,7 @@
 use agent_model::NetworkAddress;
 
 use super::*;
-use crate::line::tests::logged;
+use crate::event::tests::logged;
 use crate::{Limits, LogFormat};
 
 fn metrics() -> Arc<Metrics> {

@@ -726,13 +726,16 @@ fn sampled(scene: &Scene, spans: &[Value]) -> Result<()> {
         watch.len()
     );
     // What is sampled says so in its access-log line.
-    let lines = scene.lines(0);
-    let traced = lines.iter().filter(|line| line.contains("\"trace.id\":"));
-    let traced = traced.count();
-    ensure!(
-        traced == front.len() + CALLERS.len() + 1,
-        "{traced} lines with a trace"
-    );
+    let traced = poll::until("lines of what is sampled", PATIENCE, || {
+        let lines = scene.lines(0);
+        let traced = lines.iter().filter(|line| line.contains("\"trace.id\":"));
+        let traced = traced.count();
+        ensure!(
+            traced == front.len() + CALLERS.len() + 1,
+            "{traced} lines with a trace"
+        );
+        Ok(traced)
+    })?;
     let metrics = scene.front.metrics(&scene.front_pod)?;
     let exported = metrics.sum("culvert_spans_exported_total", &[]);
     ensure!(exported == traced as f64, "{exported} exported");
