@@ -22,6 +22,9 @@ use crate::programs::Programs;
 use crate::run::Run;
 use crate::topology::{self, Addresses, CONTROL_HOST};
 
+/// How long what was written may take to reach every agent.
+const SETTLED: Duration = Duration::from_secs(30);
+
 /// How a cluster is made.
 #[derive(Debug, Clone)]
 pub struct ClusterSpec {
@@ -237,7 +240,7 @@ impl Cluster {
     pub fn settle(&self) -> Result<()> {
         if let Some(server) = self.manifests.server() {
             // Each kind of object has its own watch: the marker's must not be ahead.
-            server.wait_told(Duration::from_secs(10))?;
+            server.wait_told(SETTLED)?;
             self.wait_tunnelled()?;
         }
         let marker = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
@@ -250,7 +253,7 @@ impl Cluster {
         );
         self.manifests.write("zz-settled", &yaml)?;
         for (_, agent) in self.running_agents() {
-            poll::until("manifests settled", Duration::from_secs(10), || {
+            poll::until("manifests settled", SETTLED, || {
                 let dump = agent.config_dump()?;
                 ensure!(
                     dump["policies"].to_string().contains(&marker),
@@ -266,7 +269,7 @@ impl Cluster {
     /// captured. That is not in the manifests: nodes report it.
     fn wait_tunnelled(&self) -> Result<()> {
         let running: Vec<(String, &Agent)> = self.running_agents().collect();
-        poll::until("captured pods known", Duration::from_secs(10), || {
+        poll::until("captured pods known", SETTLED, || {
             let mut captured = BTreeSet::new();
             for (_, agent) in &running {
                 let status = agent.status()?;

@@ -126,7 +126,7 @@ impl Gateway {
 
     /// Waits until the status is as told.
     pub fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
-        poll::until(what, Duration::from_secs(20), || {
+        poll::until(what, Duration::from_secs(30), || {
             self.process.must_run()?;
             let status = self.status()?;
             ensure!(is_so(&status), "not yet: {status}");

@@ -33,6 +33,7 @@ pub mod run;
 pub mod scale;
 pub mod server;
 pub mod stop;
+pub mod stopwatch;
 mod supervised;
 pub mod topology;
 pub mod traffic;

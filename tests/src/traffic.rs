@@ -12,6 +12,8 @@ use crate::place::Place;
 
 /// A port on which nothing listens in any test.
 pub const UNUSED_PORT: u16 = 9;
+/// After this it hangs. A busy machine may take a while for what is a moment's work.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What became of a connection on which a client sent a line and awaited its echo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub fn echo_on(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
 
 /// The echo must come.
 pub fn must_serve(place: &Place, to: SocketAddr) -> Result<()> {
-    match attempt(place, to, Duration::from_secs(5))? {
+    match attempt(place, to, PATIENCE)? {
         Outcome::Served => Ok(()),
         other => bail!("{} -> {to}: {other:?} instead of an echo", place.name()),
     }
@@ -72,7 +74,7 @@ pub fn must_serve(place: &Place, to: SocketAddr) -> Result<()> {
 
 /// The connection must be refused, and that in time: a hang is no refusal.
 pub fn must_refuse(place: &Place, to: SocketAddr) -> Result<()> {
-    match attempt(place, to, Duration::from_secs(3))? {
+    match attempt(place, to, PATIENCE)? {
         Outcome::Refused(..) => Ok(()),
         other => bail!("{} -> {to}: {other:?} instead of a refusal", place.name()),
     }

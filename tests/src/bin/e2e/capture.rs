@@ -207,7 +207,7 @@ fn one_node(cluster: &Cluster) -> Result<()> {
 
 /// Whatever a pod dials of the agent's, nothing is relayed and nothing hangs.
 fn agent_ports(cluster: &Cluster) -> Result<()> {
-    const QUICK: Duration = Duration::from_secs(1);
+    const QUICK: Duration = Duration::from_secs(5);
     let scene = Scene::permissive(cluster)?;
     let server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
     let agent: IpAddr = tests::topology::pod_range(1, 2).v4.into();

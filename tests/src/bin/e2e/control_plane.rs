@@ -20,7 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     shared("control: restarted, it goes on where it was", restarted),
 ];
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// A good DENY is in force; every bad edit of its file leaves it in force, is reported with file
 /// and field, and harms no other object.

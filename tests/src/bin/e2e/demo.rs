@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::stopwatch::Stopwatch;
 use tests::{poll, run};
 
 use crate::{Case, alone, keep_logs};
@@ -50,14 +51,14 @@ fn demo_on_kubernetes() -> Result<()> {
 /// The demo with these flags shows at least so many lines, all of them true, within a time.
 fn shows(flags: &[&str], least: usize, limit: Duration) -> Result<()> {
     let report = report_file("demo");
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     let status = Command::new(program("demo")?)
         .args(flags)
         .arg("--json")
         .arg(&report)
         .status()
         .context("starting the demo")?;
-    let took = start.elapsed();
+    let took = watch.took();
     let text = fs::read_to_string(&report);
     let _ = fs::remove_file(&report);
     if !status.success() {
@@ -84,7 +85,7 @@ fn interrupted() -> Result<()> {
     let mut child = quiet(Command::new(program("demo")?))?;
     let pid = i32::try_from(child.id())?;
     // Pods exist, applications run: the middle of the work.
-    poll::until("the demo under way", Duration::from_secs(30), || {
+    poll::until("the demo under way", Duration::from_secs(60), || {
         ensure!(
             Path::new("/run/netns/cv-demo-p-demo-web").exists(),
             "not yet"
@@ -93,7 +94,7 @@ fn interrupted() -> Result<()> {
     })?;
     std::thread::sleep(Duration::from_millis(500));
     kill(Pid::from_raw(pid), Signal::SIGINT).context("interrupting the demo")?;
-    let status = poll::until("the demo ended", Duration::from_secs(20), || {
+    let status = poll::until("the demo ended", Duration::from_secs(40), || {
         child.try_wait()?.context("still running")
     })?;
     ensure!(status.code() == Some(130), "the demo ended with {status}");

@@ -38,7 +38,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const TRY_AGAIN_LATER: u64 = 11;
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn add_and_check(cluster: &Cluster) -> Result<()> {
     namespaces(cluster)?;
@@ -107,7 +107,7 @@ fn no_agent(cluster: &Cluster) -> Result<()> {
     gone.delete().context("DEL without an agent")?;
     agent.start_ready()?;
     // The agent notices that the pod is no more.
-    poll::until("the deleted pod forgotten", Duration::from_secs(5), || {
+    poll::until("the deleted pod forgotten", LIMIT, || {
         let pods = agent.status()?["pods"].to_string();
         ensure!(!pods.contains("\"gone\""), "still listed: {pods}");
         Ok(())
@@ -227,7 +227,7 @@ fn installed() -> Result<()> {
     agent.release()?;
     ensure!(chain()?.types() == ["bridge"], "{:?}", chain()?.types());
     ensure!(fs::read_dir(&bin)?.next().is_none(), "the program is left");
-    std::thread::sleep(LIMIT / 2);
+    std::thread::sleep(Duration::from_millis(2500));
     ensure!(chain()?.types() == ["bridge"], "{:?}", chain()?.types());
     agent.stop()
 }

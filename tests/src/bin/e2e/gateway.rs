@@ -151,17 +151,20 @@ fn routes(cluster: &Cluster) -> Result<()> {
         ensure!(status == 301, "a redirect is {status}");
         share(&edge, to)?;
     }
-    let log = edge.gateway.process().log();
-    let line = log.lines().find(|line| {
-        let parts = [
-            "request complete",
-            "method=\"GET\"",
-            "status=200",
-            "HTTPRoute/app/shop",
-        ];
-        parts.iter().all(|part| line.contains(part))
-    });
-    ensure!(line.is_some(), "no access-log line:\n{log}");
+    poll::until("the access log", Duration::from_secs(10), || {
+        let log = edge.gateway.process().log();
+        let is_told = log.lines().any(|line| {
+            let parts = [
+                "request complete",
+                "method=\"GET\"",
+                "status=200",
+                "HTTPRoute/app/shop",
+            ];
+            parts.iter().all(|part| line.contains(part))
+        });
+        ensure!(is_told, "no access-log line:\n{log}");
+        Ok(())
+    })?;
     // That the pods took nothing in the clear is PeerAuthentication's doing: the direct way fails.
     let direct = edge.cluster_pods[1].sockets(PORT)[0];
     let refused = edge.client.place().connect(direct, Duration::from_secs(2));
@@ -360,10 +363,10 @@ fn waypoint(cluster: &Cluster) -> Result<()> {
         status["ports"] == serde_json::json!([HBONE]) && status["routes"][0].is_string()
     })?;
     for to in vips {
-        poll::until("through the waypoint", Duration::from_secs(10), || {
-            must(to, "x-version: a", "hello from waypoint-a")
+        poll::until("through the waypoint", Duration::from_secs(20), || {
+            must(to, "x-version: a", "hello from waypoint-a")?;
+            must(to, "x-version: b", "hello from waypoint-b")
         })?;
-        must(to, "x-version: b", "hello from waypoint-b")?;
     }
     // The route is of the service, not of its pods.
     for to in a.sockets(PORT) {

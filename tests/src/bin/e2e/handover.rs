@@ -79,7 +79,7 @@ pub(crate) const CASES: &[Case] = &[
     alone("handover: --release ends it for both", released),
 ];
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn under_load(cluster: &Cluster) -> Result<()> {
     restarts(cluster, 5, Duration::from_secs(3))
@@ -148,7 +148,7 @@ fn many(
             .hand_over()
             .with_context(|| format!("round {round}"))?;
         longest = longest.max(start.elapsed());
-        end_of(&first, Duration::from_secs(12))?;
+        end_of(&first, Duration::from_secs(20))?;
         load.must_have_served_all()
             .with_context(|| format!("round {round}"))?;
     }
@@ -208,9 +208,10 @@ fn flows(cluster: &Cluster) -> Result<()> {
                 })
                 .collect();
             thread::sleep(Duration::from_millis(500));
-            let first = agent.hand_over()?;
-            let handed_over = start.elapsed();
+            // From here on a flow may be drained; not before the deadline, which begins later.
+            let before = start.elapsed();
             handed.store(1, Ordering::SeqCst);
+            let first = agent.hand_over()?;
             for to in targets {
                 must_serve(&scene.client, to).context("while the first drains")?;
             }
@@ -221,12 +222,12 @@ fn flows(cluster: &Cluster) -> Result<()> {
                     .map_err(|_| anyhow::anyhow!("a flow panicked"))??;
                 let ended = ended?.duration_since(start);
                 ensure!(
-                    ended + Duration::from_millis(500) > handed_over + DRAIN,
-                    "a flow ended {ended:?} after the start, the drain began before {handed_over:?}"
+                    ended >= before + DRAIN,
+                    "a flow ended {ended:?} after the start, the drain began after {before:?}"
                 );
                 ends.push(ended);
             }
-            end_of(&first, Duration::from_secs(2))?;
+            end_of(&first, LIMIT)?;
             Ok(ends)
         })?;
         let last = ends.iter().max().context("no flow")?;
@@ -276,7 +277,7 @@ fn with_drain(agent: &Agent, deadline: Duration) -> Result<()> {
         ];
     });
     let first = agent.hand_over()?;
-    end_of(&first, Duration::from_secs(12)).map(drop)
+    end_of(&first, Duration::from_secs(20)).map(drop)
 }
 
 fn one_owner(cluster: &Cluster) -> Result<()> {
@@ -323,7 +324,7 @@ fn one_owner(cluster: &Cluster) -> Result<()> {
     };
     let (pins_now, list) = (agent.pins(), listed()?);
     drop(held);
-    end_of(&first, Duration::from_secs(12))?;
+    end_of(&first, Duration::from_secs(20))?;
     ensure!(agent.pins() == pins_now, "the first took pins away");
     ensure!(listed()? == list, "the first wrote the list");
     for to in late
@@ -379,7 +380,7 @@ fn hung(cluster: &Cluster) -> Result<()> {
     agent.wait_log(&["another agent owns"], LIMIT)?;
     ensure!(agent.pins() == pins && agent.generation()? == generation + 1);
     // Its ports were waited for.
-    agent.wait_ready(Duration::from_secs(5))?;
+    agent.wait_ready(LIMIT)?;
     serve("after the first woke up")
 }
 
@@ -398,7 +399,7 @@ fn update(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(2)?;
     let agent = node.agent()?;
     named(agent, "first");
-    end_of(&agent.hand_over()?, Duration::from_secs(12))?;
+    end_of(&agent.hand_over()?, Duration::from_secs(20))?;
     let generation = agent.generation()?;
     let mut held = scene.client.connect(scene.server.sockets(PORT)[0], LIMIT)?;
     held.set_read_timeout(Some(LIMIT))?;
@@ -421,7 +422,7 @@ fn update(cluster: &Cluster) -> Result<()> {
     echo_on(&mut held, b"carried by the first")?;
     serve("by the second, while the first drains")?;
     drop(held);
-    agent.wait_end(Duration::from_secs(12))?;
+    agent.wait_end(Duration::from_secs(20))?;
 
     agent.start()?;
     poll::until("it stands by", LIMIT, || {
@@ -481,7 +482,7 @@ fn queued(cluster: &Cluster) -> Result<()> {
             Ok(())
         })?;
         println!("  node {number}: {answered} waited and were served");
-        end_of(&first, Duration::from_secs(12))?;
+        end_of(&first, Duration::from_secs(20))?;
         agent.wait_ready(LIMIT)?;
     }
     Ok(())
@@ -502,10 +503,7 @@ fn stuck(cluster: &Cluster) -> Result<()> {
         first.wait_end(LIMIT)?;
         let took = start.elapsed();
         println!("  node {number}: handed over by {handed:?}, ended by {took:?}");
-        ensure!(
-            took < handed + DRAIN + Duration::from_secs(1),
-            "only after {took:?}"
-        );
+        ensure!(took < handed + DRAIN + LIMIT / 2, "only after {took:?}");
         with_drain(agent, Duration::from_secs(10))?;
     }
     Ok(())
@@ -657,7 +655,7 @@ fn in_order(cluster: &Cluster, order: [usize; MISSING]) -> Result<()> {
     }
     agent.change(|changed| *changed = settings.clone());
     let first = agent.hand_over()?;
-    end_of(&first, Duration::from_secs(12))?;
+    end_of(&first, Duration::from_secs(20))?;
     fs::remove_dir_all(&later)?;
     cluster.settle()
 }
@@ -677,7 +675,7 @@ fn keys(cluster: &Cluster) -> Result<()> {
             settings.ca = Some("https://[::1]:9".into());
         });
         let first = agent.hand_over()?;
-        end_of(&first, Duration::from_secs(12))?;
+        end_of(&first, Duration::from_secs(20))?;
         ensure!(serials_of(agent)? == before);
     }
     for to in scene.server.sockets(PORT) {
@@ -689,7 +687,7 @@ fn keys(cluster: &Cluster) -> Result<()> {
         ensure!(!secrets, "a key in the log");
         agent.change(|settings| settings.ca = None);
         let first = agent.hand_over()?;
-        end_of(&first, Duration::from_secs(12))?;
+        end_of(&first, Duration::from_secs(20))?;
     }
     cluster.apply("mode", &peer_authentication(MESHED, "PERMISSIVE"))
 }
@@ -709,7 +707,7 @@ fn released() -> Result<()> {
     // Two rounds of upkeep of whoever is left.
     thread::sleep(Duration::from_secs(1));
     drop(held);
-    end_of(&first, Duration::from_secs(12))?;
+    end_of(&first, Duration::from_secs(20))?;
     ensure!(agent.pins() == 0, "{} pins", agent.pins());
     let place: &Place = scene.outsider.place();
     for to in scene.server.sockets(PORT) {

@@ -38,7 +38,7 @@ pub(crate) const CASES: &[Case] = &[
 /// Port of the listener.
 const LISTEN: u16 = 8000;
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a connection that stays open may still say something.
 const QUIET: Duration = Duration::from_millis(150);
 
@@ -143,10 +143,15 @@ impl<'a> Target<'a> {
 
     /// What comes back over a connection of its own, until it ends or is quiet.
     fn send(&self, bytes: &[u8]) -> Result<String> {
+        self.exchange(bytes, |_| true)
+    }
+
+    /// The same, and as long as what has come is not `all`, silence is waited out.
+    fn exchange(&self, bytes: &[u8], all: impl Fn(&str) -> bool) -> Result<String> {
         let mut stream = self.place.connect(self.gateway, PATIENCE)?;
         // The gateway may have answered and closed before the last byte is written.
         let _ = stream.write_all(bytes);
-        read(&mut stream)
+        read_until(&mut stream, all)
     }
 
     /// Requests with `mark` in them that the server saw.
@@ -157,7 +162,7 @@ impl<'a> Target<'a> {
 
     /// As [`Self::requests`], once there are that many; a server logs after it answered.
     fn requests_of(&self, mark: &str, count: usize) -> Result<Vec<String>> {
-        poll::until("the server's log", Duration::from_secs(5), || {
+        poll::until("the server's log", PATIENCE, || {
             let requests = self.requests(mark);
             ensure!(
                 requests.len() >= count,
@@ -170,11 +175,17 @@ impl<'a> Target<'a> {
 }
 
 fn read(stream: &mut TcpStream) -> Result<String> {
+    read_until(stream, |_| true)
+}
+
+/// Reads until the end, or until nothing more comes after what is `all`.
+fn read_until(stream: &mut TcpStream, all: impl Fn(&str) -> bool) -> Result<String> {
     let end = Instant::now() + PATIENCE;
     let mut answer = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while Instant::now() < end {
-        let wait = if answer.is_empty() { PATIENCE } else { QUIET };
+        let is_all = !answer.is_empty() && all(&String::from_utf8_lossy(&answer));
+        let wait = if is_all { QUIET } else { PATIENCE };
         stream.set_read_timeout(Some(wait))?;
         match stream.read(&mut buffer) {
             Ok(0) | Err(_) => break,
@@ -224,9 +235,15 @@ fn framing(cluster: &Cluster) -> Result<()> {
     scene.each(|target, _| {
         for (number, shape) in shapes().into_iter().enumerate() {
             let mark = format!("shape-{number}-");
-            let answer = target.send(&shape.bytes(&target.host, &mark))?;
+            let count = |answer: &str| answer.matches("HTTP/1.1 200 ").count();
+            let awaited = match shape.want {
+                Want::Passes(count) => count,
+                Want::Refused | Want::BreaksOff => 0,
+            };
+            let bytes = shape.bytes(&target.host, &mark);
+            let answer = target.exchange(&bytes, |answer| count(answer) >= awaited)?;
             let name = shape.name;
-            let answers = answer.matches("HTTP/1.1 200 ").count();
+            let answers = count(&answer);
             let requests = match shape.want {
                 Want::Passes(count) => {
                     ensure!(
@@ -282,7 +299,7 @@ fn in_order(target: &Target<'_>) -> Result<()> {
     let mut writer = stream.try_clone()?;
     let answer = thread::scope(|scope| {
         scope.spawn(move || writer.write_all(&bytes));
-        read(&mut stream)
+        read_until(&mut stream, |answer| seen(answer).len() >= REQUESTS)
     })?;
     ensure!(
         seen(&answer) == want,

@@ -40,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(30);
 const DENY_CLIENT: &str = "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]";
 
 /// The API server of the shared cluster.

@@ -56,7 +56,7 @@ const STATUS: &str = "culvert.dev/status";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const MESH: &str = "culvert.dev/mesh";
 const SYSTEM: &str = "culvert-system";
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn come_and_go(cluster: &Cluster) -> Result<()> {
     let server = api_server(cluster)?;
@@ -97,7 +97,7 @@ fn come_and_go(cluster: &Cluster) -> Result<()> {
     drop((old, tunnelled));
     scene.client.delete()?;
     let agent = cluster.node(1)?.agent()?;
-    poll::until("its tunnels end with it", LIMIT / 4, || {
+    poll::until("its tunnels end with it", LIMIT / 8, || {
         let tunnels = agent.status()?["tunnels"].clone();
         ensure!(tunnels["open"] == 0, "tunnels {tunnels}");
         Ok(())

@@ -118,6 +118,7 @@ fn older(cluster: &Cluster) -> Result<()> {
         must_refuse(&client, to)?;
     }
     listed(agent, "inbound", &[])?;
+    agent.wait_log(&["older than enrolment"], LIMIT)?;
     let told = agent.log_lines(&["reason=\"policy-changed\"", "older than enrolment"]);
     ensure!(
         told.len() == 1

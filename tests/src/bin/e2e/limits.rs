@@ -68,7 +68,7 @@ fn global_limit(cluster: &Cluster) -> Result<()> {
     );
 
     redis.kill9()?;
-    for at in 0..6 {
+    for at in 0..LIMIT {
         let status = ask(at)?;
         ensure!(
             status == 200,

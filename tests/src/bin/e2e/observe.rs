@@ -36,7 +36,7 @@ pub(crate) const CASES: &[Case] = &[
     shared("observe: why says what the node does", why),
 ];
 
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn access_log(cluster: &Cluster) -> Result<()> {
     let scene = Scene::strict(cluster)?;

@@ -83,7 +83,7 @@ fn play(
     for to in undialled {
         must_refuse(&scene.client, to).context("nobody says what this is")?;
         let parts = ["destination-unknown", &to.to_string()];
-        agent.wait_log(&parts, Duration::from_secs(2))?;
+        agent.wait_log(&parts, Duration::from_secs(10))?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) const CASES: &[Case] = &[shared(
 /// Port of a gRPC server beside nginx.
 const TALK: u16 = 8081;
 /// What a change may take to be in force.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn parts(cluster: &Cluster) -> Result<()> {
     let edge = Edge::start(cluster, ROUTES)?;
@@ -91,7 +91,7 @@ fn answers(cluster: &Cluster, edge: &Edge) -> Result<()> {
 /// A fault that ends by itself.
 fn faults(cluster: &Cluster, edge: &Edge) -> Result<()> {
     let [to, _] = edge.sockets();
-    let expires = SystemTime::now() + Duration::from_secs(4);
+    let expires = SystemTime::now() + Duration::from_secs(6);
     let expires = humantime::format_rfc3339_seconds(expires);
     let fault = format!("fault: {{abort: {{status: 418}}, expires: '{expires}'}}");
     policy(cluster, "HTTPRoute", "a", &fault)?;

@@ -1,11 +1,12 @@
 //! Who may talk to whom: decided at the destination, on HBONE and plaintext alike.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::manifests::{authorization_policy, peer_authentication};
 use tests::server::{Behaviour, Server};
+use tests::stopwatch::Stopwatch;
 use tests::traffic::{echo_on, must_refuse, must_serve, wait_closed};
 use tests::{Cluster, Pod, PodSpec};
 
@@ -222,18 +223,20 @@ fn live(cluster: &Cluster) -> Result<()> {
         for (manifest, victim) in [(&deny, &cast.alice), (&strict, &cast.outsider)] {
             let mut doomed = open(victim, to)?;
             let mut spared = open(&cast.carol, to)?;
-            let start = Instant::now();
+            let watch = Stopwatch::start();
             cluster.manifests().write("live", manifest)?;
-            wait_closed(&mut doomed, RECHECK)
+            wait_closed(&mut doomed, 5 * RECHECK)
                 .with_context(|| format!("{} after the change", victim.name()))?;
-            println!("  closed {} ms after the edit", start.elapsed().as_millis());
+            let took = watch.took();
+            println!("  closed {} ms after the edit", took.as_millis());
+            ensure!(took <= RECHECK, "closed {took:?} after the edit");
             echo_on(&mut spared, b"spared").context("a connection that is still allowed")?;
             cluster.unapply("live")?;
             must_serve(victim, to).context("after the change was taken back")?;
         }
     }
     let agent = cluster.node(2)?.agent()?;
-    agent.wait_log(&["policy-changed"], Duration::from_secs(3))?;
+    agent.wait_log(&["policy-changed"], Duration::from_secs(10))?;
     Ok(())
 }
 
@@ -262,7 +265,7 @@ fn named(cluster: &Cluster) -> Result<()> {
         must_refuse(&scene.outsider, to)?;
     }
     let identity = "spiffe://cluster.local/ns/app/sa/client";
-    let limit = Duration::from_secs(3);
+    let limit = Duration::from_secs(10);
     agent.wait_log(&["policy-denied", "the-culprit", identity], limit)?;
     ensure!(
         refusals()? >= before + 4.0,

@@ -154,7 +154,7 @@ impl<'a> Scene<'a> {
     /// The log of the target's node.
     fn log_has(&self, parts: &[&str]) -> Result<String> {
         let agent = self.cluster.node(2)?.agent()?;
-        agent.wait_log(parts, std::time::Duration::from_secs(5))
+        agent.wait_log(parts, std::time::Duration::from_secs(15))
     }
 }
 

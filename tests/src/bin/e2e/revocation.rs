@@ -21,9 +21,9 @@ pub(crate) const CASES: &[Case] = &[alone(
 
 const HBONE: u16 = 15008;
 /// From the control plane's start to the agents' first answer.
-const RENEWED: Duration = Duration::from_secs(20);
+const RENEWED: Duration = Duration::from_secs(40);
 /// From the list in its file to the end of a live tunnel.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(15);
 
 fn cut_off() -> Result<()> {
     let run = format!("{}v", run_name());

@@ -164,7 +164,7 @@ fn nowhere(cluster: &Cluster) -> Result<()> {
         for to in service_sockets(service, port) {
             must_refuse(&scene.client, to)?;
             let address = to.to_string();
-            agent.wait_log(&[reason, &address], Duration::from_secs(3))?;
+            agent.wait_log(&[reason, &address], Duration::from_secs(10))?;
         }
     }
     Ok(())

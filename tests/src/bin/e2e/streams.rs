@@ -76,7 +76,7 @@ fn streams(cluster: &Cluster) -> Result<()> {
     let root = root.to_str().context("path of the root")?;
     for to in edge.sockets(0) {
         let at = |port| SocketAddr::new(to.ip(), port);
-        poll::until("TLS passed through", Duration::from_secs(10), || {
+        poll::until("TLS passed through", Duration::from_secs(20), || {
             must(
                 &client,
                 &passed_through(at(SECURE), root),
@@ -113,17 +113,23 @@ fn streams(cluster: &Cluster) -> Result<()> {
         let answer = client.place().within(|| ask(at(5300)))??;
         ensure!(answer == "echo of hello", "UDP: {answer:?}");
     }
-    let log = gateway.process().log();
-    let passed = log.lines().find(|line| {
-        let parts = [
-            "connection complete",
-            "tls.sni=\"secure.example\"",
-            "TLSRoute/app/secure",
-        ];
-        parts.iter().all(|part| line.contains(part)) && !line.contains("bytes_sent=0")
-    });
-    ensure!(passed.is_some(), "no record of a connection:\n{log}");
-    Ok(())
+    poll::until(
+        "the record of a connection",
+        Duration::from_secs(10),
+        || {
+            let log = gateway.process().log();
+            let passed = log.lines().any(|line| {
+                let parts = [
+                    "connection complete",
+                    "tls.sni=\"secure.example\"",
+                    "TLSRoute/app/secure",
+                ];
+                parts.iter().all(|part| line.contains(part)) && !line.contains("bytes_sent=0")
+            });
+            ensure!(passed, "no record of a connection:\n{log}");
+            Ok(())
+        },
+    )
 }
 
 /// The answer of the echo behind a listener.

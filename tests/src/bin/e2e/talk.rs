@@ -116,7 +116,7 @@ no such method: UNIMPLEMENTED
         Ok(())
     })?;
     scene.server.kill9()?;
-    poll::until("the end of the stream", Duration::from_secs(5), || {
+    poll::until("the end of the stream", PATIENCE, || {
         ensure!(
             waiting.log().contains("ended: UNAVAILABLE"),
             "{}",

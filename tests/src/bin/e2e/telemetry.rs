@@ -206,8 +206,13 @@ fn requests(cluster: &Cluster) -> Result<()> {
     ensure!(codes == [200; 2], "through the waypoint: {codes:?}");
     scene.call(inside, service_sockets(scene.talk, PORT)[0])?;
 
-    counted_at_the_edge(&scene.front.metrics(&scene.front_pod)?)?;
-    counted_at_the_waypoint(&scene.watch.metrics(&scene.watch_pod)?)?;
+    // A client may have its answer before the gateway has counted it.
+    poll::until("counted at the edge", PATIENCE, || {
+        counted_at_the_edge(&scene.front.metrics(&scene.front_pod)?)
+    })?;
+    poll::until("counted at the waypoint", PATIENCE, || {
+        counted_at_the_waypoint(&scene.watch.metrics(&scene.watch_pod)?)
+    })?;
     logged_as_json(&scene)?;
     logged_as_text(&scene)?;
     shown(cluster, &scene)
@@ -530,7 +535,7 @@ fn shown(cluster: &Cluster, scene: &Scene) -> Result<()> {
     );
     let other = ROUTES.replace("shop.example", "store.example");
     cluster.manifests().write("routes", &other)?;
-    poll::until("the change is shown", Duration::from_secs(10), || {
+    poll::until("the change is shown", PATIENCE, || {
         let told = routes()?;
         ensure!(told.to_string().contains("store.example"), "{told}");
         // The same rule: what was counted stays.
@@ -647,14 +652,13 @@ fn spans(cluster: &Cluster) -> Result<()> {
         let lines = all.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
         lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     };
-    let spans = poll::until("the last spans of both", PATIENCE, || {
+    poll::until("the spans of both", PATIENCE, || {
         let spans = told()?;
         let last = spans.iter().filter(|span| span["trace"] == LAST);
         ensure!(last.count() == 2, "{} spans so far", spans.len());
-        Ok(spans)
-    })?;
-    joined(&spans)?;
-    sampled(&scene, &spans)
+        joined(&spans)?;
+        sampled(&scene, &spans)
+    })
 }
 
 fn by<'a>(spans: &'a [Value], gateway: &'a str) -> impl Iterator<Item = &'a Value> {
@@ -712,7 +716,6 @@ fn sampled(scene: &Scene, spans: &[Value]) -> Result<()> {
         by(spans, gateway).filter(is_own).collect::<Vec<_>>()
     };
     let (front, watch) = (own("front"), own("watch"));
-    println!("  {} of {UNDECIDED} were sampled", front.len());
     // Six standard deviations, and nothing of those whose callers did not want it.
     ensure!((20..=80).contains(&front.len()), "{} spans", front.len());
     ensure!(front.iter().all(|span| span["parent"] == ""), "{front:?}");
@@ -739,7 +742,9 @@ fn sampled(scene: &Scene, spans: &[Value]) -> Result<()> {
     let metrics = scene.front.metrics(&scene.front_pod)?;
     let exported = metrics.sum("culvert_spans_exported_total", &[]);
     ensure!(exported == traced as f64, "{exported} exported");
-    must_count(&metrics, "culvert_spans_dropped_total", &[], 0.0)
+    must_count(&metrics, "culvert_spans_dropped_total", &[], 0.0)?;
+    println!("  {} of {UNDECIDED} were sampled", front.len());
+    Ok(())
 }
 
 const GATEWAYS: &str = "apiVersion: gateway.networking.k8s.io/v1

@@ -3,10 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tests::server::{Behaviour, Server};
+use tests::stopwatch::Stopwatch;
 use tests::traffic::{self, download, echo_on, must_serve, upload, wait_closed};
 use tests::{Cluster, poll};
 
@@ -137,13 +138,10 @@ fn slow_reader(cluster: &Cluster) -> Result<()> {
         }
     });
     for to in scene.server.sockets(PORT + 1) {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         must_serve(&scene.client, to).context("beside stalled flows")?;
-        ensure!(
-            start.elapsed() < Duration::from_secs(1),
-            "an echo took {:?}",
-            start.elapsed()
-        );
+        let took = watch.took();
+        ensure!(took < Duration::from_secs(1), "an echo took {took:?}");
     }
     for (now, then) in resident(cluster)?.into_iter().zip(before) {
         let grown = now.saturating_sub(then);

@@ -37,6 +37,8 @@ pub(crate) const CASES: &[Case] = &[
 
 /// Port of a waypoint's tunnels.
 const HBONE: u16 = 15008;
+/// What a change may take to be in force.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server with its service, two clients, one of them on its node, and who may become waypoints.
 struct Scene {
@@ -132,24 +134,27 @@ fn bypasses(cluster: &Cluster) -> Result<()> {
     cluster.settle()?;
     let log = scene.server.node().agent()?;
     for to in scene.server.sockets(PORT) {
-        poll::until("plaintext is refused", Duration::from_secs(10), || {
+        poll::until("plaintext is refused", PATIENCE, || {
             must_not(&scene.outsider, to)
         })?;
-        must(&scene.client, to)?;
-        must(&scene.neighbour, to)?;
+        // The waypoint hears of it by a way of its own.
+        poll::until("the way through it", PATIENCE, || {
+            must(&scene.client, to)?;
+            must(&scene.neighbour, to)
+        })?;
     }
-    log.wait_log(&["waypoint-bypassed"], Duration::from_secs(5))?;
+    log.wait_log(&["waypoint-bypassed"], PATIENCE)?;
     // The client is known behind the waypoint, by identity and by address.
     let seen = [
         "direction=\"inbound\"",
         "src.identity=\"spiffe://cluster.local/ns/app/sa/client\"",
     ];
-    log.wait_log(&seen, Duration::from_secs(5))?;
+    log.wait_log(&seen, PATIENCE)?;
     let allowed = "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]";
     let only_client = authorization_policy(MESHED, "only", "ALLOW", Some("a"), allowed);
     cluster.manifests().write("only", &only_client)?;
     for to in scene.vips() {
-        poll::until("policy holds behind it", Duration::from_secs(10), || {
+        poll::until("policy holds behind it", PATIENCE, || {
             let refused = http::get(scene.neighbour.place(), to, "/");
             ensure!(
                 !matches!(refused, Ok(answer) if answer.status == 200),
@@ -163,7 +168,7 @@ fn bypasses(cluster: &Cluster) -> Result<()> {
     // Nobody knows what it was for once it is gone: nothing gets in.
     cluster.manifests().write("gateway", CLASS)?;
     for to in scene.vips().into_iter().chain(scene.server.sockets(PORT)) {
-        poll::until("nothing without it", Duration::from_secs(10), || {
+        poll::until("nothing without it", PATIENCE, || {
             must_not(&scene.client, to)
         })?;
         must_not(&scene.outsider, to)?;
@@ -196,9 +201,12 @@ fn moved_under_load(cluster: &Cluster) -> Result<()> {
         let tunnel = format!("dst.hbone_addr=\"{address}\"");
         log.log_lines(&["direction=\"outbound\"", &tunnel]).len()
     };
-    let (through, past) = (went(to), went(scene.server.sockets(PORT)[0]));
+    let (through, past) = poll::until("both ways in the log", PATIENCE, || {
+        let (through, past) = (went(to), went(scene.server.sockets(PORT)[0]));
+        ensure!(through > 100 && past > 50, "{through} through, {past} past");
+        Ok((through, past))
+    })?;
     println!("  {through} went through waypoints, {past} past them");
-    ensure!(through > 100 && past > 50, "{through} through, {past} past");
     drop(scene.waypoints);
     Ok(())
 }
@@ -255,10 +263,13 @@ fn one_of_two_ends(cluster: &Cluster) -> Result<()> {
     ensure!(status.success(), "it did not end well: {status}");
     // Both had some of it.
     for waypoint in &waypoints {
-        let log = waypoint.process().log();
-        let lines = log.lines().filter(|line| line.contains("request complete"));
-        let lines = lines.count();
-        ensure!(lines > 10, "one of the two served {lines} requests");
+        poll::until("requests in the log", PATIENCE, || {
+            let log = waypoint.process().log();
+            let lines = log.lines().filter(|line| line.contains("request complete"));
+            let lines = lines.count();
+            ensure!(lines > 10, "one of the two served {lines} requests");
+            Ok(())
+        })?;
     }
     Ok(())
 }

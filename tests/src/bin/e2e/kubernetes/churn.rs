@@ -50,7 +50,7 @@ fn half_closed(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         places.extend([node.host(), node.agent()?.place()]);
     }
-    poll::until("nothing half-closed", Duration::from_secs(10), || {
+    poll::until("nothing half-closed", LIMIT, || {
         for place in &places {
             let left = place.check(&["ss", "-Htn", "state", "close-wait"])?
                 + &place.check(&["ss", "-Htn", "state", "fin-wait-2"])?;
@@ -84,7 +84,7 @@ const SHORT: Churn = Churn {
     hands: 4,
     pool: 4,
     whole: 8,
-    wait: Duration::from_secs(2),
+    wait: Duration::from_secs(5),
 };
 
 const FULL: Churn = Churn {

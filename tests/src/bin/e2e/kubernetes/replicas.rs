@@ -42,7 +42,7 @@ const SECOND: u16 = 15112;
 /// Where agents look for a certificate service that is away.
 const ISSUER: u16 = 15013;
 /// A lease of 15 s runs out, and is taken in the round after that.
-const SUCCESSION: Duration = Duration::from_secs(25);
+const SUCCESSION: Duration = Duration::from_secs(45);
 
 fn restarted(cluster: &Cluster) -> Result<()> {
     let server = api_server(cluster)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use tests::agent::Agent;
 use tests::server::{Behaviour, Server};
+use tests::stopwatch::Stopwatch;
 use tests::traffic::{echo_on, wait_closed};
 use tests::{Cluster, PodSpec, poll};
 
@@ -40,9 +41,12 @@ fn namespace_gone(cluster: &Cluster) -> Result<()> {
         // Its name goes, then the runtime cleans up what it no longer finds.
         doomed.place.delete()?;
         doomed.stop_gone()?;
-        let took = wait_closed(&mut near, LIMIT).context("the near end")?;
+        let watch = Stopwatch::start();
+        wait_closed(&mut near, LIMIT).context("the near end")?;
+        let took = watch.took();
         ensure!(took < SECOND, "the near end was open for {took:?}");
-        let took = wait_closed(&mut far, LIMIT).context("the far end")?;
+        wait_closed(&mut far, LIMIT).context("the far end")?;
+        let took = watch.took();
         ensure!(took < SECOND, "the far end was open for {took:?}");
     }
     for family in [0, 1] {
@@ -57,7 +61,9 @@ fn namespace_gone(cluster: &Cluster) -> Result<()> {
         })?;
         doomed.place.delete()?;
         doomed.stop_gone()?;
-        let took = wait_closed(&mut stream, LIMIT).context("the server's pod is gone")?;
+        let watch = Stopwatch::start();
+        wait_closed(&mut stream, LIMIT).context("the server's pod is gone")?;
+        let took = watch.took();
         ensure!(took < SECOND, "open for {took:?}");
     }
     serves(&scene.client, &scene.server, "others")
@@ -72,7 +78,7 @@ fn untimely(cluster: &Cluster) -> Result<()> {
             let pod = cluster.pod(&PodSpec::new(MESHED, &format!("fine-{number}")))?;
             serves(&pod, &scene.server, "a pod beside one that is gone")?;
         }
-        cluster.node(1)?.agent()?.wait_ready(SECOND)?;
+        cluster.node(1)?.agent()?.wait_ready(LIMIT)?;
         ghost.join().map_err(|_| anyhow!("the runtime panicked"))?
     })
     .context("deleted while the runtime adds it")?;

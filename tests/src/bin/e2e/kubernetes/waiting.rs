@@ -109,7 +109,7 @@ fn races(cluster: &Cluster, rounds: u32) -> Result<()> {
         succeeded += u32::from(is_added);
         longest = longest.max(took);
         if round % 8 == 7 {
-            agent.wait_ready(Duration::from_secs(1))?;
+            agent.wait_ready(LIMIT)?;
             let fine = cluster.pod(&PodSpec::new(MESHED, "fine"))?;
             serves(&fine, &scene.server, "a pod after those that went")?;
         }

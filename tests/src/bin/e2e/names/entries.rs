@@ -77,7 +77,7 @@ pub(super) fn egress(cluster: &Cluster) -> Result<()> {
     server.set(Mode::Deny);
     let [nobody, _] = udp(&scene.client, to, false, NOBODY)?;
     must_refuse(&scene.client, SocketAddr::new(nobody, 80))?;
-    agent.wait_log(&["reason=\"dns-failed\"", NOBODY], Duration::from_secs(5))?;
+    agent.wait_log(&["reason=\"dns-failed\"", NOBODY], Duration::from_secs(15))?;
     server.stop()
 }
 
@@ -144,7 +144,7 @@ pub(super) fn left_alone(cluster: &Cluster) -> Result<()> {
     let vips = [IpAddr::from(service.v4), service.v6.into()];
     let server = Resolver::start(&resolver, of_server)?;
     let tells = |expected: [IpAddr; 2]| {
-        poll::until("who answers", Duration::from_secs(5), || {
+        poll::until("who answers", Duration::from_secs(15), || {
             for to in resolver.sockets(DNS) {
                 let told = udp(&scene.client, to, false, OWN_NAME)?;
                 ensure!(told == expected, "{to}: {told:?}");

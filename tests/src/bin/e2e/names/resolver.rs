@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tests::Pod;
 
 pub(super) const DNS: u16 = 53;
-pub(super) const SOON: Duration = Duration::from_secs(3);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 const HEADER: usize = 12;
 
 /// What the server does with a question over UDP. Over TCP it answers, and at length when it said

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::{APP_PORT, Scene};
 use tests::Cluster;
 use tests::counters::Counters;
+use tests::stopwatch::Stopwatch;
 use tests::traffic::wait_closed;
 
 /// Ports that would loop: outbound, plaintext inbound, HBONE. Nobody ever dials them for a peer.
@@ -64,11 +65,18 @@ pub(super) fn agent_ports(cluster: &Cluster) -> Result<()> {
 
 fn closes(scene: &Scene<'_>, to: SocketAddr) -> Result<()> {
     // A refused connect is an end, too.
-    let Ok(mut stream) = scene.client.connect(to, LIMIT) else {
-        return Ok(());
+    let watch = Stopwatch::start();
+    let Ok(mut stream) = scene.client.connect(to, 5 * LIMIT) else {
+        return in_time(to, watch);
     };
     // Whoever speaks a protocol there sees nonsense.
     let _ = stream.write_all(b"\r\n\r\nwho is there?\r\n\r\n");
-    wait_closed(&mut stream, LIMIT).with_context(|| format!("dialled {to}"))?;
+    wait_closed(&mut stream, 5 * LIMIT).with_context(|| format!("dialled {to}"))?;
+    in_time(to, watch)
+}
+
+fn in_time(to: SocketAddr, watch: Stopwatch) -> Result<()> {
+    let took = watch.took();
+    ensure!(took <= LIMIT, "dialled {to}: closed after {took:?}");
     Ok(())
 }
