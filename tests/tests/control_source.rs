@@ -99,22 +99,12 @@ impl World {
         let cluster = ClusterConfig {
             kubeconfig: Some(folder.join("kubeconfig")),
         };
+        let source = SourceChoice::Kubernetes(cluster);
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config {
-            source: SourceChoice::Kubernetes(cluster),
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
             node_tokens: Some(folder.join("tokens")),
-            token_reviews: None,
-            state_dir: folder.join("state"),
-            authority: None,
-            revocation_lists: None,
-            trust_domain: "cluster.local".to_owned(),
             cluster_id: "c1".to_owned(),
-            cert_ttl: Duration::from_secs(3600),
-            serving_names: vec!["127.0.0.1".to_owned()],
-            root_overlap: Duration::from_secs(60),
-            root_namespace: "culvert-system".to_owned(),
-            gateway_image: None,
-            companion: false,
+            ..Config::new(source, listen, folder.join("state"))
         };
         let control = Control::bind(config).await.unwrap();
         let address = format!("https://{}", control.local_addr().unwrap());

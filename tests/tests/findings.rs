@@ -106,25 +106,15 @@ impl Replica {
 
     async fn with(server: &ApiServer, gateway_image: Option<&str>) -> Self {
         let folder = scratch();
+        let source = SourceChoice::Kubernetes(kubeconfig(server, &folder));
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let control = Control::bind(Config {
-            source: SourceChoice::Kubernetes(kubeconfig(server, &folder)),
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            node_tokens: None,
             token_reviews: Some(TokenReviews {
                 audiences: vec!["culvert".to_owned()],
                 accounts: vec!["culvert-system/culvert-node".parse().unwrap()],
             }),
-            state_dir: folder.join("state"),
-            authority: None,
-            revocation_lists: None,
-            companion: false,
-            trust_domain: "cluster.local".to_owned(),
-            cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
-            cert_ttl: Duration::from_secs(3600),
-            root_overlap: Config::DEFAULT_ROOT_OVERLAP,
-            serving_names: vec!["127.0.0.1".to_owned()],
-            root_namespace: SYSTEM.to_owned(),
             gateway_image: gateway_image.map(str::to_owned),
+            ..Config::new(source, listen, folder.join("state"))
         })
         .await
         .unwrap();

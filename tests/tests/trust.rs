@@ -97,27 +97,17 @@ impl Replica {
         let life = Duration::from_secs(24 * 3600);
         let account = server.account_kubeconfig(SYSTEM, "culvert-control", life);
         fs::write(&kubeconfig, account.unwrap()).unwrap();
+        let source = SourceChoice::Kubernetes(ClusterConfig {
+            kubeconfig: Some(kubeconfig),
+        });
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
         let control = Control::bind(Config {
-            source: SourceChoice::Kubernetes(ClusterConfig {
-                kubeconfig: Some(kubeconfig),
-            }),
-            companion: false,
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            node_tokens: None,
             token_reviews: Some(TokenReviews {
                 audiences: vec!["culvert".to_owned()],
                 accounts: vec!["culvert-system/culvert-node".parse().unwrap()],
             }),
-            state_dir: folder.join("state"),
-            authority: None,
-            revocation_lists: None,
-            trust_domain: "cluster.local".to_owned(),
-            cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
-            cert_ttl: Duration::from_secs(3600),
             root_overlap,
-            serving_names: vec!["127.0.0.1".to_owned()],
-            root_namespace: SYSTEM.to_owned(),
-            gateway_image: None,
+            ..Config::new(source, listen, folder.join("state"))
         })
         .await
         .unwrap();

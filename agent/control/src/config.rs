@@ -50,6 +50,8 @@ pub struct Config {
 }
 
 impl Config {
+    /// The default of `trust_domain`, as elsewhere in the ambient world.
+    pub const DEFAULT_TRUST_DOMAIN: &'static str = "cluster.local";
     /// The default of `cluster_id`, as elsewhere in the ambient world.
     pub const DEFAULT_CLUSTER_ID: &'static str = "Kubernetes";
     /// The default of `cert_ttl`.
@@ -59,6 +61,29 @@ impl Config {
     pub const DEFAULT_ROOT_OVERLAP: Duration = Duration::from_secs(5 * 60);
     /// The default of `root_namespace`.
     pub const DEFAULT_ROOT_NAMESPACE: &'static str = "culvert-system";
+
+    /// Settings as the flags of `culvert control` have them where nobody gives any: whoever dials
+    /// does so by the address of `listen`. Nobody is admitted yet: that takes `node_tokens` or
+    /// `token_reviews`.
+    pub fn new(source: SourceChoice, listen: SocketAddr, state_dir: PathBuf) -> Self {
+        Self {
+            source,
+            companion: false,
+            listen,
+            node_tokens: None,
+            token_reviews: None,
+            state_dir,
+            authority: None,
+            revocation_lists: None,
+            trust_domain: Self::DEFAULT_TRUST_DOMAIN.to_owned(),
+            cluster_id: Self::DEFAULT_CLUSTER_ID.to_owned(),
+            cert_ttl: Self::DEFAULT_CERT_TTL,
+            root_overlap: Self::DEFAULT_ROOT_OVERLAP,
+            serving_names: vec![listen.ip().to_string()],
+            root_namespace: Self::DEFAULT_ROOT_NAMESPACE.to_owned(),
+            gateway_image: None,
+        }
+    }
 
     /// Refuses what no control plane can work with.
     pub(crate) fn check(&self) -> Result<(), ControlError> {

@@ -83,22 +83,11 @@ impl World {
     }
 
     fn config(folder: &std::path::Path) -> Config {
+        let source = SourceChoice::Folder(folder.join("manifests"));
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
         Config {
-            source: SourceChoice::Folder(folder.join("manifests")),
-            companion: false,
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
             node_tokens: Some(folder.join("tokens")),
-            token_reviews: None,
-            state_dir: folder.join("state"),
-            authority: None,
-            revocation_lists: None,
-            trust_domain: "cluster.local".to_owned(),
-            cluster_id: Config::DEFAULT_CLUSTER_ID.to_owned(),
-            cert_ttl: Duration::from_secs(3600),
-            root_overlap: Config::DEFAULT_ROOT_OVERLAP,
-            serving_names: vec!["127.0.0.1".to_owned()],
-            root_namespace: Config::DEFAULT_ROOT_NAMESPACE.to_owned(),
-            gateway_image: None,
+            ..Config::new(source, listen, folder.join("state"))
         }
     }
 

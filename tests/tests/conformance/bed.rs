@@ -75,7 +75,7 @@ impl Bed {
                 token_file: folder.join(gateway),
                 node: NodeFacts {
                     pod_namespace: "infra".to_owned(),
-                    ..NodeFacts::new(gateway, "c1", "")
+                    ..NodeFacts::new(gateway, Config::DEFAULT_CLUSTER_ID, "")
                 },
             };
             tasks.extend(follow(client, Arc::clone(&own), &watcher));
@@ -184,22 +184,11 @@ fn write(folder: &std::path::Path, manifest: &str) {
 }
 
 fn config(folder: &std::path::Path) -> Config {
+    let source = SourceChoice::Folder(folder.join("manifests"));
+    let listen = (Ipv4Addr::LOCALHOST, 0).into();
     Config {
-        source: SourceChoice::Folder(folder.join("manifests")),
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
         node_tokens: Some(folder.join("tokens")),
-        token_reviews: None,
-        state_dir: folder.join("state"),
-        authority: None,
-        revocation_lists: None,
-        trust_domain: "cluster.local".to_owned(),
-        cluster_id: "c1".to_owned(),
-        cert_ttl: Duration::from_secs(3600),
-        serving_names: vec!["127.0.0.1".to_owned()],
-        root_overlap: Duration::from_secs(60),
-        root_namespace: "culvert-system".to_owned(),
-        gateway_image: None,
-        companion: false,
+        ..Config::new(source, listen, folder.join("state"))
     }
 }
 
