@@ -24,9 +24,10 @@ mod refusal;
 mod tests;
 mod watch;
 mod worker;
+mod workers;
 
 pub use mesh::{Config, Kernel, Mesh};
 pub use pod::Pod;
 pub use refusal::Refusal;
 pub use watch::watch_older;
-pub use worker::{ProxyError, Workers};
+pub use workers::{ProxyError, Workers};

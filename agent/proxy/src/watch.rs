@@ -17,7 +17,7 @@ use crate::mesh::Mesh;
 use crate::older::judge;
 use crate::pod::Pod;
 use crate::refusal::{Refusal, report};
-use crate::worker::Workers;
+use crate::workers::Workers;
 
 /// Time until what the kernel did not do is tried again.
 const RETRY: Duration = Duration::from_millis(250);
