@@ -1,5 +1,10 @@
 use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
 
+use agent_control::{ClusterConfig, SourceChoice};
+
+use super::node::EnrolmentServer;
 use super::*;
 use crate::cli::{Verb, parse};
 
