@@ -1,31 +1,25 @@
-//! The node's part of the kernel side: programs, maps, and what the proxy asks of them.
+//! The node's part of the kernel side: programs, maps and hooks, from their loading to their
+//! removal.
 
-use std::fs;
+mod install;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent_net::{
-    NAME_SERVERS, NamePlace, NameSockets, Netns, NetnsCookie, OriginalDst, SocketTags,
-};
-use ebpf_common::{
-    ClientKey, NAME_PORT, OwnKey, Settings, SocketAddress, SocketState, Table, counter, role,
-};
+use agent_net::{Netns, NetnsCookie};
+use ebpf_common::{Table, counter};
 
-use crate::address;
 use crate::bpffs::{self, Pins};
-use crate::entries::{own_addresses, own_keys, pod_value};
 use crate::error::DatapathError;
 use crate::hooks;
-use crate::object::{Object, POD_PROGRAM};
+use crate::object::Object;
 use crate::owner::Ownership;
 use crate::pods::Pods;
-use crate::records::{Record, Records};
+use crate::records::Records;
+use crate::settings::settings;
 use crate::steering;
 use crate::table::Tables;
 use crate::trace::Trace;
@@ -33,9 +27,6 @@ use crate::trace::Trace;
 /// Age after which a hand-over between two sockets is taken back: far beyond the time a connect
 /// tries for.
 const STALE: Duration = Duration::from_secs(300);
-
-/// The cgroup whose processes are pods, by the two drivers of the kubelet.
-const KUBEPODS: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -120,7 +111,7 @@ impl Datapath {
         let pins = Pins::new(&config.bpffs);
         pins.prepare()?;
         let (ownership, claimed) = Ownership::claim(&pins)?;
-        let installed = install(config, &object, &pins, &records, host);
+        let installed = install::install(config, &object, &pins, &records, host);
         if installed.is_err() {
             ownership.take_back(&claimed);
             pins.tidy();
@@ -160,7 +151,7 @@ impl Datapath {
     /// would not see what this one writes.
     fn put_back(&self) -> Result<(), DatapathError> {
         self.tables
-            .pin_again(|name| pin_of(&self.config, &self.pins, name))
+            .pin_again(|name| install::pin_of(&self.config, &self.pins, name))
             .map_err(DatapathError::kernel("pin the maps again"))?;
         let loaded = self.object.load(&self.pins)?;
         let fresh = loaded.pin_fresh(&self.pins)?;
@@ -275,185 +266,6 @@ impl Datapath {
     }
 }
 
-impl OriginalDst for Datapath {
-    fn original_dst(&self, pod: NetnsCookie, client: SocketAddr) -> Option<SocketAddr> {
-        let key = ClientKey {
-            netns: pod.0,
-            client: address::to_kernel(client),
-            pad: 0,
-        };
-        let entry = self.tables.original.get(&key).ok()??;
-        address::from_kernel(entry.address)
-    }
-}
-
-impl SocketTags for Datapath {
-    fn exempt(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.tables.mark(
-            socket,
-            &SocketState {
-                role: role::EXEMPT,
-                address: SocketAddress::default(),
-            },
-        )
-    }
-
-    fn show_client(&self, socket: BorrowedFd<'_>, client: SocketAddr) -> io::Result<()> {
-        self.tables.mark(
-            socket,
-            &SocketState {
-                role: role::DIAL,
-                address: address::to_kernel(client),
-            },
-        )
-    }
-}
-
-impl NameSockets for Datapath {
-    fn serve_names(
-        &self,
-        pod: NetnsCookie,
-        place: NamePlace,
-        socket: BorrowedFd<'_>,
-    ) -> io::Result<()> {
-        self.must_own().map_err(io::Error::other)?;
-        let descriptor = socket.as_raw_fd() as u32;
-        self.tables
-            .name_sockets
-            .put(&to_kernel_place(pod, place), &descriptor)
-    }
-
-    fn leave_names(&self, pod: NetnsCookie) -> io::Result<()> {
-        self.must_own().map_err(io::Error::other)?;
-        for slot in 0..NAME_SERVERS {
-            for is_ipv4 in [true, false] {
-                let place = NamePlace { slot, is_ipv4 };
-                self.tables
-                    .name_sockets
-                    .remove(&to_kernel_place(pod, place))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn name_server(&self, pod: NetnsCookie, place: NamePlace) -> Option<IpAddr> {
-        let key = to_kernel_place(pod, place);
-        let ip = self.tables.servers.get(&key).ok()??;
-        let server = address::from_kernel(SocketAddress {
-            ip,
-            port: u32::from(NAME_PORT),
-        })?;
-        Some(server.ip().to_canonical())
-    }
-}
-
-fn to_kernel_place(pod: NetnsCookie, place: NamePlace) -> ebpf_common::NamePlace {
-    ebpf_common::NamePlace {
-        netns: pod.0,
-        slot: place.slot,
-        is_ipv4: u32::from(place.is_ipv4),
-    }
-}
-
-/// Everything of [`Datapath::load`] that touches the kernel: all programs pass the verifier
-/// before anything is pinned, all maps are ready before anything is attached.
-fn install(
-    config: &Config,
-    object: &Object,
-    pins: &Pins,
-    records: &Records,
-    host: NetnsCookie,
-) -> Result<(Tables, Option<Trace>), DatapathError> {
-    let mut loaded = object.load(pins)?;
-    let programs = loaded.hook_programs(config.names)?;
-    loaded.program(POD_PROGRAM)?;
-    let fresh = loaded.pin_fresh(pins)?;
-    let path = |name: &str| Ok(fresh.path(pins, named(config, name)?));
-    let tables = Tables::open(path).map_err(DatapathError::kernel("open the maps"))?;
-    tables
-        .settings
-        .put(&0, &settings(host, &config.cgroup_root))
-        .map_err(DatapathError::kernel("write the settings"))?;
-    let trace = config
-        .debug
-        .then(|| Trace::start(&mut loaded.ebpf))
-        .transpose()?;
-    let captures =
-        hooks::missing(false, &config.cgroup_root, pins).len() < hooks::wanted(false).count();
-    if !fresh.is_empty() && captures {
-        tracing::info!("the agent before worked with other maps: filling ours first");
-        let failed = DatapathError::kernel("fill the maps");
-        let fill = |record| fill(&tables, &record);
-        let filled = records.read()?.into_iter().try_for_each(fill);
-        filled.map_err(failed)?;
-    }
-    hooks::attach_all(&programs, config.names, &config.cgroup_root, pins)?;
-    fresh.keep()?;
-    pins.remove_others(config.tables)?;
-    Ok((tables, trace))
-}
-
-/// Writes what the hooks must know of a pod from their first moment, into maps that may be new: it is
-/// captured and, for as long as nobody has published its listeners there, closed.
-fn fill(tables: &Tables, record: &Record) -> io::Result<()> {
-    let netns = Netns::open(Path::new(&record.pod.netns));
-    let Some(netns) = netns.ok().filter(|netns| netns.cookie().0 == record.netns) else {
-        // It is gone.
-        return Ok(());
-    };
-    let netns_own = own_addresses(&netns).map_err(io::Error::other)?;
-    let own = own_keys(&record.pod, &netns_own);
-    for ip in own {
-        let key = OwnKey {
-            netns: record.netns,
-            ip,
-        };
-        tables.own.put(&key, &1)?;
-    }
-    if tables.pods.get(&record.netns)?.is_none() {
-        tables.pods.put(&record.netns, &pod_value(&record.pod, 0))?;
-    }
-    for ip in &record.pod.ips {
-        tables
-            .local
-            .put(&address::to_kernel_ip(*ip), &record.netns)?;
-    }
-    Ok(())
-}
-
-fn named<'a>(config: &'a Config, name: &str) -> io::Result<&'a Table> {
-    let table = config.tables.iter().find(|table| table.name == name);
-    table.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no map {name}")))
-}
-
-fn pin_of(config: &Config, pins: &Pins, name: &str) -> io::Result<PathBuf> {
-    Ok(pins.map(named(config, name)?))
-}
-
-fn settings(host: NetnsCookie, cgroup_root: &Path) -> Settings {
-    let mut kubepods = kubepods(cgroup_root).into_iter();
-    Settings {
-        host_netns: host.0,
-        kubepods: [(); 2].map(|()| kubepods.next().unwrap_or(0)),
-    }
-}
-
-/// Ids of the cgroups whose processes are pods: at the root or, for a kubelet with a `cgroupRoot` of
-/// its own (kind's), one step below.
-fn kubepods(cgroup_root: &Path) -> Vec<u64> {
-    let mut paths = KUBEPODS.map(|name| cgroup_root.join(name)).to_vec();
-    let folders = fs::read_dir(cgroup_root).into_iter().flatten().flatten();
-    for folder in folders.map(|entry| entry.path()) {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        paths.push(match name.and_then(|name| name.strip_suffix(".slice")) {
-            Some(slice) => folder.join(format!("{slice}-kubepods.slice")),
-            None => folder.join("kubepods"),
-        });
-    }
-    let ids = paths.iter().filter_map(|path| fs::metadata(path).ok());
-    ids.map(|meta| meta.ino()).collect()
-}
-
 pub(crate) fn open_netns(path: &Path) -> Result<Netns, DatapathError> {
     Netns::open(path).map_err(|source| DatapathError::Namespace {
         path: path.to_owned(),
@@ -495,31 +307,5 @@ mod tests {
         let before = boot_time();
         assert!(before > Duration::ZERO);
         assert!(boot_time() >= before);
-    }
-
-    #[test]
-    fn pods_are_known_by_either_driver_and_below_a_root_of_the_kubelets_own() {
-        let root = std::env::temp_dir().join(format!("culvert-cgroup-{}", std::process::id()));
-        for path in [
-            "kubepods.slice",
-            "kubepods",
-            "kubelet.slice/kubelet-kubepods.slice",
-            "kubelet/kubepods",
-        ] {
-            let _ = fs::remove_dir_all(&root);
-            fs::create_dir_all(root.join("system.slice/kubepods")).unwrap();
-            fs::create_dir_all(root.join(path)).unwrap();
-            let id = fs::metadata(root.join(path)).unwrap().ino();
-            let found = settings(NetnsCookie(5), &root).kubepods;
-            assert_eq!(found, [id, 0], "{path}");
-        }
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    #[test]
-    fn absent_kubepods_are_nobody() {
-        let settings = settings(NetnsCookie(5), Path::new("/nonexistent"));
-        assert_eq!(settings.kubepods, [0, 0]);
-        assert_eq!(settings.host_netns, 5);
     }
 }

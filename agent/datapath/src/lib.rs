@@ -30,6 +30,8 @@ mod pods;
 mod records;
 mod scan;
 mod serve;
+mod settings;
+mod sockets;
 mod steering;
 mod sys;
 mod table;
