@@ -149,6 +149,9 @@ codes! {
     /// A block of addresses in a ServiceEntry is not supported; connections to it go out without
     /// the mesh.
     AddressBlock = "address-block", Warning, "List single addresses.";
+    /// `exportTo` of a ServiceEntry lists namespaces: it holds for routes, and the names and addresses are
+    /// known in every namespace.
+    ExportList = "export-list", Warning, "Export it to `.` or `*`, or take it as said for routes only.";
     /// A ServiceEntry without an address: clients resolve its hosts and connect without the mesh.
     EntryWithoutAddress = "entry-without-address", Info, "Give it an address, when it shall be one of the mesh's.";
     /// A wildcard host whose names are to be resolved, without a waypoint: nothing says which name a

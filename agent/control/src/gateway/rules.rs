@@ -279,7 +279,8 @@ impl Translating<'_> {
         })
     }
 
-    /// A host of a ServiceEntry: of the route's own namespace, else of the oldest entry that has it.
+    /// A host of a ServiceEntry: of the route's own namespace, else of the oldest entry that has it and
+    /// is for that namespace.
     fn host(
         &self,
         host: &str,
@@ -292,6 +293,7 @@ impl Translating<'_> {
         });
         let found = entries
             .filter(|(_, entry)| entry.spec.hosts.iter().any(|of| of == host))
+            .filter(|(namespace, entry)| entry.spec.is_for(namespace, self.namespace))
             .min_by_key(|(namespace, entry)| {
                 let metadata = &entry.metadata;
                 let is_other = ***namespace != *self.namespace;
@@ -303,8 +305,10 @@ impl Translating<'_> {
                 )
             });
         let not_found = |message: String| Fault::new("BackendNotFound", message);
-        let (namespace, entry) =
-            found.ok_or_else(|| not_found(format!("no ServiceEntry has the host {host:?}")))?;
+        let (namespace, entry) = found.ok_or_else(|| {
+            let here = "that is exported to this namespace";
+            not_found(format!("no ServiceEntry {here} has the host {host:?}"))
+        })?;
         let mut ports = entry.spec.ports.iter();
         let wanted = ports.find(|of| Some(of.number) == port);
         let wanted = wanted

@@ -29,8 +29,8 @@ const CLUSTER_DOMAIN: &str = ".svc.cluster.local";
 #[derive(Debug, Default)]
 pub(crate) struct EntryHosts(BTreeMap<Arc<str>, BTreeSet<Claim>>, Given);
 
-/// Creation time, namespace, name.
-type Claim = (Option<String>, Arc<str>, Arc<str>);
+/// Creation time, namespace, name, and whether it is for every namespace.
+type Claim = (Option<String>, Arc<str>, Arc<str>, bool);
 
 impl EntryHosts {
     pub(crate) const NONE: Self = Self(BTreeMap::new(), Given::NONE);
@@ -45,12 +45,13 @@ impl EntryHosts {
         let mut touched = BTreeSet::new();
         let claim = |entry: &ServiceEntry| {
             let created = entry.metadata.creation_timestamp.clone();
-            (created, reference.namespace.clone(), reference.name.clone())
+            let (namespace, name) = (reference.namespace.clone(), reference.name.clone());
+            (created, namespace, name, is_for_others(entry))
         };
         for host in old.iter().flat_map(|entry| &entry.spec.hosts) {
             if let Some(claims) = self.0.get_mut(host.as_str()) {
                 old.map(|entry| claims.remove(&claim(entry)));
-                touched.extend(claims.iter().map(|(_, namespace, _)| namespace.clone()));
+                touched.extend(claims.iter().map(|(_, namespace, ..)| namespace.clone()));
                 if claims.is_empty() {
                     self.0.remove(host.as_str());
                 }
@@ -59,7 +60,7 @@ impl EntryHosts {
         for host in new.iter().flat_map(|entry| &entry.spec.hosts) {
             let claims = self.0.entry(host.as_str().into()).or_default();
             claims.extend(new.map(claim));
-            touched.extend(claims.iter().map(|(_, namespace, _)| namespace.clone()));
+            touched.extend(claims.iter().map(|(_, namespace, ..)| namespace.clone()));
         }
         for entry in [old, new].into_iter().flatten() {
             for host in &entry.spec.hosts {
@@ -74,25 +75,32 @@ impl EntryHosts {
     fn give(&mut self, host: &str) -> BTreeSet<Arc<str>> {
         let oldest = self.0.get(host).and_then(BTreeSet::first);
         let moved = match oldest {
-            Some((created, _, _)) => self.1.put(host, created.clone()),
+            Some((created, ..)) => self.1.put(host, created.clone()),
             None => self.1.remove(host),
         };
         let claims = moved.iter().filter_map(|host| self.0.get(host)).flatten();
-        claims.map(|(_, namespace, _)| namespace.clone()).collect()
+        claims.map(|(_, namespace, ..)| namespace.clone()).collect()
     }
 
     /// Whether this entry is the one that stands for the host in namespaces without one. A name
     /// that Kubernetes gives is never an entry's.
     fn is_canonical(&self, host: &str, namespace: &str, name: &str) -> bool {
-        let claims = self.0.get(host);
-        let oldest = claims.and_then(BTreeSet::first);
+        let first = self.first(host);
         !host.ends_with(CLUSTER_DOMAIN)
-            && oldest.is_some_and(|(_, of, entry)| **of == *namespace && **entry == *name)
+            && first.is_some_and(|(_, of, entry, _)| **of == *namespace && **entry == *name)
+    }
+
+    /// The oldest of those that are for every namespace.
+    fn first(&self, host: &str) -> Option<&Claim> {
+        self.0
+            .get(host)?
+            .iter()
+            .find(|(.., is_for_all)| *is_for_all)
     }
 
     /// The other namespace whose older entry stands for the host.
     fn elsewhere(&self, host: &str, namespace: &str) -> Option<&str> {
-        let (_, of, _) = self.0.get(host)?.first()?;
+        let (_, of, ..) = self.first(host)?;
         (**of != *namespace).then_some(of)
     }
 }
@@ -138,11 +146,20 @@ fn of_another(scope: &Scope<'_>, entry: &ServiceEntry, host: &str) -> Option<Not
     let reach = "only clients of this namespace go by this entry";
     let message = if host.ends_with(CLUSTER_DOMAIN) {
         format!("{host:?} is a name that Kubernetes gives; {reach}")
+    } else if !is_for_others(entry) {
+        return None;
     } else {
         let owner = scope.entry_hosts.elsewhere(host, scope.name)?;
         format!("{host:?} is in an older entry of namespace {owner:?}; {reach}")
     };
     Some(note(scope, entry, Code::HostElsewhere, message))
+}
+
+/// Whether its hosts are told to clients of other namespaces. Discovery knows its own namespace and all
+/// of them, so that one for some is told to all: to hide it protects nothing.
+fn is_for_others(entry: &ServiceEntry) -> bool {
+    let mut named = entry.spec.named_others(&entry.metadata.namespace);
+    entry.spec.is_for_all() || named.next().is_some()
 }
 
 fn is_service(scope: &Scope<'_>, host: &str) -> bool {
@@ -211,7 +228,10 @@ impl InForce<'_> {
             canonical: scope
                 .entry_hosts
                 .is_canonical(host, scope.name, &entry.metadata.name),
-            visibility: Visibility::Public,
+            visibility: match is_for_others(entry) {
+                true => Visibility::Public,
+                false => Visibility::Namespace,
+            },
         }
     }
 
@@ -374,6 +394,15 @@ fn author_notes(scope: &Scope<'_>, hosts: &[InForce<'_>], notes: &mut Vec<Note>)
         let message = "spec.addresses: blocks of addresses are not supported, only single ones; \
                        connections to the others go out without the mesh";
         say(Code::AddressBlock, message);
+    }
+    let others: Vec<&str> = spec.named_others(scope.name).collect();
+    if !others.is_empty() {
+        let message = format!(
+            "spec.exportTo lists {}: routes of other namespaces may not name its hosts, but clients of \
+             every namespace know them",
+            others.join(", ")
+        );
+        say(Code::ExportList, &message);
     }
     let has_names = |endpoint: &EntryEndpoint| matches!(endpoint.address, Address::Host(_));
     let has_own = spec.addresses.iter().any(|block| single(block).is_some());

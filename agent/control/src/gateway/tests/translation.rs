@@ -293,6 +293,37 @@ fn a_port_that_wants_tls_gets_no_request_without_a_policy_for_it() {
 }
 
 #[test]
+fn hosts_of_service_entries_are_for_whom_they_are_exported_to() {
+    let rule = "{backendRefs: [{group: networking.istio.io, kind: Hostname, name: api.example.com, port: 80}]}";
+    for (namespace, to, is_found) in [
+        ("other", "null", true),
+        ("other", "['*']", true),
+        ("other", "[., infra]", true),
+        ("infra", "[.]", true),
+        ("other", "[.]", false),
+        ("other", "[infrared]", false),
+        ("other", "['~']", false),
+    ] {
+        let entry = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, \
+             namespace: {namespace}}}\nspec: {{hosts: [api.example.com], resolution: DNS, exportTo: \
+             {to}, ports: [{{number: 80, name: http, protocol: HTTP}}]}}\n"
+        );
+        let (shown, rules) = rules_of("HTTPRoute", rule, &entry);
+        match &rules[0].backends[0].target {
+            Target::Service { .. } => assert!(is_found, "{namespace} {to}"),
+            Target::Invalid(why) => {
+                assert!(!is_found, "{namespace} {to}: {why}");
+                assert!(
+                    shown.ends_with("ResolvedRefs=False/BackendNotFound"),
+                    "{shown}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn hosts_of_service_entries_are_backends() {
     let entry = |namespace: &str| {
         format!(

@@ -38,6 +38,28 @@ pub(crate) struct ServiceEntrySpec {
     pub(crate) workload_selector: Option<WorkloadSelector>,
     #[serde(default, deserialize_with = "nullable")]
     pub(crate) subject_alt_names: Vec<String>,
+    /// Namespaces that it is for; `.` is its own, `*` are all, and so is nothing.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(crate) export_to: Vec<String>,
+}
+
+impl ServiceEntrySpec {
+    /// True for an entry that every namespace may go by.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.export_to.is_empty() || self.export_to.iter().any(|to| to == "*")
+    }
+
+    /// The namespaces that an entry of the namespace `own` names beside it, where it is not for all.
+    pub(crate) fn named_others(&self, own: &str) -> impl Iterator<Item = &str> {
+        let is_for_all = self.is_for_all();
+        let named = self.export_to.iter().map(String::as_str);
+        named.filter(move |to| !is_for_all && !matches!(*to, "." | "~") && *to != own)
+    }
+
+    /// True where `namespace` may go by an entry of the namespace `own`.
+    pub(crate) fn is_for(&self, own: &str, namespace: &str) -> bool {
+        own == namespace || self.is_for_all() || self.named_others(own).any(|to| to == namespace)
+    }
 }
 
 /// A port of a ServiceEntry.

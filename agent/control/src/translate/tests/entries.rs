@@ -1,6 +1,6 @@
 //! What lies outside of the cluster: ServiceEntry and WorkloadEntry.
 
-use agent_model::{Service, TunnelProtocol};
+use agent_model::{Service, TunnelProtocol, Visibility};
 use insta::assert_snapshot;
 
 use super::{collection, show};
@@ -219,6 +219,47 @@ fn t_cfg_of_several_with_one_host_the_oldest_counts() {
         "bank's is as old, and first by name"
     );
     assert!(canonical("bank", "api.example.com"));
+}
+
+/// Who keeps a host to its own namespace does not stand for it anywhere else.
+#[test]
+fn an_entry_for_its_own_namespace_stands_for_no_host_of_others() {
+    let entry = |namespace: &str, created: &str, to: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+             metadata: {{name: e, namespace: {namespace}, creationTimestamp: {created}}}\n\
+             spec: {{hosts: [api.example.com], resolution: STATIC, exportTo: {to}, \
+             addresses: [203.0.113.1], ports: [{{number: 443, name: tls}}], \
+             endpoints: [{{address: 192.0.2.1}}]}}\n"
+        )
+    };
+    let (old, new) = ("2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z");
+    for (to, first, visibility) in [
+        ("[.]", "bank", Visibility::Namespace),
+        ("[shop]", "bank", Visibility::Namespace),
+        ("[\"~\"]", "bank", Visibility::Namespace),
+        ("[\"*\"]", "shop", Visibility::Public),
+        ("[., \"*\"]", "shop", Visibility::Public),
+        ("null", "shop", Visibility::Public),
+        // Discovery has no word for it.
+        ("[., till]", "shop", Visibility::Public),
+    ] {
+        let manifest = format!("{}{}", entry("shop", old, to), entry("bank", new, "[]"));
+        let collection = collection(&manifest);
+        for namespace in ["shop", "bank"] {
+            let translated = collection.translated(namespace).unwrap();
+            let [service] = &translated.services[..] else {
+                panic!("{to}: {:?}", translated.services);
+            };
+            assert_eq!(service.canonical, namespace == first, "{to}: {namespace}");
+            if namespace == "shop" {
+                assert_eq!(service.visibility, visibility, "{to}");
+            }
+        }
+        let notes = &collection.translated("shop").unwrap().notes;
+        let is_list = notes.iter().any(|note| note.message.contains("exportTo"));
+        assert_eq!(is_list, to.contains("till"), "{to}: {notes:?}");
+    }
 }
 
 /// Anybody may write an entry with any address: it must not take that address from its owner.
