@@ -215,7 +215,8 @@ fn requests(cluster: &Cluster) -> Result<()> {
     })?;
     logged_as_json(&scene)?;
     logged_as_text(&scene)?;
-    shown(cluster, &scene)
+    shown(cluster, &scene)?;
+    logged_to_the_last(&scene)
 }
 
 const REQUESTS: &str = "istio_requests_total";
@@ -440,6 +441,19 @@ fn logged_as_json(scene: &Scene) -> Result<()> {
     fields(failed, &with_status)?;
     ensure!(failed["http.version"] == "HTTP/2.0", "{failed}");
     ensure!(failed["http.path"] == "/culvert.demo.Echo/Fail", "{failed}");
+    Ok(())
+}
+
+/// A gateway that ends has written the lines of all its requests, those of the last moment, too.
+fn logged_to_the_last(scene: &Scene) -> Result<()> {
+    let before = scene.lines(0).len();
+    let url = format!("http://{}/?[1-50]", scene.edge());
+    let codes = get(scene.outsider.place(), "shop.example", &url, &[])?;
+    ensure!(codes.len() == 50, "{codes:?}");
+    let status = scene.front.process().terminate(PATIENCE)?;
+    ensure!(status.success(), "it did not end well: {status}");
+    let lines = scene.lines(0).len() - before;
+    ensure!(lines == 50, "{lines} lines of 50 requests");
     Ok(())
 }
 
