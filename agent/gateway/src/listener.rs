@@ -11,7 +11,6 @@ mod look;
 mod pod;
 mod relay;
 mod serve;
-mod splice;
 mod standing;
 mod stream;
 mod strict;

@@ -6,6 +6,7 @@ mod attempt;
 mod change;
 mod consumer;
 mod decide;
+mod left;
 mod mirror;
 mod treat;
 mod unread;
@@ -36,13 +37,15 @@ use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::response::{Ending, ResponseBody, own, refused};
 use crate::source::Source;
-use crate::upstream::{Answer, Behalf, Call, Upgraded};
+use crate::upstream::{Answer, Behalf, Call};
 use crate::worker::Worker;
 use change::{change_request, change_response};
 use decide::{Decision, Outcome, decide};
+use left::Leaving;
 use mirror::mirror;
 
-pub(crate) use unread::unread;
+pub(crate) use left::{Head, Left};
+pub(crate) use unread::{unread, unread_frames};
 
 /// The [`Reason`] of an answer of the gateway's own, where that is configured.
 static REASON: HeaderName = HeaderName::from_static("x-culvert-reason");
@@ -72,8 +75,8 @@ pub(crate) struct Downstream {
     pub(crate) certified: Option<HeaderValue>,
     /// For whom requests go on, at a waypoint.
     pub(crate) behalf: Option<Arc<Behalf>>,
-    /// The backend's end, once both agreed to leave HTTP.
-    pub(crate) upgraded: RefCell<Option<Upgraded>>,
+    /// The request by which both ends agreed to leave HTTP.
+    pub(crate) left: RefCell<Option<Box<Left>>>,
 }
 
 /// How requests of a connection find their rules.
@@ -197,12 +200,13 @@ pub(crate) async fn serve(
 async fn forward(
     worker: &Rc<Worker>,
     client: &Downstream,
-    decision: Decision,
+    mut decision: Decision,
     mut parts: Parts,
     body: ClientBody,
     record: &mut Record,
 ) -> Result<Response<ResponseBody>, Refusal> {
-    let Decision { rule, upgrade, .. } = &decision;
+    let leaving = decision.leaving.take();
+    let rule = &decision.rule;
     let coding = treat::coding(treat::compression(&decision), &parts);
     let limit = treat::body_limit(&decision);
     treat::check_length(limit, &body)?;
@@ -230,10 +234,9 @@ async fn forward(
     let body = mirror(worker, client, &decision, &parts, body);
     let (body, is_too_long) = treat::limit_body(limit, body);
     // WebSocket over HTTP/2 would be another request altogether (RFC 8441).
-    let upgrade = upgrade
-        .clone()
-        .filter(|_| protocol == BackendProtocol::Http);
-    address(&mut parts, protocol, upgrade.as_ref())?;
+    let leaving = leaving.filter(|_| protocol == BackendProtocol::Http);
+    let upgrade = leaving.as_ref().map(|leaving| &leaving.protocol);
+    address(&mut parts, protocol, upgrade)?;
     let way = way::way(worker, rule, backend);
     let given = way::give(way, &parts.headers);
     let request = Box::new(Request::from_parts(parts, body));
@@ -255,7 +258,7 @@ async fn forward(
     record.endpoint = Some(answer.lease.endpoint().address());
     record.destination = Some(answer.lease.endpoint().workload());
     let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-    let mut response = respond(client, &decision, backend, answer, timer, upgrade.as_ref()).await?;
+    let mut response = respond(client, &decision, backend, answer, timer, leaving).await?;
     if let Some(way) = way {
         let secure = client.scheme == Scheme::Https;
         let headers = response.headers_mut();
@@ -275,19 +278,26 @@ async fn respond(
     backend: &Backend,
     answer: Answer,
     timer: Option<Pin<Box<Sleep>>>,
-    upgrade: Option<&HeaderValue>,
+    leaving: Option<Box<Leaving>>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let Answer { response, lease } = answer;
     let (mut head, body) = response.into_parts();
     let switched = head.headers.get(UPGRADE).cloned();
     change_response(decision, backend, &mut head.headers)?;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        let agreed = switched.filter(|to| upgrade.is_some_and(|asked| same_protocol(asked, to)));
-        let (Some(protocol), Some(upgraded)) = (agreed, lease.upgrade().await) else {
+        let endpoint = lease.endpoint().address();
+        let agreed = switched.zip(leaving);
+        let agreed = agreed.filter(|(to, leaving)| same_protocol(&leaving.protocol, to));
+        let (Some((protocol, leaving)), Some(upgraded)) = (agreed, lease.upgrade().await) else {
             let detail = "the backend changed to a protocol that nobody asked for";
             return Err(Refusal::new(Reason::ConnectFailed, detail));
         };
-        *client.upgraded.borrow_mut() = Some(upgraded);
+        let left = Left {
+            upgraded,
+            endpoint,
+            head: leaving.head,
+        };
+        *client.left.borrow_mut() = Some(Box::new(left));
         head.headers.insert(UPGRADE, protocol);
         let connection = HeaderValue::from_static("upgrade");
         head.headers.insert(CONNECTION, connection);

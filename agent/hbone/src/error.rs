@@ -134,3 +134,14 @@ impl HboneError {
         }
     }
 }
+/// With which code of RFC 9113 (7), in its words, this end has broken an HTTP/2 connection off for what
+/// the peer sent. `error` is what a server of HTTP/2 ended with, tunnels or not; `None` when the reason
+/// was another.
+pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let error = causes.find_map(|cause| cause.downcast_ref::<h2::Error>())?;
+    let is_ours = error.is_library() && error.is_go_away();
+    let of_ourselves = [h2::Reason::NO_ERROR, h2::Reason::INTERNAL_ERROR];
+    let code = error.reason().filter(|code| !of_ourselves.contains(code));
+    code.filter(|_| is_ours).map(|code| format!("{code:?}"))
+}

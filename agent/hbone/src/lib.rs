@@ -21,7 +21,7 @@ mod stream;
 mod tests;
 mod transport;
 
-pub use error::{HboneError, Phase};
+pub use error::{HboneError, Phase, broken_off};
 pub use io::TunnelIo;
 pub use pool::{Pool, PoolStats, Target};
 pub use settings::Settings;

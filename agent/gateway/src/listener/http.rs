@@ -15,11 +15,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::detect::{Rewound, Spoken};
-use super::splice::splice;
+use super::relay::Abort;
+use super::standing::{End, pass};
 use super::strict::Strict;
 use crate::local::{LocalExecutor, LocalTimer};
-use crate::request::{self, Downstream};
+use crate::passage::Passage;
+use crate::place::Transport;
+use crate::request::{self, Downstream, Head, Left};
 use crate::response::ResponseBody;
+use crate::upstream::Upgraded;
 use crate::worker::Worker;
 
 /// How long a request's head may take; also how long a connection may wait for its next request.
@@ -47,7 +51,7 @@ pub(super) async fn speak<T>(
     stream: Rewound<T>,
     draining: Watcher,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
     match spoken {
         Spoken::Http1 => serve_http1(worker, downstream, stream, draining).await,
@@ -61,7 +65,7 @@ async fn serve_http1<T>(
     stream: Rewound<T>,
     mut draining: Watcher,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
     let service = service(Rc::clone(&worker), Rc::clone(&downstream));
     let mut connection = http1::Builder::new()
@@ -93,16 +97,47 @@ async fn serve_http1<T>(
         let _ = stream.shutdown().await;
         return;
     }
-    let upgraded = downstream.upgraded.borrow_mut().take();
-    match upgraded {
-        Some(upgraded) => {
+    let left = downstream.left.borrow_mut().take();
+    match left {
+        Some(left) => {
             let (unread, stream) = stream.into_parts();
             let early = [&parts.read_buf[..], &unread[..]].concat();
-            splice(stream, early.into(), upgraded).await;
+            let stream = Rewound::begun(early.into(), stream);
+            // Boxed: few connections leave HTTP.
+            Box::pin(splice(&worker, &downstream, stream, *left)).await;
         }
         None => {
             let _ = stream.shutdown().await;
         }
+    }
+}
+
+/// Bytes of a connection that has left HTTP, until both ends are done, or one fails, or policies would
+/// refuse the request by which it left.
+async fn splice<T>(worker: &Worker, downstream: &Downstream, client: Rewound<T>, left: Left)
+where
+    T: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    let Left {
+        upgraded: Upgraded { stream, early },
+        endpoint,
+        head,
+    } = left;
+    let now = std::time::Instant::now();
+    let mut passage = Passage::begin(downstream.client, downstream.port, Transport::Tcp, now);
+    passage.name = downstream.sni.as_deref().map(str::to_owned);
+    passage.endpoint = Some(endpoint);
+    let ends = (client, Rewound::begun(early, stream));
+    pass(worker, passage, ends, || end(worker, downstream, &head)).await;
+}
+
+/// Why a connection that has left HTTP has to end.
+fn end(worker: &Worker, downstream: &Downstream, head: &Head) -> Option<End> {
+    let refused = head.refused_now(worker, downstream)?;
+    match refused.missing {
+        None => End::denied(refused.refusal),
+        // They may be on their way.
+        Some(_) => Some(End::Changed("the keys of its token are not to be had")),
     }
 }
 
@@ -114,7 +149,7 @@ async fn serve_http2<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let service = service(worker, Rc::clone(&downstream));
+    let service = service(Rc::clone(&worker), Rc::clone(&downstream));
     let connection = http2::Builder::new(LocalExecutor)
         .timer(LocalTimer::new())
         .keep_alive_interval(PING_INTERVAL)
@@ -138,6 +173,7 @@ async fn serve_http2<T>(
     };
     if let Err(error) = ended {
         tracing::trace!(client = %downstream.client, %error, "connection ended");
+        request::unread_frames(&worker, &downstream, &error);
     }
 }
 

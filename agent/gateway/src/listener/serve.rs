@@ -151,7 +151,7 @@ fn downstream(
         forwarded_for: Some(forwarded_for),
         certified,
         behalf: None,
-        upgraded: RefCell::default(),
+        left: RefCell::default(),
     }))
 }
 

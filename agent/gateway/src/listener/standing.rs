@@ -67,7 +67,7 @@ impl Standing {
 }
 
 /// Completes, with the reason, when a connection has to end. `judge` is asked now, whatever was
-/// found before, and after each change.
+/// found before, after each change, and once more when the time of grace is over.
 pub(super) async fn until_ended(
     worker: &Worker,
     judge: impl Fn() -> Option<End>,
@@ -80,6 +80,9 @@ pub(super) async fn until_ended(
         let why = match end {
             None => "",
             Some(End::Denied(detail)) => return (Reason::PolicyChanged, detail),
+            Some(End::Changed(why)) if deadline.is_some_and(|over| over <= Instant::now()) => {
+                return (Reason::PolicyChanged, why.to_owned());
+            }
             Some(End::Changed(why)) => why,
         };
         deadline = match why {
@@ -98,7 +101,7 @@ pub(super) async fn until_ended(
                 // Nobody tells of changes any more: the gateway ends.
                 std::future::pending::<()>().await;
             },
-            () = grace => return (Reason::PolicyChanged, why.to_owned()),
+            () = grace => {}
         }
     }
 }

@@ -331,7 +331,7 @@ pub(super) fn downstream(
         forwarded_for: None,
         certified: worker.certified(Some(&tunnel.peer)),
         behalf: Some(behalf),
-        upgraded: RefCell::default(),
+        left: RefCell::default(),
     }
 }
 

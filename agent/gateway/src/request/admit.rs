@@ -158,6 +158,31 @@ fn judge(
     guard.judge(request, query, keys, &mut tokens, now, trials)
 }
 
+/// Judges a request by the policies of now that was let pass at `then`, which is when its token counts.
+/// Keys are not waited for.
+pub(super) fn judge_again(
+    worker: &Worker,
+    client: &Downstream,
+    facts: &Facts<'_>,
+    port: Option<u16>,
+    then: SystemTime,
+) -> Option<Refused> {
+    let plan = worker.plan.load();
+    let guards = plan.guards();
+    let guards = match &client.origin {
+        Origin::Service { service, .. } => Vec::from_iter(guards.of_service(service)),
+        Origin::Port { .. } => Vec::from_iter(guards.of_gateway()),
+        Origin::Pod { pod, .. } => guards.of_pod(&pod.services),
+    };
+    let request = question(worker, client, facts, port);
+    let keys = worker.keys.good();
+    guards.into_iter().find_map(|guard| {
+        let (mut tokens, mut trials) = (worker.tokens.borrow_mut(), Vec::new());
+        let judged = guard.judge(request, facts.query, &keys, &mut tokens, then, &mut trials);
+        judged.err()
+    })
+}
+
 /// A peer that the mesh does not know, with the address of a workload that would have come by tunnel,
 /// is not that workload; everybody else's address is as good as addresses are.
 fn is_vouched(worker: &Worker, client: &Downstream) -> bool {

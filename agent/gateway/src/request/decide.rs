@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use super::admit::{admit, take_over};
 use super::consumer::Held;
+use super::left::{Head, Leaving};
 use super::treat::treat;
 use super::{Downstream, Origin};
 use crate::filter::{CorsRules, From as Redirected, Granted, location};
@@ -48,8 +49,8 @@ pub(super) struct Decision {
     pub(super) path: Option<String>,
     /// The host in its normal form, where the Host header does not hold it.
     pub(super) host: Option<HeaderValue>,
-    /// The client wants to change to this protocol.
-    pub(super) upgrade: Option<HeaderValue>,
+    /// The client wants to leave HTTP.
+    pub(super) leaving: Option<Box<Leaving>>,
     pub(super) granted: Option<Granted>,
 }
 
@@ -154,6 +155,10 @@ pub(super) async fn decide(
             headers,
         });
     }
+    let leaving = upgrade.map(|protocol| {
+        let head = Head::of(parts, &host, &path);
+        Box::new(Leaving { protocol, head })
+    });
     let header = parts.headers.get(HOST);
     let in_header = header.is_some_and(|header| header.as_bytes() == raw.as_bytes());
     let host = forwarded_host(raw, &host, in_header)?;
@@ -171,7 +176,7 @@ pub(super) async fn decide(
         prefix,
         path,
         host,
-        upgrade,
+        leaving,
         granted,
     })))
 }

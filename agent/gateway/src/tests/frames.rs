@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use agent_model::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -269,6 +270,7 @@ async fn f_87_frames_that_end_their_connection() {
         ),
     ];
     let mut wrong = Vec::new();
+    let count = cases.len();
     for (what, frames, code) in cases {
         let found = say(&bed, &frames).await;
         // The general code will do for a finer one.
@@ -282,6 +284,46 @@ async fn f_87_frames_that_end_their_connection() {
         "of the one that was whole: {:?}",
         one.seen()
     );
+    broken_off(&bed, count).await;
+}
+
+/// Each of so many connections that were broken off has a record, and nothing else has one like it.
+async fn broken_off(bed: &Bed, count: usize) {
+    let wait = async {
+        loop {
+            let records = bed.records(0).await.into_iter();
+            let broken: Vec<_> = records
+                .filter(|record| record.reason == Reason::RequestInvalid)
+                .collect();
+            if broken.len() >= count {
+                return broken;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let broken = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    let broken = broken.expect("one record each");
+    assert_eq!(broken.len(), count);
+    for record in broken {
+        assert_eq!(record.status, None);
+        assert!(record.detail.contains("_ERROR"), "{}", record.detail);
+    }
+}
+
+/// Who leaves in order, or says itself that the gateway is wrong, is not told of.
+#[tokio::test]
+async fn an_end_of_the_client_is_no_record() {
+    let (bed, _one) = bed().await;
+    for code in [0_u32, PROTOCOL_ERROR] {
+        let goaway = [[0; 4], code.to_be_bytes()].concat();
+        say(&bed, &frame(GOAWAY, 0, 0, &goaway)).await;
+    }
+    // The connections before it are over.
+    assert_eq!(
+        say(&bed, &frame(DATA, 0, 0, b"x")).await,
+        End::Connection(1)
+    );
+    broken_off(&bed, 1).await;
 }
 
 /// F-87: heads that are no request (8.1.1, 8.2, 8.3), and frames after the last one.

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use agent_model::access::{Access, AccessRule, Condition, PolicyTarget, TextAttribute};
-use agent_model::authentication::Authentication;
+use agent_model::access::{
+    Access, AccessRule, Condition, Operation, PathMatch, PolicyTarget, Source, TextAttribute,
+};
+use agent_model::authentication::{Authentication, KeySource};
 use agent_model::gateway::{Listener, Protocol, Route, RouteKind};
 use agent_model::{Action, Reason, StringMatch, Workload};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::backend::Backend;
 use super::bed::{Bed, endpoint, listener, route, rule, service};
-use super::issuer::Issuer;
+use super::issuer::{self, Issuer};
 use super::streams::echo;
 use super::waypoint::{Site, attached, behind_waypoint, worker};
 use super::{datagrams, egress, streams};
@@ -273,4 +276,151 @@ async fn sessions_of_datagrams_are_judged_again() {
     assert_eq!(datagrams::ask(&client, "x").await, None);
     let passages = bed.passages(2).await;
     assert_eq!(passages[1].reason, Reason::PolicyDenied);
+}
+
+/// A connection that has left HTTP by a request for `/ws` with these lines in its head.
+async fn websocket<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T, lines: &str) -> T {
+    let head = format!(
+        "GET /ws?x=y HTTP/1.1\r\nhost: A:80\r\nconnection: upgrade\r\nupgrade: websocket\r\n{lines}\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let read = timeout(LIMIT, stream.read_buf(&mut answer)).await;
+        assert_ne!(read.expect("an answer").unwrap(), 0);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}");
+    lives(&mut stream).await;
+    stream
+}
+
+/// A rule for one path.
+fn of_path(path: &str) -> AccessRule {
+    AccessRule {
+        to: vec![Operation {
+            paths: vec![PathMatch::Text(StringMatch::Exact(path.to_owned()))],
+            ..Operation::default()
+        }],
+        ..AccessRule::default()
+    }
+}
+
+/// A rule for a header.
+fn of_header(value: &str) -> AccessRule {
+    AccessRule {
+        when: vec![Condition::Text {
+            attribute: TextAttribute::Header("x".into()),
+            values: vec![StringMatch::Exact(value.to_owned())],
+            not_values: Vec::new(),
+        }],
+        ..AccessRule::default()
+    }
+}
+
+/// A rule for whoever brings a token.
+fn of_anybody_known() -> AccessRule {
+    AccessRule {
+        from: vec![Source {
+            request_principals: vec![StringMatch::Prefix(String::new())],
+            ..Source::default()
+        }],
+        ..AccessRule::default()
+    }
+}
+
+fn allow(target: PolicyTarget, rule: AccessRule) -> Access {
+    Access {
+        name: "yes".into(),
+        action: Action::Allow,
+        ..deny(target, rule)
+    }
+}
+
+#[tokio::test]
+async fn what_has_left_http_is_judged_again_by_its_head() {
+    let one = Backend::start("one").await;
+    let mut bed = Bed::idle(None);
+    bed.service("one", &[&one]);
+    let port = || listener("http", bed.address.port());
+    let routes = [route(vec![rule("/", "one")])];
+    let refuses = [
+        deny(gateway(), of_path("/ws")),
+        deny(gateway(), of_header("y")),
+        allow(gateway(), of_path("/other")),
+        allow(gateway(), of_anybody_known()),
+    ];
+    for (number, refusing) in refuses.into_iter().enumerate() {
+        apply(&bed, port(), &routes, &[], &[]);
+        let stream = TcpStream::connect(bed.address).await.unwrap();
+        let mut stream = websocket(stream, "x: y\r\n").await;
+        // Nor does a route end it that goes, or leads elsewhere: it leads where it led.
+        let unrelated = [
+            deny(gateway(), of_path("/other")),
+            deny(gateway(), of_header("z")),
+            deny(gateway(), other_port()),
+            allow(gateway(), of_path("/ws")),
+        ];
+        apply(&bed, port(), &[], &unrelated, &[]);
+        lives(&mut stream).await;
+        apply(&bed, port(), &routes, &[refusing], &[]);
+        ends(stream).await;
+        let passage = bed.passages(number + 1).await.remove(number);
+        assert_eq!(passage.reason, Reason::PolicyChanged);
+        assert_eq!((passage.received, passage.sent), (8, 8));
+        assert_eq!(passage.endpoint, Some(one.address));
+    }
+}
+
+#[tokio::test]
+async fn what_has_left_http_keeps_the_token_it_came_with() {
+    let one = Backend::start("one").await;
+    let mut bed = Bed::idle(None);
+    bed.service("one", &[&one]);
+    let port = || listener("http", bed.address.port());
+    let routes = [route(vec![rule("/", "one")])];
+    let known = [allow(gateway(), of_anybody_known())];
+    let issuer = Issuer::new("a");
+    let tokens = issuer.policy(gateway());
+    let others = Issuer::new("a").policy(gateway());
+    // Nobody answers there.
+    let nowhere = KeySource::Remote("http://127.0.0.1:9/keys".into());
+    let nowhere = issuer::policy(gateway(), nowhere);
+    let line = format!("authorization: Bearer {}\r\n", issuer.token(60, ""));
+    for (number, refusing) in [others, nowhere].iter().enumerate() {
+        apply(&bed, port(), &routes, &known, &[&tokens]);
+        let stream = TcpStream::connect(bed.address).await.unwrap();
+        let mut stream = websocket(stream, &line).await;
+        let unrelated = [known[0].clone(), deny(gateway(), of_path("/other"))];
+        apply(&bed, port(), &routes, &unrelated, &[&tokens]);
+        lives(&mut stream).await;
+        apply(&bed, port(), &routes, &known, &[refusing]);
+        ends(stream).await;
+        let passage = bed.passages(number + 1).await.remove(number);
+        assert_eq!(passage.reason, Reason::PolicyChanged);
+    }
+}
+
+#[tokio::test]
+async fn what_has_left_http_behind_a_waypoint_is_judged_again() {
+    worker(async {
+        let one = Backend::start("one").await;
+        let site = Site::start(endpoint("one-0", "one", one.address));
+        let routes = [attached("all", None, None, vec![rule("/", "one")])];
+        apply(&site.bed, site.listener(), &routes, &[], &[]);
+        let stream = site.open("shop", "10.96.0.1:80").await.unwrap();
+        let mut stream = websocket(stream, "").await;
+        let unrelated = [
+            deny(of_service("other"), AccessRule::default()),
+            deny(of_service("one"), of_path("/other")),
+        ];
+        apply(&site.bed, site.listener(), &routes, &unrelated, &[]);
+        lives(&mut stream).await;
+        let refusing = [deny(of_service("one"), of_path("/ws"))];
+        apply(&site.bed, site.listener(), &routes, &refusing, &[]);
+        ends(stream).await;
+        let passage = site.bed.passages(1).await.remove(0);
+        assert_eq!(passage.reason, Reason::PolicyChanged);
+        assert_eq!(passage.endpoint, Some(one.address));
+    })
+    .await;
 }
