@@ -8,11 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::place::Place;
+use crate::poll;
 use crate::run::Run;
 
 /// Processor time a process has used so far.
@@ -117,10 +118,17 @@ impl Process {
         Ok(())
     }
 
-    /// Sends a signal.
+    /// Sends a signal. After SIGSTOP nothing of the process runs any more when this returns: its threads
+    /// stop one by one, each when it next leaves the kernel.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid).context("pid out of range")?;
-        kill(Pid::from_raw(pid), signal).with_context(|| format!("signalling {}", self.name))
+        kill(Pid::from_raw(pid), signal).with_context(|| format!("signalling {}", self.name))?;
+        match signal {
+            Signal::SIGSTOP => {
+                poll::until("every thread stopped", STOPPED, || all_stopped(self.pid))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sends a signal to it and to its workers.
@@ -167,6 +175,24 @@ impl Process {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// How long threads may take to stop.
+const STOPPED: Duration = Duration::from_secs(10);
+
+/// Fails while a thread of a process is not stopped.
+fn all_stopped(pid: u32) -> Result<()> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("listing threads")? {
+        let stat = thread.context("listing threads")?.path().join("stat");
+        // One that has ended meanwhile does nothing either.
+        let stat = fs::read_to_string(stat).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        ensure!(
+            state.is_empty() || state.starts_with(['T', 'Z', 'X']),
+            "a thread runs on: {stat}"
+        );
+    }
+    Ok(())
 }
 
 impl Drop for Process {

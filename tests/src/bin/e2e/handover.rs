@@ -24,7 +24,7 @@ use tests::{Cluster, ClusterSpec, Place, PodSpec, poll};
 
 use crate::scene::{MESHED, PORT, Scene};
 use crate::{Case, alone, long, shared};
-use load::{Load, once};
+use load::{FULL, Load, SHORT, Terms, once};
 
 pub(crate) const CASES: &[Case] = &[
     shared(
@@ -82,16 +82,16 @@ pub(crate) const CASES: &[Case] = &[
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn under_load(cluster: &Cluster) -> Result<()> {
-    restarts(cluster, 5, Duration::from_secs(3))
+    restarts(cluster, 5, SHORT, Duration::from_secs(3))
 }
 
 fn hundred() -> Result<()> {
     let cluster = Cluster::start(&ClusterSpec::new("hlong"))?;
-    restarts(&cluster, 100, Duration::from_secs(30))
+    restarts(&cluster, 100, FULL, Duration::from_secs(30))
 }
 
 /// Under load for a while without a hand-over, to compare with, and then with so many.
-fn restarts(cluster: &Cluster, times: u32, quiet: Duration) -> Result<()> {
+fn restarts(cluster: &Cluster, times: u32, terms: Terms, quiet: Duration) -> Result<()> {
     let scene = Scene::strict(cluster)?;
     let _server = Server::start(&scene.server, PORT, Behaviour::Echo)?;
     let targets = scene.server.sockets(PORT);
@@ -106,7 +106,7 @@ fn restarts(cluster: &Cluster, times: u32, quiet: Duration) -> Result<()> {
     }
     let before: Vec<usize> = pins(cluster)?;
     let serials = serials(cluster.node(2)?.agent()?)?;
-    let load = Load::default();
+    let load = Load::new(terms);
     let (quiet, changing) = load.during(scene.client.place(), targets, || {
         many(cluster, times, quiet, &load)
     })?;
@@ -114,7 +114,7 @@ fn restarts(cluster: &Cluster, times: u32, quiet: Duration) -> Result<()> {
     let changing = load.seen(changing.start, changing.end)?;
     println!("  without a hand-over: {quiet}");
     println!("  with {times} of them: {changing}");
-    changing.must_be_hardly_worse_than(&quiet)?;
+    changing.must_be_hardly_worse_than(&quiet, terms)?;
     ensure!(
         pins(cluster)? == before,
         "pins {before:?} -> {:?}",
