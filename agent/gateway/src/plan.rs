@@ -290,6 +290,18 @@ impl Plan {
         self.services.get(service)?.rules(port, client_namespace)
     }
 
+    /// True where one of these rules is of a route that names the port, rather than of one for every port
+    /// that speaks HTTP.
+    pub fn is_named(
+        &self,
+        service: &NamespacedHostname,
+        port: u16,
+        client_namespace: &str,
+    ) -> bool {
+        let service = self.services.get(service);
+        service.is_some_and(|service| service.is_named(port, client_namespace))
+    }
+
     /// How the endpoints behind a port of a service are reached, where it is said.
     pub fn origination(&self, service: &NamespacedHostname, port: u16) -> Option<&Reached> {
         self.originations.of(service, port)

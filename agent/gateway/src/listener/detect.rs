@@ -114,6 +114,11 @@ impl<T> Rewound<T> {
         Self { first, stream }
     }
 
+    /// True when nothing was read.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.first.is_empty()
+    }
+
     /// The stream.
     pub(super) fn get_mut(&mut self) -> &mut T {
         &mut self.stream

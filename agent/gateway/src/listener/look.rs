@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Before {
     /// What is spoken there, as services say.
     pub(super) said: AppProtocol,
+    /// Routes are for its requests, if it is HTTP.
+    pub(super) is_routed: bool,
     /// Policies ask about requests.
     pub(super) asks: bool,
     /// Nothing but HTTP passes.
@@ -30,6 +32,7 @@ impl Before {
         match self.said {
             AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => Some(PATIENCE),
             AppProtocol::Tcp | AppProtocol::Tls => None,
+            AppProtocol::Unknown if self.is_routed => Some(PATIENCE),
             AppProtocol::Unknown if !self.asks => None,
             AppProtocol::Unknown if self.is_refused => Some(PATIENCE),
             AppProtocol::Unknown => Some(SPEAKS_FIRST),
@@ -57,6 +60,7 @@ mod tests {
         let patience = |said, asks, is_refused| {
             let before = Before {
                 said,
+                is_routed: false,
                 asks,
                 is_refused,
             };
@@ -74,5 +78,17 @@ mod tests {
         let asked = patience(AppProtocol::Unknown, true, false);
         assert_eq!(asked, Some(SPEAKS_FIRST), "the server may speak first");
         assert_eq!(patience(AppProtocol::Unknown, true, true), Some(PATIENCE));
+        for (said, expected) in [
+            (AppProtocol::Unknown, Some(PATIENCE)),
+            (AppProtocol::Tcp, None),
+        ] {
+            let before = Before {
+                said,
+                is_routed: true,
+                asks: false,
+                is_refused: false,
+            };
+            assert_eq!(before.patience(), expected, "a route is for what is HTTP");
+        }
     }
 }

@@ -108,11 +108,13 @@ fn standing(worker: &Worker, tunnel: &Tunnel, pod: &Pod, address: SocketAddr) ->
     let asks = guards.iter().any(|guard| !guard.is_of_connections())
         || is_treated(worker, &plan, &pod.name, address.port());
     let before = Before {
+        is_routed: false,
         said: pod.spoken,
         asks,
         is_refused: refused.is_some(),
     };
     Standing {
+        is_routed: false,
         is_ruled: false,
         patience: before.patience(),
         refused,

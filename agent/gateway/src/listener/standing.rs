@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Standing {
     /// Routes are for it: it is HTTP.
     pub(super) is_ruled: bool,
+    /// Routes are for it if it is HTTP, which nobody says.
+    pub(super) is_routed: bool,
     /// Why nothing but HTTP passes.
     pub(super) refused: Option<Refusal>,
     /// How long its first bytes are waited for, to see whether they are HTTP; `None` when nobody
@@ -154,6 +156,7 @@ mod tests {
     fn standing(is_ruled: bool, is_refused: bool, is_looked: bool) -> Standing {
         Standing {
             is_ruled,
+            is_routed: false,
             refused: is_refused.then(|| Refusal::new(Reason::PolicyDenied, "no")),
             patience: is_looked.then_some(Duration::ZERO),
         }

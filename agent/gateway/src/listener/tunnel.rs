@@ -213,6 +213,7 @@ async fn serve_service(
 ) {
     let Standing {
         is_ruled,
+        is_routed,
         refused,
         patience,
     } = standing(&worker, tunnel, &dialled);
@@ -245,8 +246,9 @@ async fn serve_service(
         leave(&worker, leaving, stream, over).await
     } else {
         let (to, patience) = ((service, port, &behalf), patience.unwrap_or_default());
+        let stream = (stream, patience, is_routed);
         let again = || again(true);
-        guarded(&worker, tunnel, refused, to, (stream, patience), again).await
+        guarded(&worker, tunnel, refused, to, stream, again).await
     };
     let Some((spoken, stream)) = found else {
         return;
@@ -279,13 +281,24 @@ fn standing(worker: &Worker, tunnel: &Tunnel, dialled: &Dialled) -> Standing {
     let refused = guard.and_then(|guard| guard.refuses_bytes(&facts));
     let asks = guard.is_some_and(|guard| !guard.is_of_connections())
         || is_treated(worker, &plan, service, *port);
+    let said = spoken_at(&worker.upstreams.snapshot(), service, *port);
+    let has_rules = plan.service(service, *port, namespace).is_some();
+    // A route that names no port is for those that speak HTTP.
+    let is_http = plan.is_named(service, *port, namespace)
+        || match said {
+            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => true,
+            AppProtocol::Tcp | AppProtocol::Tls => false,
+            AppProtocol::Unknown => is_outside(service),
+        };
     let before = Before {
-        said: spoken_at(&worker.upstreams.snapshot(), service, *port),
+        said,
+        is_routed: has_rules,
         asks,
         is_refused: refused.is_some(),
     };
     Standing {
-        is_ruled: plan.service(service, *port, namespace).is_some(),
+        is_ruled: has_rules && is_http,
+        is_routed: has_rules && !is_http,
         refused,
         // What goes out has to say where to, whatever it is.
         patience: match is_outside(service) {
@@ -369,12 +382,16 @@ async fn guarded(
     tunnel: &Tunnel,
     refused: Option<Refusal>,
     (service, port, behalf): (&NamespacedHostname, u16, &Arc<Behalf>),
-    (stream, patience): (TunnelIo, Duration),
+    (stream, patience, is_routed): (TunnelIo, Duration, bool),
     again: impl Fn() -> Option<End>,
 ) -> Option<(Spoken, Rewound<TunnelIo>)> {
     let (spoken, stream) = sniff(stream, patience).await;
     if let Some(spoken) = spoken {
         return Some((spoken, stream));
+    }
+    if is_routed && stream.is_fresh() {
+        // What it would say later might be requests.
+        return None;
     }
     let call = call_for(tunnel, service, port, behalf);
     let connected = match refused {

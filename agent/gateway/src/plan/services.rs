@@ -25,14 +25,25 @@ struct ByPort {
     named: BTreeMap<u16, Index<Arc<Rule>>>,
     /// Every other port.
     others: Option<Index<Arc<Rule>>>,
+    /// Those that routes name.
+    asked: BTreeSet<u16>,
 }
 
 impl ServicePlan {
     /// The rules for a port, as a client of a namespace is served.
     pub fn rules(&self, port: u16, client_namespace: &str) -> Option<&Index<Arc<Rule>>> {
-        let ports = self.consumers.get(client_namespace);
-        let ports = ports.unwrap_or(&self.everybody);
+        let ports = self.ports(client_namespace);
         ports.named.get(&port).or(ports.others.as_ref())
+    }
+
+    /// True where one of them is of a route that names the port.
+    pub fn is_named(&self, port: u16, client_namespace: &str) -> bool {
+        self.ports(client_namespace).asked.contains(&port)
+    }
+
+    fn ports(&self, client_namespace: &str) -> &ByPort {
+        let ports = self.consumers.get(client_namespace);
+        ports.unwrap_or(&self.everybody)
     }
 }
 
@@ -90,8 +101,9 @@ fn by_port(
     treating: &mut Treating<'_>,
     faults: &mut Vec<Fault>,
 ) -> ByPort {
-    let named = attached.iter().filter_map(|(_, port)| *port);
-    let named: BTreeSet<u16> = named.chain(treating.ports_of(service)).collect();
+    let asked: BTreeSet<u16> = attached.iter().filter_map(|(_, port)| *port).collect();
+    let named = asked.iter().copied().chain(treating.ports_of(service));
+    let named: BTreeSet<u16> = named.collect();
     let mut compiled = |wanted: Option<u16>| {
         let takes = |port: &Option<u16>| port.is_none() || *port == wanted;
         let routes: Vec<_> = attached.iter().filter(|(_, port)| takes(port)).collect();
@@ -111,5 +123,6 @@ fn by_port(
             .into_iter()
             .filter_map(|port| Some((port, compiled(Some(port))?)))
             .collect(),
+        asked,
     }
 }

@@ -14,8 +14,8 @@ use agent_model::gateway::{
     Protocol, Redirect, Rewrite, Route, Scheme, ValueMatch,
 };
 use agent_model::{
-    GatewayAddress, GatewayTarget, HBONE_PORT, Identity, NetworkAddress, Reason, Service,
-    TunnelProtocol, Workload,
+    AppProtocol, GatewayAddress, GatewayTarget, HBONE_PORT, Identity, NetworkAddress, Reason,
+    Service, TunnelProtocol, Workload,
 };
 use agent_net::NetnsCookie;
 use agent_xds::{Apply, Update};
@@ -359,6 +359,47 @@ async fn bytes_pass_where_there_are_no_rules() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"QUIT");
+    })
+    .await;
+}
+
+/// A Postgres beside a web server is none of an HTTPRoute's business that names no port.
+#[tokio::test]
+async fn a_route_without_a_port_is_for_what_speaks_http() {
+    const HTTP: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+    const OTHER: &[u8] = b"\x00\x00\x00\x08\x04\xd2\x16\x2f";
+    worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut site = Site::start(endpoint("one-0", "one", listener.local_addr().unwrap()));
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut said = [0; 64];
+                let read = stream.read(&mut said).await.unwrap();
+                stream.write_all(&said[..read]).await.unwrap();
+            }
+        });
+        for (spoken, port, first, passes) in [
+            (AppProtocol::Tcp, None, HTTP, true),
+            (AppProtocol::Tls, None, HTTP, true),
+            (AppProtocol::Tcp, Some(81), HTTP, true),
+            (AppProtocol::Unknown, None, OTHER, true),
+            (AppProtocol::Unknown, None, HTTP, false),
+            (AppProtocol::Http1, None, HTTP, false),
+            (AppProtocol::Tcp, Some(80), HTTP, false),
+        ] {
+            let mut service = behind_waypoint("one");
+            service.ports[0].app_protocol = spoken;
+            let updates = vec![Update::Service(Box::new(service))];
+            assert!(site.bed.writer.apply(updates).is_empty());
+            let at_81 = attached("at-81", Some(81), None, vec![rule("/", "one")]);
+            site.apply(&[attached("r", port, None, vec![rule("/", "one")]), at_81]);
+            let mut stream = site.open("shop", &format!("{VIP}:80")).await.unwrap();
+            stream.write_all(first).await.unwrap();
+            let mut answer = [0; 8];
+            stream.read_exact(&mut answer).await.unwrap();
+            let expected = if passes { &first[..8] } else { b"HTTP/1.1" };
+            assert_eq!(answer, expected, "{spoken:?} {port:?}");
+        }
     })
     .await;
 }
