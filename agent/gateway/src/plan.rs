@@ -389,6 +389,12 @@ impl PortPlan {
         }
     }
 
+    /// True where TLS of some names is routed by the name (TLSRoutes).
+    pub fn has_streams(&self) -> bool {
+        let mut served = self.listeners.values();
+        served.any(|served| matches!(served, Served::Stream(_)))
+    }
+
     /// What clients get that ask for a name.
     pub fn served(&self, name: &str) -> Option<&Served> {
         self.listeners.best(name)

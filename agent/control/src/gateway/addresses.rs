@@ -25,15 +25,15 @@ pub(super) struct Addresses {
     is_pending: bool,
 }
 
-/// Finds them: those of its Services, or where there is none, of its pods.
+/// Finds them: those of its Services, or where it has no Service, of its pods. What waits for its load
+/// balancer has no address yet: those of pods are gone with them, and nobody outside reaches them.
 pub(super) fn find(world: &World<'_>, gateway: &Gateway) -> Addresses {
     let metadata = &gateway.metadata;
     let name = &*short_name(&metadata.name);
     let mut assigned = Vec::new();
     let mut is_pending = false;
     if let Some(objects) = world.objects.get(metadata.namespace.as_str()) {
-        of_services(objects, name, &mut assigned);
-        if assigned.is_empty() {
+        if !of_services(objects, name, &mut assigned) {
             of_pods(objects, name, &mut assigned);
         }
         is_pending = is_made(objects, gateway, name) && !is_served(objects, name);
@@ -51,11 +51,15 @@ pub(super) fn find(world: &World<'_>, gateway: &Gateway) -> Addresses {
     }
 }
 
-fn of_services(objects: &Objects, gateway: &str, to: &mut Vec<GatewayAddressSpec>) {
+/// False where there is none.
+fn of_services(objects: &Objects, gateway: &str, to: &mut Vec<GatewayAddressSpec>) -> bool {
     let services = objects.services.values();
+    let mut is_any = false;
     for service in services.filter(|service| is_of(&service.metadata.labels, gateway)) {
         of_service(service, to);
+        is_any = true;
     }
+    is_any
 }
 
 /// True where the Gateway owns a Service: then its pods are those of the Deployment beside it.
@@ -124,8 +128,9 @@ impl Addresses {
             return Some(Fault::new("AddressNotUsable", message));
         }
         if self.assigned.is_empty() {
-            let message =
-                format!("no Service and no pod with the label {GATEWAY_NAME} has an address");
+            let message = format!(
+                "no Service, or without one no pod, with the label {GATEWAY_NAME} has an address"
+            );
             return Some(Fault::new("AddressNotAssigned", message));
         }
         let message = "no pod of it has taken its configuration yet";

@@ -78,15 +78,19 @@ async fn serve_tls(
         Some(Err(error)) => return failed(error),
         Some(Ok(hello)) => hello,
     };
-    let served = {
+    let (served, has_streams) = {
         let plan = worker.plan.load();
         let port = plan.port(port);
-        port.and_then(|port| port.served(&hello.name)).cloned()
+        let served = port.and_then(|port| port.served(&hello.name)).cloned();
+        (served, port.is_some_and(|port| port.has_streams()))
     };
     match served {
         None => {
             tracing::debug!(port, %client, sni = hello.name, "no listener takes this name");
-            hello.refuse().await;
+            match has_streams {
+                true => hello.abort(),
+                false => hello.refuse().await,
+            }
         }
         Some(Served::Stream(listener)) => {
             stream::serve_named(worker, hello, listener, ends, draining).await;

@@ -85,7 +85,7 @@ pub(super) async fn serve_named(
     match &listener.tls {
         None if listener.rule(&hello.name).is_none() => {
             passage.refuse(no_route(&listener));
-            hello.refuse().await;
+            hello.abort();
         }
         None => {
             let (said, stream) = hello.into_parts();

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
+use super::relay::Abort;
+
 /// How long a client may take to say what it wants, and as long again for the handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of the longest first message.
@@ -57,6 +59,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Hello<T> {
     pub(super) async fn refuse(mut self) {
         let _ = timeout(PATIENCE, self.stream.write_all(&NAME_UNKNOWN)).await;
         let _ = self.stream.shutdown().await;
+    }
+}
+
+impl<T: Abort> Hello<T> {
+    /// Nobody has that name, where it may be somebody else whose TLS it is: nobody here answers it,
+    /// not even with an alert. What passes names through is expected to close (Gateway API, TLSRoute).
+    pub(super) fn abort(mut self) {
+        self.stream.abort();
     }
 }
 

@@ -330,23 +330,40 @@ fn a_gateway_without_anything_at_an_address_is_not_programmed() {
 
 #[test]
 fn a_load_balancer_is_reached_at_its_own_addresses() {
-    let manifest = format!(
-        "{}---\napiVersion: v1\nkind: Service\nmetadata: {{name: lb, namespace: infra, labels: \
-         {{gateway.networking.k8s.io/gateway-name: h}}}}\nspec: {{type: LoadBalancer, clusterIP: \
-         10.0.0.9, ports: [{{port: 80}}]}}\nstatus: {{loadBalancer: {{ingress: [{{ip: 192.0.2.1}}, \
-         {{hostname: lb.example.org}}]}}}}\n",
-        object(
-            "Gateway",
-            "infra",
-            "h",
-            &format!("{{gatewayClassName: culvert, {HTTP}}}")
-        )
+    let labels = "labels: {gateway.networking.k8s.io/gateway-name: h}";
+    let pod = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: h-1, namespace: infra, {labels}}}\nspec: \
+         {{nodeName: n1, containers: [{{name: gateway, image: x}}]}}\nstatus: {{phase: Running, podIP: \
+         10.1.0.1, conditions: [{{type: Ready, status: 'True'}}]}}\n"
     );
-    let world = World::of(&manifest);
+    let service = |status: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: lb, namespace: infra, {labels}}}\nspec: \
+             {{type: LoadBalancer, clusterIP: 10.0.0.9, ports: [{{port: 80}}]}}\nstatus: {status}\n"
+        )
+    };
+    let spec = format!("{{gatewayClassName: culvert, {HTTP}}}");
+    let at = |more: &str| {
+        let gateway = object("Gateway", "infra", "h", &spec);
+        World::of(&format!("{gateway}{more}"))
+    };
+    let world = at(&(pod.clone()
+        + &service("{loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: lb.example.org}]}}")));
     let expected = json!([
         {"type": "IPAddress", "value": "192.0.2.1"},
         {"type": "Hostname", "value": "lb.example.org"},
     ]);
+    assert_eq!(world.status("Gateway infra/h")["addresses"], expected);
+    // While the cloud has yet to make it, its pods are nowhere for anybody outside.
+    let world = at(&(pod.clone() + &service("{loadBalancer: {}}")));
+    assert_eq!(world.status("Gateway infra/h")["addresses"], json!([]));
+    assert!(
+        world
+            .of_object("Gateway infra/h")
+            .starts_with("Accepted=True/Accepted Programmed=False/AddressNotAssigned")
+    );
+    let world = at(&pod);
+    let expected = json!([{"type": "IPAddress", "value": "10.1.0.1"}]);
     assert_eq!(world.status("Gateway infra/h")["addresses"], expected);
 }
 
