@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -20,19 +21,36 @@ use crate::programs::Programs;
 /// Port of its metrics.
 const METRICS: u16 = 15020;
 
-/// The class of gateways, and the Gateway `app/edge` with one listener for HTTP on port 8000.
+/// The classes that Gateways of Culvert are of, as they are installed.
+pub const CLASSES: &str =
+    include_str!("../../deploy/kubernetes/gateway-classes/gateway-classes.yaml");
+
+/// The Gateway `app/edge` with one listener for HTTP on port 8000.
 pub const EDGE: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: app}
 spec:
   gatewayClassName: culvert
   listeners: [{name: http, port: 8000, protocol: HTTP}]
 ";
+
+/// Manifests of Gateways, and the [`CLASSES`] they are of before them.
+pub fn with_classes(gateways: &str) -> String {
+    format!("{CLASSES}---\n{gateways}")
+}
+
+/// The waypoint `namespace/name`.
+pub fn waypoint(namespace: &str, name: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  gatewayClassName: culvert-waypoint
+  listeners: [{{name: mesh, port: {HBONE_PORT}, protocol: HBONE}}]
+"
+    )
+}
 
 /// A running gateway; killed when dropped.
 #[derive(Debug)]

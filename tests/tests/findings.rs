@@ -24,6 +24,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tests::apiserver::{ApiServer, Refusal};
+use tests::gateway::CLASSES;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -33,9 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SYSTEM: &str = "culvert-system";
 const POLICIES: &str = "authorizationpolicies.security.istio.io";
 const RULES: &str = include_str!("../../deploy/kubernetes/base/control-rbac.yaml");
-
-const GATEWAY_CLASSES: &str =
-    include_str!("../../deploy/kubernetes/gateway-classes/gateway-classes.yaml");
 const GATEWAY_RULES: &str = include_str!("../../deploy/kubernetes/base/gateway-rbac.yaml");
 const WEBHOOK: &str = include_str!("../../deploy/kubernetes/base/webhook.yaml");
 
@@ -285,7 +283,7 @@ status:
 #[tokio::test]
 async fn gateways_and_routes_say_what_is_right_and_wrong_with_them() {
     let server = cluster();
-    server.put(GATEWAY_CLASSES).unwrap();
+    server.put(CLASSES).unwrap();
     server.put(GATEWAYS).unwrap();
     let replica = Replica::start(&server).await;
     let status = |resource: &str, namespace: &str, name: &str| {

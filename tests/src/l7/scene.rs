@@ -14,7 +14,7 @@ use super::cores::{Cores, place};
 use super::peer::{Peer, Work};
 use super::token::{ISSUER, Token};
 use super::workload::{Kind, Protocol};
-use crate::gateway::Gateway;
+use crate::gateway::{CLASSES, Gateway};
 use crate::manifests::ServiceSpec;
 use crate::process::Process;
 use crate::run::Run;
@@ -40,7 +40,7 @@ impl Stage {
     pub(super) fn set(cluster: &Cluster) -> Result<Self> {
         let manifests = cluster.manifests();
         manifests.namespace(NAMESPACE, None)?;
-        manifests.write("bench-class", CLASS)?;
+        manifests.write("bench-classes", CLASSES)?;
         let cores = Cores::find()?;
         let client = cluster.pod(&PodSpec::new(NAMESPACE, "client").outside())?;
         let pod = cluster.pod(&PodSpec::new(NAMESPACE, "web").outside())?;
@@ -219,12 +219,6 @@ spec:
 {filters}"
     )
 }
-
-const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
-";
 
 /// A backend that gives every request the same short answer.
 fn backend(run: &Run, pod: &Pod) -> Result<Process> {

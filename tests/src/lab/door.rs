@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Lab, MESHED, describe_pod};
-use crate::gateway::Gateway;
+use crate::gateway::{CLASSES, Gateway};
 use crate::pod::{Pod, PodSpec};
 
 const NAME: &str = "gateway";
@@ -30,6 +30,7 @@ impl Door {
         // A gateway speaks for itself: its pod is not captured.
         let spec = PodSpec::new(MESHED, NAME).label("culvert.dev/mesh", "disabled");
         let pod = cluster.pod(&spec.outside())?;
+        cluster.apply("lab-classes", CLASSES)?;
         cluster.apply(Self::MANIFEST, OBJECTS)?;
         let gateway = Gateway::start(cluster, &pod, &format!("{MESHED}/{NAME}"))?;
         gateway.wait("the lab's gateway in force", |status| {
@@ -70,11 +71,6 @@ impl Door {
 }
 
 const OBJECTS: &str = "# To try: another path, a weight, a filter. An edit counts at once.
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: gateway, namespace: demo}

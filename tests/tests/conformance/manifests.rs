@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use rcgen::{CertificateParams, KeyPair};
+use tests::gateway::with_classes;
 
 use crate::echo;
 
 /// Of every test: a class, namespaces, the Gateways `same`, `all` and `some`, and Services.
 pub(crate) static BASE: LazyLock<String> = LazyLock::new(|| {
-    let mut text = String::from(CLASS_AND_GATEWAYS);
+    let mut text = with_classes(NAMESPACES_AND_GATEWAYS);
     for (name, namespace, pods) in [
         ("infra-v1", "infra", &[1, 2][..]),
         ("infra-v2", "infra", &[3, 4]),
@@ -23,12 +24,7 @@ pub(crate) static BASE: LazyLock<String> = LazyLock::new(|| {
     text
 });
 
-const CLASS_AND_GATEWAYS: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
+const NAMESPACES_AND_GATEWAYS: &str = "\
 apiVersion: v1
 kind: Namespace
 metadata: {name: infra, labels: {gateway-conformance: infra}}

@@ -4,6 +4,7 @@
 use agent_control::Manifests;
 use agent_model::Reason;
 use agent_state::resolve::{Chooser, Outbound, outbound};
+use tests::gateway::{waypoint, with_classes};
 
 use crate::ends::Ends;
 
@@ -28,18 +29,6 @@ apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}
 spec: {clusterIP: 10.96.0.1, selector: {app: cart}, ports: [{port: 80}]}
-";
-
-const GATEWAY: &str = "\
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert-waypoint}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: wp, namespace: shop}
-spec: {gatewayClassName: culvert-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
 ";
 
 const RUNNING: &str = "\
@@ -101,7 +90,10 @@ fn what_is_behind_a_waypoint_is_reached_through_it_or_not_at_all() {
     );
     // One that is declared and does not run is as good as none.
     manifests.remove("running.yaml");
-    manifests.update("gateway.yaml", GATEWAY.as_bytes());
+    manifests.update(
+        "gateway.yaml",
+        with_classes(&waypoint("shop", "wp")).as_bytes(),
+    );
     ends.catalog = manifests.catalog();
     assert_eq!(ends.pump(), [""; 0]);
     assert!(refusal(&ends).contains("shop/wp"), "{}", refusal(&ends));

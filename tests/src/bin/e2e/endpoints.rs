@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::apps::Nginx;
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{EDGE, Gateway, with_classes};
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
 
@@ -39,7 +39,7 @@ fn endpoints(cluster: &Cluster) -> Result<()> {
     cluster.service(&spec.selecting("pair"))?;
     cluster
         .manifests()
-        .write("gateway", &format!("{EDGE}---\n{ROUTES}"))?;
+        .write("gateway", &with_classes(&format!("{EDGE}---\n{ROUTES}")))?;
     cluster.settle()?;
     let _first = Nginx::start(cluster.run(), first.place(), "pair-1", PORT)?;
     let failing = Nginx::start(cluster.run(), second.place(), "pair-2", PORT)?;

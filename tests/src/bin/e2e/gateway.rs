@@ -4,10 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{self, EDGE, Gateway, with_classes};
 use tests::issuer::Issuer;
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -34,8 +35,6 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// Port of a waypoint's tunnels.
-const HBONE: u16 = 15008;
 /// Port of the server of keys.
 const KEYS: u16 = 8088;
 /// Port of the listener.
@@ -65,7 +64,7 @@ impl Edge {
         for name in ["a", "b"] {
             cluster.service(&ServiceSpec::new(MESHED, name, PORT).port(80, &PORT.to_string()))?;
         }
-        cluster.manifests().write("gateway", EDGE)?;
+        cluster.manifests().write("gateway", &with_classes(EDGE))?;
         cluster.manifests().write("routes", routes)?;
         cluster.settle()?;
         let servers = [
@@ -312,11 +311,13 @@ fn waypoint(cluster: &Cluster) -> Result<()> {
         Nginx::start(cluster.run(), a.place(), "waypoint-a", PORT)?,
         Nginx::start(cluster.run(), b.place(), "waypoint-b", PORT)?,
     ];
-    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE))?;
+    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE_PORT))?;
     cluster.service(&ServiceSpec::new(MESHED, "b", PORT).port(80, &PORT.to_string()))?;
     let spec = ServiceSpec::new(MESHED, "a", PORT).port(80, &PORT.to_string());
     let addresses = cluster.service(&spec)?;
-    cluster.manifests().write("gateway", WAYPOINT)?;
+    cluster
+        .manifests()
+        .write("gateway", &with_classes(&gateway::waypoint(MESHED, "way")))?;
     cluster.settle()?;
     let get = |to: SocketAddr, header: &str| {
         let url = format!("http://{to}/");
@@ -360,7 +361,7 @@ fn waypoint(cluster: &Cluster) -> Result<()> {
     }
     let gateway = Gateway::start(cluster, &way, "app/way")?;
     gateway.wait("waypoint in force", |status| {
-        status["ports"] == serde_json::json!([HBONE]) && status["routes"][0].is_string()
+        status["ports"] == serde_json::json!([HBONE_PORT]) && status["routes"][0].is_string()
     })?;
     for to in vips {
         poll::until("through the waypoint", Duration::from_secs(20), || {
@@ -392,19 +393,6 @@ spec:
 "
     )
 }
-
-const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert-waypoint}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: way, namespace: app}
-spec:
-  gatewayClassName: culvert-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-";
 
 const ACCESS: &str = "apiVersion: security.istio.io/v1
 kind: RequestAuthentication

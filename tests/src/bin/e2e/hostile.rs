@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tests::apps::{Kind, SECRET, SEEN, Witness};
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{EDGE, Gateway, with_classes};
 use tests::manifests::ServiceSpec;
 use tests::{Cluster, Place, Pod, PodSpec, poll};
 
@@ -59,7 +59,7 @@ impl Scene {
         };
         let edge = unmeshed("edge")?;
         let client = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
-        let mut manifests = EDGE.to_owned();
+        let mut manifests = with_classes(EDGE);
         let mut backends = Vec::new();
         for kind in Kind::ALL {
             let pod = unmeshed(kind.name())?;

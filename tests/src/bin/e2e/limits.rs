@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{EDGE, Gateway, with_classes};
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -42,7 +42,7 @@ fn global_limit(cluster: &Cluster) -> Result<()> {
     cluster.service(&ServiceSpec::new(MESHED, "a", PORT).port(80, &PORT.to_string()))?;
     cluster
         .manifests()
-        .write("gateways", &format!("{EDGE}---\n{LEDGE}"))?;
+        .write("gateways", &with_classes(&format!("{EDGE}---\n{LEDGE}")))?;
     let redis = start_redis(cluster, &counter)?;
     let at = counter.sockets(REDIS)[0];
     cluster.manifests().write("limit", &policy(at, "open"))?;

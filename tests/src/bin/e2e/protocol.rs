@@ -17,6 +17,7 @@ mod ztunnel;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -93,8 +94,6 @@ pub(crate) const CASES: &[Case] = &[
 const NAMESPACE: &str = "protocol";
 /// Port of the echo application and of every decoy.
 const APP_PORT: u16 = 8080;
-/// HBONE.
-const HBONE: u16 = 15008;
 
 /// The pods, the application and the peer of one case.
 struct Scene<'a> {
@@ -147,7 +146,7 @@ impl<'a> Scene<'a> {
     /// Opens the connection `name` to the target's HBONE port in one family.
     fn dial(&self, name: &str, to: IpAddr) -> Result<()> {
         self.peer
-            .dial(name, SocketAddr::new(to, HBONE), "me")
+            .dial(name, SocketAddr::new(to, HBONE_PORT), "me")
             .map(drop)
     }
 

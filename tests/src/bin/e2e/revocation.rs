@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::peer::{Peer, spiffe};
@@ -19,7 +20,6 @@ pub(crate) const CASES: &[Case] = &[alone(
     cut_off,
 )];
 
-const HBONE: u16 = 15008;
 /// From the control plane's start to the agents' first answer.
 const RENEWED: Duration = Duration::from_secs(40);
 /// From the list in its file to the end of a live tunnel.
@@ -47,7 +47,7 @@ fn on(cluster: &Cluster) -> Result<()> {
         ensure!(trust["revocationLists"] == 1, "{trust}");
         Ok(())
     })?;
-    let hbone = scene.server.sockets(HBONE)[0];
+    let hbone = scene.server.sockets(HBONE_PORT)[0];
     let to = scene.server.sockets(PORT)[0].to_string();
     let mut streams = Vec::new();
     for name in ["lost", "kept"] {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tests::apps::Redis;
-use tests::gateway::Gateway;
+use tests::gateway::{Gateway, with_classes};
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::process::Process;
 use tests::{Cluster, Pod, PodSpec, poll};
@@ -51,7 +51,9 @@ fn streams(cluster: &Cluster) -> Result<()> {
         .replace(&target, &format!("{target}\n    protocol: UDP"));
     cluster.manifests().write("service-app-b", &with_udp)?;
     let authority = authority()?;
-    cluster.manifests().write("gateway", GATEWAY)?;
+    cluster
+        .manifests()
+        .write("gateway", &with_classes(GATEWAY))?;
     cluster.manifests().write("routes", ROUTES)?;
     let indented = authority.root.replace('\n', "\n    ");
     let trust = format!(
@@ -282,11 +284,6 @@ fn secure_nginx(cluster: &Cluster, pod: &Pod, authority: &Authority) -> Result<P
 }
 
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: app}
 spec:

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{EDGE, Gateway, with_classes};
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::{Cluster, Place, Pod, PodSpec, peer, poll};
@@ -47,7 +47,7 @@ impl Scene {
         cluster.service(&ServiceSpec::new(MESHED, "talk", PORT))?;
         cluster
             .manifests()
-            .write("gateway", &format!("{EDGE}---\n{route}"))?;
+            .write("gateway", &with_classes(&format!("{EDGE}---\n{route}")))?;
         cluster.settle()?;
         let mut command = talk();
         command.args([verb, &PORT.to_string()]);

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
-use tests::gateway::Gateway;
+use tests::gateway::{Gateway, waypoint, with_classes};
 use tests::manifests::{ServiceSpec, peer_authentication};
 use tests::metrics::Metrics;
 use tests::peer::{PYTHON, script};
@@ -34,8 +35,6 @@ pub(crate) const CASES: &[Case] = &[
 
 /// Port of the edge's listener.
 const LISTEN: u16 = 8000;
-/// Port of a waypoint's tunnels.
-const HBONE: u16 = 15008;
 /// Port of the service of nginx.
 const WEB: u16 = 80;
 /// Port of the collector.
@@ -77,7 +76,7 @@ impl Scene {
         let outsider = cluster.pod(&PodSpec::new(OUTSIDE, "outsider").outside())?;
         let web_pod = cluster.pod(&PodSpec::new(MESHED, "web").account("web").on(2))?;
         let talk_pod = cluster.pod(&PodSpec::new(MESHED, "talk").account("talk").on(2))?;
-        cluster.service(&ServiceSpec::new(MESHED, "watch", HBONE))?;
+        cluster.service(&ServiceSpec::new(MESHED, "watch", HBONE_PORT))?;
         let labels = format!("  labels: {{culvert.dev/use-waypoint: watch{ingress}}}\n");
         let behind = |name: &str, spec: ServiceSpec| {
             let addresses = cluster.service(&spec)?;
@@ -91,7 +90,10 @@ impl Scene {
         let spec = ServiceSpec::new(MESHED, "web", PORT).port(WEB, &PORT.to_string());
         let web = behind("web", spec)?;
         let talk = behind("talk", ServiceSpec::new(MESHED, "talk", PORT))?;
-        cluster.manifests().write("gateway", GATEWAYS)?;
+        let gateways = format!("{FRONT}---\n{}", waypoint(MESHED, "watch"));
+        cluster
+            .manifests()
+            .write("gateway", &with_classes(&gateways))?;
         cluster.manifests().write("routes", ROUTES)?;
         cluster.settle()?;
         let nginx = Nginx::start(cluster.run(), web_pod.place(), "telemetry", PORT)?;
@@ -761,29 +763,12 @@ fn sampled(scene: &Scene, spans: &[Value]) -> Result<()> {
     Ok(())
 }
 
-const GATEWAYS: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert-waypoint}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
+const FRONT: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: front, namespace: app}
 spec:
   gatewayClassName: culvert
   listeners: [{name: http, port: 8000, protocol: HTTP}]
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: watch, namespace: app}
-spec:
-  gatewayClassName: culvert-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 ";
 
 const ROUTES: &str = "apiVersion: gateway.networking.k8s.io/v1

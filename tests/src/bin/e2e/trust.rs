@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -30,7 +31,6 @@ pub(crate) const CASES: &[Case] = &[alone(
 /// Leaves are renewed every three seconds: both roots sign some.
 const TTL: Duration = Duration::from_secs(6);
 const LIMIT: Duration = Duration::from_secs(20);
-const HBONE: u16 = 15008;
 const SYSTEM: &str = "culvert-system";
 const SECRET: &str = "culvert-ca";
 
@@ -217,7 +217,7 @@ impl Holder {
         }))?;
         let holder = Self {
             peer,
-            to: scene.server.sockets(HBONE)[0],
+            to: scene.server.sockets(HBONE_PORT)[0],
             application: scene.server.sockets(PORT)[0].to_string(),
         };
         holder.peer.dial("kept", holder.to, "forged")?;

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_model::HBONE_PORT;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::apps::Nginx;
 use tests::cluster::service_sockets;
-use tests::gateway::Gateway;
+use tests::gateway::{CLASSES, Gateway};
 use tests::http;
 use tests::manifests::{ServiceSpec, authorization_policy};
 use tests::topology::Addresses;
@@ -35,8 +36,6 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// Port of a waypoint's tunnels.
-const HBONE: u16 = 15008;
 /// What a change may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -57,14 +56,14 @@ impl Scene {
     /// The waypoints run, and nothing is behind one yet.
     fn start(cluster: &Cluster, reach: &str, names: &[&str]) -> Result<Self> {
         namespaces(cluster)?;
-        let mut manifest = CLASS.to_owned();
+        let mut manifest = CLASSES.to_owned();
         let mut pods = Vec::new();
         for name in names {
             let spec = PodSpec::new(MESHED, name)
                 .label("culvert.dev/mesh", "disabled")
                 .label("gateway.networking.k8s.io/gateway-name", name);
             pods.push(cluster.pod(&spec.outside())?);
-            cluster.service(&ServiceSpec::new(MESHED, name, HBONE))?;
+            cluster.service(&ServiceSpec::new(MESHED, name, HBONE_PORT))?;
             manifest.push_str(&gateway(name, reach));
         }
         cluster.manifests().write("gateway", &manifest)?;
@@ -86,7 +85,7 @@ impl Scene {
         let waypoints = names.iter().zip(&scene._pods).map(|(name, pod)| {
             let gateway = Gateway::start(cluster, pod, &format!("{MESHED}/{name}"))?;
             gateway.wait("waypoint in force", |status| {
-                status["ports"] == serde_json::json!([HBONE])
+                status["ports"] == serde_json::json!([HBONE_PORT])
             })?;
             Ok(gateway)
         });
@@ -166,7 +165,7 @@ fn bypasses(cluster: &Cluster) -> Result<()> {
     }
     cluster.manifests().remove("only")?;
     // Nobody knows what it was for once it is gone: nothing gets in.
-    cluster.manifests().write("gateway", CLASS)?;
+    cluster.manifests().write("gateway", CLASSES)?;
     for to in scene.vips().into_iter().chain(scene.server.sockets(PORT)) {
         poll::until("nothing without it", PATIENCE, || {
             must_not(&scene.client, to)
@@ -223,8 +222,8 @@ fn one_of_two_ends(cluster: &Cluster) -> Result<()> {
     });
     let [first, second] = pods;
     let pods = [first?, second?];
-    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE))?;
-    let manifest = format!("{CLASS}{}{ROUTE}", gateway("way", "service"));
+    cluster.service(&ServiceSpec::new(MESHED, "way", HBONE_PORT))?;
+    let manifest = format!("{CLASSES}{}{ROUTE}", gateway("way", "service"));
     cluster.manifests().write("gateway", &manifest)?;
     let server = cluster.pod(&PodSpec::new(MESHED, "a").on(2))?;
     let client = cluster.pod(&PodSpec::new(MESHED, "client").account("client"))?;
@@ -238,7 +237,7 @@ fn one_of_two_ends(cluster: &Cluster) -> Result<()> {
     for (number, pod) in pods.iter().enumerate() {
         let waypoint = Gateway::start_replica(cluster, pod, &key, number)?;
         waypoint.wait("waypoint in force", |status| {
-            status["ports"] == serde_json::json!([HBONE])
+            status["ports"] == serde_json::json!([HBONE_PORT])
         })?;
         waypoints.push(waypoint);
     }
@@ -377,10 +376,4 @@ metadata: {name: a, namespace: app}
 spec:
   parentRefs: [{group: '', kind: Service, name: a}]
   rules: [{backendRefs: [{name: a, port: 80}]}]
-";
-
-const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert-waypoint}
-spec: {controllerName: culvert.dev/gateway-controller}
 ";

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use tests::gateway::with_classes;
 
 /// Gateway, routes, and a Secret with a new certificate, whose issuer is written to `root`.
 pub(super) fn edge(root: &Path) -> Result<String> {
@@ -24,7 +25,7 @@ data: {{tls.crt: {certificate}, tls.key: {key}}}
 ---
 "
     );
-    Ok(secret + GATEWAY + ROUTES)
+    Ok(secret + &with_classes(GATEWAY) + ROUTES)
 }
 
 /// A TrafficPolicy for one object.
@@ -72,11 +73,6 @@ fn encoded(text: &str) -> String {
 }
 
 const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: demo}
 spec:

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tests::apiserver::ApiServer;
 use tests::apps::Nginx;
 use tests::control::BUNDLE;
-use tests::gateway::EDGE;
+use tests::gateway::{EDGE, with_classes};
 use tests::manifests::ServiceSpec;
 use tests::process::Process;
 use tests::programs::Programs;
@@ -61,7 +61,7 @@ fn served(cluster: &Cluster) -> Result<()> {
     cluster.service(&ServiceSpec::new(MESHED, "shop", PORT).port(80, &PORT.to_string()))?;
     cluster
         .manifests()
-        .write("gateway", &format!("{EDGE}---\n{ROUTE}"))?;
+        .write("gateway", &with_classes(&format!("{EDGE}---\n{ROUTE}")))?;
     cluster.settle()?;
     let deployment = poll::until("the Deployment", LIMIT, || {
         server

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::apps::Nginx;
-use tests::gateway::{EDGE, Gateway};
+use tests::gateway::{EDGE, Gateway, with_classes};
 use tests::manifests::ServiceSpec;
 use tests::server::{Behaviour, Server};
 use tests::traffic::{must_refuse, must_serve};
@@ -90,7 +90,7 @@ pub(super) fn through_a_gateway(cluster: &Cluster) -> Result<()> {
     let server = Resolver::start(&resolver, outside.ips())?;
     let _nginx = Nginx::start(cluster.run(), outside.place(), "by-name", PORT)?;
     let manifests = cluster.manifests();
-    manifests.write("gateway", &format!("{EDGE}---\n{BEHIND}"))?;
+    manifests.write("gateway", &with_classes(&format!("{EDGE}---\n{BEHIND}")))?;
     cluster.settle()?;
     let servers = cluster.run().path("edge-resolv.conf");
     fs::write(

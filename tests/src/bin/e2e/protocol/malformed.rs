@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{APP_PORT, HBONE, Healthy, NAMESPACE, Scene};
+use super::{APP_PORT, Healthy, NAMESPACE, Scene};
 use ::tests::Cluster;
 use ::tests::peer::{Peer, spiffe};
 
@@ -119,12 +120,12 @@ pub(super) fn forge_credentials(scene: &Scene<'_>) -> Result<()> {
     forge("server-only", "mesh", json!({ "usages": ["server"] }))?;
     // The same forgery with nothing wrong is believed: the refusals above have their reasons.
     forge("genuine", "mesh", json!({}))?;
-    let to = scene.target.sockets(HBONE)[0];
+    let to = scene.target.sockets(HBONE_PORT)[0];
     scene.peer.dial("genuine", to, "genuine").map(drop)
 }
 
 fn refused_dial(peer: &Peer, ip: IpAddr, wishes: Value) -> Result<String> {
-    let mut wish = json!({ "op": "dial", "conn": "refused", "to": [ip.to_string(), HBONE] });
+    let mut wish = json!({ "op": "dial", "conn": "refused", "to": [ip.to_string(), HBONE_PORT] });
     super::merge(&mut wish, wishes);
     let error = peer.must_fail(&wish)?;
     ensure!(
@@ -137,7 +138,7 @@ fn refused_dial(peer: &Peer, ip: IpAddr, wishes: Value) -> Result<String> {
 /// A peer that offers no ALPN is spoken to as HTTP/2.
 fn without_alpn(scene: &Scene<'_>, ip: IpAddr) -> Result<()> {
     scene.peer.must(&json!({
-        "op": "dial", "conn": "no-alpn", "to": [ip.to_string(), HBONE], "cert": "me", "alpn": [],
+        "op": "dial", "conn": "no-alpn", "to": [ip.to_string(), HBONE_PORT], "cert": "me", "alpn": [],
     }))?;
     let answer = scene
         .peer
@@ -188,7 +189,7 @@ pub(super) fn http2(cluster: &Cluster) -> Result<()> {
 
 fn open_raw(scene: &Scene<'_>, ip: IpAddr, name: &str, tls: bool) -> Result<()> {
     let wish = json!({
-        "op": "dial", "conn": name, "to": [ip.to_string(), HBONE], "cert": "me", "tls": tls,
+        "op": "dial", "conn": name, "to": [ip.to_string(), HBONE_PORT], "cert": "me", "tls": tls,
         "h2": false,
     });
     scene.peer.must(&wish).map(drop)

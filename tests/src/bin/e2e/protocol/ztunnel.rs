@@ -5,10 +5,11 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
+use agent_model::HBONE_PORT;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{APP_PORT, HBONE, Scene, merge};
+use super::{APP_PORT, Scene, merge};
 use tests::Cluster;
 use tests::traffic::{echo_on, must_refuse, must_serve, pattern};
 
@@ -60,7 +61,7 @@ impl<'a> Tunnel<'a> {
     fn dial(scene: &'a Scene<'_>, ip: IpAddr) -> Result<Self> {
         let name = format!("ztunnel-{ip}");
         let told = scene.peer.must(&json!({
-            "op": "dial", "conn": name, "to": [ip.to_string(), HBONE], "cert": "me",
+            "op": "dial", "conn": name, "to": [ip.to_string(), HBONE_PORT], "cert": "me",
             "profile": "ztunnel-client",
         }))?;
         Ok(Self {
