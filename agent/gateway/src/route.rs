@@ -13,7 +13,6 @@
 mod condition;
 mod hosts;
 mod index;
-mod pattern;
 mod query;
 mod segments;
 mod table;
@@ -21,11 +20,25 @@ mod table;
 mod tests;
 
 use agent_model::gateway::{Hostname, HttpMatch, RouteKey};
+use agent_policy::pattern::UnusablePattern;
 use http::{HeaderMap, Method};
 
 pub use hosts::HostMap;
 pub use index::Index;
-pub use pattern::{MAX_PATTERN_BYTES, Unusable};
+
+/// Why a match cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// A regular expression that is none, or takes too much.
+    #[error(transparent)]
+    Pattern(#[from] UnusablePattern),
+    /// Not the name of a header.
+    #[error("not a header name: {0:?}")]
+    HeaderName(String),
+    /// A path that no request can have.
+    #[error("not a path in its normal form: {0:?}")]
+    Path(String),
+}
 
 /// What of a request routing looks at; path and host in their normal form.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,7 @@
 //! - Of requests: [`http`].
 //! - Tokens that requests bring: [`jwt`].
 //! - How many requests somebody may send: [`rate`].
+//! - Regular expressions in rules: [`pattern`].
 //!
 //! Semantics of the first are those of Istio's L4 data plane (`istio.security.Authorization`), stricter in two
 //! places: a policy that a workload lists but this node does not hold denies
@@ -15,6 +16,7 @@ mod decide;
 pub mod http;
 pub mod jwt;
 mod matching;
+pub mod pattern;
 pub mod rate;
 mod set;
 #[cfg(test)]

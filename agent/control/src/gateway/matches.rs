@@ -1,8 +1,10 @@
 //! What rules match.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use agent_model::gateway::{HttpMatch, NamedMatch, PathMatch, ValueMatch};
+use agent_policy::pattern::{self, UnusablePattern};
 
 use crate::source::Kind;
 use crate::source::gateway_api::{self as api, GrpcMethod, MatchSpec, MethodSpec};
@@ -48,15 +50,16 @@ fn grpc_path(method: &GrpcMethod) -> Result<PathMatch, String> {
         (_, "", "") => Err("method: neither service nor method".to_owned()),
         ("" | "Exact", service, "") => Ok(PathMatch::Prefix(format!("/{service}").into())),
         ("" | "Exact", "", name) => {
-            Ok(PathMatch::Regex(format!("/[^/]+/{}", escaped(name)).into()))
+            checked(&format!("/[^/]+/{}", escaped(name))).map(PathMatch::Regex)
         }
         ("" | "Exact", service, name) => Ok(PathMatch::Exact(format!("/{service}/{name}").into())),
         ("RegularExpression", service, name) => {
+            // Each by itself first: a stray parenthesis would be something else in the whole.
             let any = |pattern: &str| match pattern {
-                "" => "[^/]+".to_owned(),
-                pattern => format!("(?:{pattern})"),
+                "" => Ok("[^/]+".to_owned()),
+                pattern => checked(pattern).map(|pattern| format!("(?:{pattern})")),
             };
-            checked(&format!("/{}/{}", any(service), any(name))).map(PathMatch::Regex)
+            checked(&format!("/{}/{}", any(service)?, any(name)?)).map(PathMatch::Regex)
         }
         (kind, ..) => Err(format!("method.type {kind:?} is not supported")),
     }
@@ -86,11 +89,42 @@ fn named(specs: &[api::ValueMatch], is_header: bool) -> Result<Vec<NamedMatch>, 
     Ok(found)
 }
 
-/// A regular expression that compiles.
+/// A regular expression that a gateway takes.
 fn checked(pattern: &str) -> Result<Arc<str>, String> {
-    match regex_syntax::Parser::new().parse(pattern) {
-        Ok(_) => Ok(pattern.into()),
-        Err(_) => Err(format!("{pattern:?} is not a regular expression (RE2)")),
+    verdict(pattern).map_err(|unusable| format!("{}: {unusable}", excerpt(pattern)))?;
+    Ok(pattern.into())
+}
+
+/// Verdicts that are remembered.
+const MAX_KNOWN: usize = 4096;
+
+/// What [`pattern::whole`] says of a pattern. Every route is translated anew after each change, and
+/// to compile all their patterns again would take longer than all the rest.
+fn verdict(text: &str) -> Result<(), UnusablePattern> {
+    type Known = HashMap<Arc<str>, Result<(), UnusablePattern>>;
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    if text.len() > pattern::MAX_PATTERN_BYTES {
+        return Err(UnusablePattern::TooLong(text.len()));
+    }
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(verdict) = known().get(text) {
+        return verdict.clone();
+    }
+    let verdict = pattern::whole(text).map(drop);
+    let mut known = known();
+    if known.len() >= MAX_KNOWN {
+        known.clear();
+    }
+    known.insert(text.into(), verdict.clone());
+    verdict
+}
+
+/// As much of a pattern as a message has room for.
+fn excerpt(pattern: &str) -> String {
+    const MOST: usize = 64;
+    match pattern.floor_char_boundary(MOST) {
+        end if end < pattern.len() => format!("{:?}...", &pattern[..end]),
+        _ => format!("{pattern:?}"),
     }
 }
 

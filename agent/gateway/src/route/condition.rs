@@ -1,12 +1,11 @@
 //! What a match asks of a request beside its path.
 
 use agent_model::gateway::{HttpMatch, NamedMatch, ValueMatch};
+use agent_policy::pattern;
 use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
 
-use super::Facts;
-use super::pattern::{self, Unusable};
-use super::query;
+use super::{Facts, Unusable, query};
 
 /// AND of what it holds.
 #[derive(Debug)]
@@ -37,8 +36,12 @@ impl Conditions {
                 .headers
                 .iter()
                 .map(header)
-                .collect::<Result<_, _>>()?,
-            query: matches.query.iter().map(query).collect::<Result<_, _>>()?,
+                .collect::<Result<_, Unusable>>()?,
+            query: matches
+                .query
+                .iter()
+                .map(query)
+                .collect::<Result<_, Unusable>>()?,
         })
     }
 

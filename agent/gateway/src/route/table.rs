@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use agent_model::gateway::PathMatch;
+use agent_policy::pattern;
 use regex::Regex;
 
-use super::pattern::{self, Unusable};
+use super::Unusable;
 use super::segments::Segments;
 
 /// Place of a match in the order of precedence of everything but host and path; smaller wins.

@@ -1,6 +1,7 @@
 use std::cmp::Reverse;
 
 use agent_model::gateway::{NamedMatch, PathMatch, RouteKind, ValueMatch};
+use agent_policy::pattern::MAX_PATTERN_BYTES;
 use proptest::prelude::*;
 
 use super::*;

@@ -96,6 +96,11 @@ fn a_match_that_nobody_understands_takes_its_rule_and_no_other() {
     for bad in [
         "{path: {type: Glob, value: /a}}",
         "{path: {type: RegularExpression, value: '('}}",
+        "{path: {type: RegularExpression, value: '(x{500}){500}'}}",
+        &format!(
+            "{{headers: [{{name: a, type: RegularExpression, value: {}}}]}}",
+            "x".repeat(1025)
+        ),
         "{path: {value: a}}",
         "{headers: [{name: a, type: Other, value: b}]}",
         "{headers: [{name: '', value: b}]}",
