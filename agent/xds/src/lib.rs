@@ -24,6 +24,7 @@ pub use error::Error;
 pub use links::address_name;
 pub use resource_type::ResourceType;
 pub use server::{
-    Authenticate, Caller, Catalog, Client, Discovery, NotAdmitted, Published, ServerSession, Source,
+    Authenticate, BoundPod, Caller, Catalog, Client, Discovery, NotAdmitted, Published,
+    ServerSession, Source,
 };
 pub use update::{Apply, Rejection, Update};

@@ -80,6 +80,12 @@ impl ResourceType {
             | Self::TrafficPolicy => true,
         }
     }
+
+    /// True for what a gateway is never to be without while it serves: who may send requests, and
+    /// the TLS of its backends.
+    pub(crate) fn protects(self) -> bool {
+        matches!(self, Self::Authentication | Self::Access | Self::Backend)
+    }
 }
 
 /// One value per [`ResourceType`].

@@ -18,14 +18,23 @@ const RECHECK: Duration = Duration::from_secs(5);
 pub enum Client {
     /// The agent of the node of that name.
     Node(Arc<str>),
-    /// A gateway.
-    Gateway(GatewayKey),
+    /// A gateway, and which of its pods where the token says so.
+    Gateway(GatewayKey, Option<BoundPod>),
+}
+
+/// The pod that a token is bound to, in the namespace of its gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundPod {
+    /// Name of the pod.
+    pub name: Arc<str>,
+    /// UID of the pod.
+    pub uid: Arc<str>,
 }
 
 impl Client {
     /// True for resources of this gateway, by their names; never for a node.
     pub(crate) fn owns(&self, resource: &str) -> bool {
-        let Self::Gateway(key) = self else {
+        let Self::Gateway(key, _) = self else {
             return false;
         };
         let rest = resource
@@ -39,7 +48,7 @@ impl Client {
     pub(crate) fn node(&self) -> &str {
         match self {
             Self::Node(name) => name,
-            Self::Gateway(_) => "",
+            Self::Gateway(..) => "",
         }
     }
 }
@@ -48,7 +57,7 @@ impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(name) => f.write_str(name),
-            Self::Gateway(key) => write!(f, "gateway {key}"),
+            Self::Gateway(key, _) => write!(f, "gateway {key}"),
         }
     }
 }
@@ -108,7 +117,7 @@ impl<A: Authenticate> Caller<A> {
     pub fn node(&self) -> Result<&Arc<str>, Status> {
         match &self.client {
             Client::Node(name) => Ok(name),
-            Client::Gateway(_) => Err(Status::permission_denied("only for nodes")),
+            Client::Gateway(..) => Err(Status::permission_denied("only for nodes")),
         }
     }
 
@@ -166,7 +175,7 @@ mod tests {
     }
 
     fn gateway() -> Client {
-        Client::Gateway(GatewayKey::new("shop", "edge"))
+        Client::Gateway(GatewayKey::new("shop", "edge"), None)
     }
 
     #[test]

@@ -67,6 +67,12 @@ impl Catalog {
         self.put(ResourceType::Gateway, gateway.key.to_string().into(), offer)
     }
 
+    /// The version that [`Self::put_gateway`] would give it: of its own resource, routes and policies
+    /// apart.
+    pub fn version_of_gateway(gateway: &Gateway) -> String {
+        Offer::new(encode_gateway(gateway), Links::default()).version()
+    }
+
     /// Adds or replaces a route of `gateway`. False when nothing changed.
     pub fn put_route(&mut self, gateway: &GatewayKey, route: &Route) -> bool {
         let offer = Offer::new(encode_route(gateway, route), Links::default());

@@ -8,13 +8,15 @@ mod session;
 mod shell;
 mod subscription;
 mod table;
+mod taken;
 #[cfg(test)]
 mod tests;
 
-pub use caller::{Authenticate, Caller, Client, NotAdmitted};
+pub use caller::{Authenticate, BoundPod, Caller, Client, NotAdmitted};
 pub use catalog::Catalog;
-pub use nodes::{ConnectedNodes, NodeStatus};
+pub use nodes::{ConnectedNodes, GatewayStream, NodeStatus};
 pub use published::Published;
 pub(crate) use session::MORE_FOLLOWS;
 pub use session::ServerSession;
 pub use shell::{Discovery, Source};
+pub use taken::Taken;

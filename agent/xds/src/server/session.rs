@@ -8,6 +8,7 @@ use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use super::caller::Client;
 use super::catalog::Catalog;
 use super::subscription::{Difference, Subscription};
+use super::taken::{Listening, Taken};
 use crate::resource_type::PerType;
 use crate::{Error, ResourceType};
 
@@ -32,6 +33,11 @@ pub struct ServerSession {
     types: PerType<Subscription>,
     /// What is to be sent, in order.
     steps: VecDeque<Step>,
+    /// What protected a gateway while its stream was away, to be taken from it after it is told
+    /// of itself.
+    leaving: Vec<(ResourceType, Difference)>,
+    /// What a gateway has taken; `None` for a node.
+    listening: Option<Listening>,
     nonce: u64,
     acknowledged: u64,
     last_refusal: Option<String>,
@@ -45,15 +51,23 @@ struct Step {
     kind: Option<ResourceType>,
     changed: VecDeque<Arc<str>>,
     gone: VecDeque<String>,
+    /// Whoever asked for these waits to be told at the end, of those that lead nowhere by then, too.
+    asked: Vec<Arc<str>>,
 }
 
 impl ServerSession {
     /// A session with a client that has heard nothing yet.
     pub fn new(client: Client) -> Self {
+        let listening = match &client {
+            Client::Node(_) => None,
+            Client::Gateway(key, _) => Some(Listening::to(key)),
+        };
         Self {
             client,
             types: PerType::default(),
             steps: VecDeque::new(),
+            leaving: Vec::new(),
+            listening,
             nonce: 0,
             acknowledged: 0,
             last_refusal: None,
@@ -76,14 +90,28 @@ impl ServerSession {
                     kind: None,
                     changed: VecDeque::new(),
                     gone: VecDeque::new(),
+                    asked: Vec::new(),
                 });
             }
             return Ok(());
         };
         let subscription = self.types.get_mut(kind);
+        let opens = !subscription.is_open();
+        if let Some(listening) = self.listening.as_mut().filter(|_| opens) {
+            listening.opens(kind, &request);
+        }
         let node = self.client.node();
         let answer = subscription.request(request, node, catalog.table(kind))?;
-        let answer = answer.map(|difference| difference.told_to(&self.client, kind));
+        let mut answer = answer.map(|difference| difference.told_to(&self.client, kind));
+        // Who asks by name waits for an answer to each.
+        let is_told_all = self.types.get(kind).is_wildcard();
+        if let Some(answer) = &mut answer
+            && opens
+            && is_told_all
+            && kind.protects()
+        {
+            self.leaving.push((kind, answer.leaving()));
+        }
         self.steps
             .extend(answer.map(|difference| Step::new(kind, difference)));
         Ok(())
@@ -99,6 +127,9 @@ impl ServerSession {
     /// has not listened for so long that it has to start over with a new stream.
     pub fn respond(&mut self, catalog: &Catalog) -> Result<Option<DeltaDiscoveryResponse>, Error> {
         if self.steps.is_empty() {
+            self.take_leave(catalog);
+        }
+        if self.steps.is_empty() {
             self.compare(catalog)?;
         }
         let Some(mut step) = self.steps.pop_front() else {
@@ -109,6 +140,9 @@ impl ServerSession {
             .kind
             .is_some_and(|kind| !self.types.get(kind).is_wildcard());
         let response = step.part(self.nonce, catalog, with_aliases);
+        if let (Some(listening), Some(kind)) = (&mut self.listening, step.kind) {
+            listening.sends(kind, self.nonce, &response);
+        }
         if !step.is_over() {
             self.steps.push_front(step);
         }
@@ -130,16 +164,45 @@ impl ServerSession {
         self.last_refusal.as_deref()
     }
 
+    /// What a gateway has taken so far; `None` for a node.
+    pub fn taken(&self) -> Option<&Taken> {
+        self.listening.as_ref().map(Listening::taken)
+    }
+
     fn note_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) {
         let nonce: u64 = request.response_nonce.parse().unwrap_or(0);
         if nonce == 0 || nonce > self.nonce {
             return;
         }
         self.acknowledged = (self.acknowledged + 1).min(self.nonce);
-        if let Some(error) = &request.error_detail {
+        let refusal = request.error_detail.as_ref();
+        if let Some(listening) = &mut self.listening
+            && let Some(kind) = ResourceType::from_url(&request.type_url)
+        {
+            listening.answers(kind, nonce, refusal.map(|error| error.message.as_str()));
+        }
+        if let Some(error) = refusal {
             let mut message = error.message.clone();
             message.truncate(message.floor_char_boundary(MAX_REFUSAL));
             self.last_refusal = Some(message);
+        }
+    }
+
+    /// A gateway that comes back opens one type after the other. What protected it goes when it has
+    /// heard of itself and its routes, as it does on a stream that lasts. What has come back by then
+    /// is kept: it is sent when changes are compared.
+    fn take_leave(&mut self, catalog: &Catalog) {
+        let mut last = [ResourceType::Gateway, ResourceType::Route].into_iter();
+        if !last.all(|kind| self.types.get(kind).is_open()) {
+            return;
+        }
+        for (kind, mut difference) in self.leaving.drain(..) {
+            difference
+                .gone
+                .retain(|name| catalog.table(kind).get(name).is_none());
+            if !difference.is_empty() {
+                self.steps.push_back(Step::new(kind, difference));
+            }
         }
     }
 
@@ -192,6 +255,7 @@ impl Step {
             kind: Some(kind),
             changed: difference.changed.into(),
             gone: difference.gone.into(),
+            asked: difference.asked,
         }
     }
 
@@ -228,6 +292,13 @@ impl Step {
                     .push(offer.to_wire(kind, name, with_aliases));
             }
             self.changed.pop_front();
+        }
+        if self.changed.is_empty()
+            && let Some(kind) = self.kind
+        {
+            let asked = self.asked.drain(..);
+            let lost = asked.filter(|name| catalog.table(kind).find(name).is_empty());
+            self.gone.extend(lost.map(|name| name.to_string()));
         }
         while self.changed.is_empty()
             && let Some(name) = self.gone.pop_front()

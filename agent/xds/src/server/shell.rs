@@ -79,7 +79,7 @@ impl<A: Authenticate, S: Source> AggregatedDiscoveryService for Discovery<A, S> 
         let caller = Caller::of(&self.authenticate, request.metadata()).await?;
         let client = caller.client().clone();
         let node: Arc<str> = client.to_string().into();
-        let entry = self.nodes.open(&node, SystemTime::now());
+        let entry = self.nodes.open(&client, SystemTime::now());
         let entry = entry
             .ok_or_else(|| Status::resource_exhausted(format!("{node} has too many streams")))?;
         tracing::info!(%node, "discovery stream opened");

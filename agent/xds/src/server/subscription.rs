@@ -33,9 +33,16 @@ pub(super) struct Subscription {
 pub(super) struct Difference {
     pub(super) changed: Vec<Arc<str>>,
     pub(super) gone: Vec<String>,
+    /// What was asked for and led to something: an alias may lead nowhere by the time that is sent.
+    pub(super) asked: Vec<Arc<str>>,
 }
 
 impl Subscription {
+    /// The client has asked for the type.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     pub(super) fn is_wildcard(&self) -> bool {
         self.wildcard
     }
@@ -86,7 +93,11 @@ impl Subscription {
         self.seen = table.last();
         if self.wildcard {
             let gone = gone.iter().map(ToString::to_string).collect();
-            return Ok(Difference { changed, gone });
+            return Ok(Difference {
+                changed,
+                gone,
+                ..Difference::default()
+            });
         }
         let mut difference = Difference::default();
         for name in gone {
@@ -221,11 +232,13 @@ impl Subscription {
             let found = table.find(&name);
             if found.is_empty() {
                 answer.gone.push(name.to_string());
+                continue;
             }
             for name in found {
                 self.held.insert(Arc::clone(&name));
                 answer.changed.push(name);
             }
+            answer.asked.push(name);
         }
     }
 
@@ -260,8 +273,8 @@ impl Difference {
     /// Takes out what is gone, to be told later.
     pub(super) fn leaving(&mut self) -> Self {
         Self {
-            changed: Vec::new(),
             gone: mem::take(&mut self.gone),
+            ..Self::default()
         }
     }
 
@@ -292,5 +305,6 @@ fn all(table: &Table, versions: &BTreeMap<String, String>) -> Difference {
     Difference {
         changed: changed.map(|(name, _)| Arc::clone(name)).collect(),
         gone: gone.cloned().collect(),
+        asked: Vec::new(),
     }
 }

@@ -276,6 +276,26 @@ fn what_is_given_up_but_wanted_for_another_reason_is_sent_again() {
     assert_eq!(names(&said(&mut session, &catalog)), ["-e1"]);
 }
 
+/// Else whoever waits for it would do so for ever.
+#[test]
+fn an_alias_that_leads_nowhere_when_it_is_answered_is_said_to_be_gone() {
+    let mut catalog = Catalog::default();
+    catalog.put_workload(&workload("a", "n1"));
+    let mut session = ServerSession::new(Client::Node("n9".into()));
+    let mut open = subscribe(ADDRESS, &["*"]);
+    open.resource_names_unsubscribe.push("*".to_owned());
+    assert_eq!(names(&answers(&mut session, open, &catalog)), [""; 0]);
+    let asked = subscribe(ADDRESS, &["/10.0.0.1"]);
+    session.request(asked, &catalog).unwrap();
+    catalog.put_workload(&Workload {
+        addresses: vec![[10, 0, 0, 2].into()],
+        ..workload("a", "n1")
+    });
+    let told = names(&said(&mut session, &catalog));
+    assert_eq!(told[..2], ["a", "-/10.0.0.1"]);
+    assert!(!told.contains(&"-a".to_owned()), "{told:?}");
+}
+
 #[test]
 fn names_asked_for_again_on_a_new_stream_cost_no_second_push() {
     let mut catalog = served();
@@ -749,7 +769,8 @@ mod gateways {
     use agent_model::authentication::Authentication;
     use agent_model::gateway::traffic::TrafficPolicy;
     use agent_model::gateway::{
-        Backend, Gateway, GatewayKey, GatewayKind, Route, RouteKey, RouteKind, Rules,
+        Backend, Gateway, GatewayKey, GatewayKind, Listener, Protocol, Route, RouteKey, RouteKind,
+        Rules,
     };
 
     use super::*;
@@ -767,13 +788,20 @@ mod gateways {
         GatewayKey::new("shop", name)
     }
 
+    fn served_gateway() -> Gateway {
+        Gateway {
+            key: key("edge"),
+            kind: GatewayKind::Edge,
+            listeners: Vec::new(),
+            backend_client_certificate: None,
+        }
+    }
+
     fn put(catalog: &mut Catalog, name: &str, created: u64) {
         let gateway = key(name);
         catalog.put_gateway(&Gateway {
             key: gateway.clone(),
-            kind: GatewayKind::Edge,
-            listeners: Vec::new(),
-            backend_client_certificate: None,
+            ..served_gateway()
         });
         let route = Route {
             key: RouteKey::new(RouteKind::Http, "shop", "web"),
@@ -826,7 +854,7 @@ mod gateways {
         let mut catalog = Catalog::default();
         put(&mut catalog, "edge", 1);
         put(&mut catalog, "edge2", 1);
-        let mut session = ServerSession::new(Client::Gateway(key("edge")));
+        let mut session = ServerSession::new(Client::Gateway(key("edge"), None));
         let told = OF_GATEWAYS.map(|kind| heard(&mut session, subscribe(kind, &[]), &catalog));
         assert_eq!(
             told,
@@ -857,7 +885,7 @@ mod gateways {
     fn what_protects_a_gateway_leaves_after_it() {
         let mut catalog = Catalog::default();
         put(&mut catalog, "edge", 1);
-        let mut session = ServerSession::new(Client::Gateway(key("edge")));
+        let mut session = ServerSession::new(Client::Gateway(key("edge"), None));
         for kind in OF_GATEWAYS {
             assert_ne!(heard(&mut session, subscribe(kind, &[]), &catalog), "");
         }
@@ -880,13 +908,126 @@ mod gateways {
         assert_eq!(names(&said(&mut session, &catalog)), gone);
     }
 
+    /// The same when all of it went while its stream was away.
+    #[test]
+    fn a_gateway_that_comes_back_loses_its_protection_last() {
+        let mut catalog = Catalog::default();
+        put(&mut catalog, "edge", 1);
+        let mut client = ClientSession::of_gateway(&NodeFacts::new("edge", "Kubernetes", ""));
+        let mut held = Held::default();
+        meet(&mut client, &mut held, &catalog);
+        empty(&mut catalog);
+        let told = meet(&mut client, &mut held, &catalog);
+        let gone = [
+            "-shop/edge|shop/p",
+            "-shop/edge",
+            "-shop/edge|HTTPRoute/shop/web",
+            "-shop/edge|shop/p",
+            "-shop/edge|shop/p",
+            "-shop/edge|shop/web",
+        ];
+        assert_eq!(told, gone, "a TrafficPolicy protects nobody");
+        for kind in OF_GATEWAYS {
+            assert_eq!(client.held(kind), 0, "{kind:?}");
+        }
+
+        // What is there again before it would have left stays.
+        put(&mut catalog, "edge", 1);
+        meet(&mut client, &mut held, &catalog);
+        empty(&mut catalog);
+        let mut server = ServerSession::new(Client::Gateway(key("edge"), None));
+        for request in client.connected() {
+            server.request(request, &catalog).unwrap();
+        }
+        put(&mut catalog, "edge", 1);
+        let mut told = said_to(&mut server, &mut client, &mut held, &catalog);
+        told.retain(|name| name.starts_with('-'));
+        assert_eq!(told, gone[..3], "its policies and backends stay");
+        for kind in OF_GATEWAYS {
+            assert_eq!(client.held(kind), 1, "{kind:?}");
+        }
+    }
+
+    fn empty(catalog: &mut Catalog) {
+        for kind in OF_GATEWAYS {
+            let names: Vec<_> = catalog.names(kind).cloned().collect();
+            for name in names {
+                catalog.remove(kind, &name);
+            }
+        }
+    }
+
+    /// A stream from its beginning until neither has more to say; what the client was told.
+    fn meet(client: &mut ClientSession, held: &mut Held, catalog: &Catalog) -> Vec<String> {
+        let mut server = ServerSession::new(Client::Gateway(key("edge"), None));
+        for request in client.connected() {
+            server.request(request, catalog).unwrap();
+        }
+        said_to(&mut server, client, held, catalog)
+    }
+
+    fn said_to(
+        server: &mut ServerSession,
+        client: &mut ClientSession,
+        held: &mut Held,
+        catalog: &Catalog,
+    ) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Some(response) = server.respond(catalog).unwrap() {
+            told.extend(names(std::slice::from_ref(&response)));
+            let request = client.response(response, held);
+            server.request(request, catalog).unwrap();
+        }
+        told
+    }
+
+    #[test]
+    fn what_a_gateway_has_taken_is_known() {
+        let mut catalog = Catalog::default();
+        put(&mut catalog, "edge", 1);
+        let version = catalog.version(ResourceType::Gateway, "shop/edge");
+        assert!(version.is_some());
+        let mut client = ClientSession::of_gateway(&NodeFacts::new("edge", "Kubernetes", ""));
+        let mut held = Held::default();
+        meet(&mut client, &mut held, &catalog);
+        // What it holds counts on a stream on which it is not sent again.
+        let mut server = ServerSession::new(Client::Gateway(key("edge"), None));
+        assert_eq!(server.taken().unwrap().gateway, None);
+        for request in client.connected() {
+            server.request(request, &catalog).unwrap();
+        }
+        assert_eq!(server.taken().unwrap().gateway, version);
+        said_to(&mut server, &mut client, &mut held, &catalog);
+        let mut changed = served_gateway();
+        changed.listeners.push(Listener {
+            name: "http".into(),
+            port: 80,
+            protocol: Protocol::Http,
+            hostname: None,
+            tls: None,
+        });
+        catalog.put_gateway(&changed);
+        let sent = server.respond(&catalog).unwrap().unwrap();
+        assert_eq!(server.taken().unwrap().gateway, version, "not acknowledged");
+        let request = client.response(sent, &mut held);
+        server.request(request, &catalog).unwrap();
+        let version = Catalog::version_of_gateway(&changed);
+        assert_eq!(server.taken().unwrap().gateway, Some(version));
+        assert!(server.taken().unwrap().refused.is_empty());
+        assert!(
+            ServerSession::new(Client::Node("n".into()))
+                .taken()
+                .is_none()
+        );
+    }
+
     #[test]
     fn nobody_gets_what_is_of_another_by_asking() {
         let mut catalog = Catalog::default();
         put(&mut catalog, "edge", 1);
         for client in [
             Client::Node("shop/edge".into()),
-            Client::Gateway(key("edg")),
+            Client::Gateway(key("edg"), None),
         ] {
             for names in [&[][..], &["shop/edge"], &["*", "shop/edge"]] {
                 for kind in OF_GATEWAYS {
@@ -905,7 +1046,7 @@ mod gateways {
         let mut catalog = Catalog::default();
         catalog.put_workload(&workload("a", "n1"));
         put(&mut catalog, "edge", 1);
-        let mut server = ServerSession::new(Client::Gateway(key("edge")));
+        let mut server = ServerSession::new(Client::Gateway(key("edge"), None));
         let mut client = ClientSession::of_gateway(&NodeFacts::new("edge", "Kubernetes", ""));
         let mut held = Held::default();
         for request in client.connected() {
