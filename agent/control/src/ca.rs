@@ -60,7 +60,7 @@ impl<A: Authenticate> CertificateService<A> {
         let refusal = match client {
             Client::Node(node) => (!collection.is_on_node(node, &identity))
                 .then(|| format!("no pod of the mesh with {identity} is scheduled on node {node}")),
-            Client::Gateway(key) => (!collection.is_of_gateway(key, &identity))
+            Client::Gateway(key, _) => (!collection.is_of_gateway(key, &identity))
                 .then(|| format!("{identity} is not that of a gateway {key}")),
         };
         drop(collection);

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::collection::{Collection, Placement};
+use crate::gateway;
 use crate::nodes::AttachedNodes;
 use crate::pace::Pace;
 use crate::snapshot::Snapshot;
@@ -37,6 +38,7 @@ impl Changes {
         mut drain: drain::Watcher,
     ) {
         let mut reports = self.attached.changes();
+        let mut taken = self.streams.gateway_changes();
         let mut pace = Pace::default();
         loop {
             let turn = self.next_turn();
@@ -53,6 +55,12 @@ impl Changes {
                     None => return,
                 },
                 Ok(()) = reports.changed() => None,
+                Ok(()) = taken.changed() => {
+                    if !self.hear() {
+                        continue;
+                    }
+                    None
+                }
                 () = turned => None,
             };
             let streams = self.streams.count();
@@ -64,6 +72,14 @@ impl Changes {
             self.take(gathered);
             pace.done(Instant::now());
         }
+    }
+
+    /// Takes over what gateways have taken; true when that says something new.
+    fn hear(&self) -> bool {
+        let heard = gateway::heard(&self.streams.gateways());
+        let collection = self.collection.write();
+        let mut collection = collection.unwrap_or_else(PoisonError::into_inner);
+        collection.hear(heard)
     }
 
     /// When what was put off is due.

@@ -26,6 +26,7 @@ use crate::config::{Config, SourceChoice};
 use crate::infrastructure::{Image, Infrastructure, Template};
 use crate::lease::Candidate;
 use crate::nodes::{Annotator, AttachedNodes, ClusterPods, NodeService};
+use crate::noting::Noting;
 use crate::rounds::Cue;
 use crate::serve::{self, Services, listen};
 use crate::snapshot::Snapshot;
@@ -246,10 +247,15 @@ impl Control {
             told,
             placement,
             attached: attached.clone(),
-            streams,
+            streams: streams.clone(),
         };
         show(status.clone());
         let client = self.cluster.as_ref().map(|pods| pods.0.clone());
+        let noting = self.cluster.clone().filter(|_| !self.companion);
+        let noting = noting.map(|pods| {
+            let noting = Noting::new(pods, streams);
+            tokio::spawn(noting.run(drain.clone()))
+        });
         let annotating = self.cluster.map(|pods| {
             let annotator = Annotator::new(pods, placed, attached.clone());
             tokio::spawn(annotator.run(drain.clone()))
@@ -358,8 +364,8 @@ impl Control {
         {
             let _ = writing.await;
         }
-        if let Some(annotating) = annotating {
-            let _ = annotating.await;
+        for noting in [annotating, noting].into_iter().flatten() {
+            let _ = noting.await;
         }
         if let Some(standing) = standing {
             let _ = standing.await;

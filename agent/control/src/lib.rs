@@ -5,7 +5,7 @@
 //! one file per kind; [`gateway`] for the Gateway API, whose objects are resolved together) -> [`snapshot`] (versions, drops no-ops) -> the discovery sessions of
 //! `agent-xds`. [`ca`] signs certificates for pods of the node that asks, with what [`trust`] says; [`nodes`] tells
 //! agents which pods to enrol and takes their word on it; [`status`] says what is
-//! wrong; [`infrastructure`] makes what gateways run on.
+//! wrong; [`infrastructure`] makes what gateways run on, and [`noting`] writes down what they have taken.
 
 mod admission;
 mod ca;
@@ -24,6 +24,7 @@ mod infrastructure;
 mod lease;
 mod manifests;
 mod nodes;
+mod noting;
 mod pace;
 mod rounds;
 mod serve;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use agent_model::gateway::GatewayKey;
-use agent_xds::{Authenticate, Client, NotAdmitted};
+use agent_xds::{Authenticate, BoundPod, Client, NotAdmitted};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::Api;
 use kube::api::PostParams;
@@ -186,7 +186,7 @@ impl Reviews {
     fn is_welcome(&self, client: &Client) -> bool {
         match client {
             Client::Node(_) => true,
-            Client::Gateway(key) => (self.is_gateway)(key),
+            Client::Gateway(key, _) => (self.is_gateway)(key),
         }
     }
 }
@@ -225,8 +225,8 @@ fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Client
         return Err("the token is meant for another audience");
     }
     let user = status.user.as_ref().ok_or("the token is nobody's")?;
-    let name = user.username.as_deref().unwrap_or_default();
-    let account = NodeAccount::of_user(name).ok_or("the token is not of a service account")?;
+    let user_name = user.username.as_deref().unwrap_or_default();
+    let account = NodeAccount::of_user(user_name).ok_or("the token is not of a service account")?;
     let extra = |key| {
         let values = user.extra.as_ref()?.get(key)?;
         match values.as_slice() {
@@ -234,12 +234,16 @@ fn verdict(status: &TokenReviewStatus, settings: &TokenReviews) -> Result<Client
             _ => None,
         }
     };
-    if extra(POD_NAME).is_none() || extra(POD_UID).is_none() {
+    let (Some(name), Some(uid)) = (extra(POD_NAME), extra(POD_UID)) else {
         return Err("the token is not bound to a pod");
-    }
+    };
     if !settings.accounts.contains(&account) {
         let key = GatewayKey::new(account.namespace(), account.name());
-        return Ok(Client::Gateway(key));
+        let pod = BoundPod {
+            name: name.into(),
+            uid: uid.into(),
+        };
+        return Ok(Client::Gateway(key, Some(pod)));
     }
     let node = extra(NODE_NAME).ok_or("the token names no node")?;
     Ok(Client::Node(node.into()))

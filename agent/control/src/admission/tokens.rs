@@ -224,7 +224,7 @@ fn named(word: &str) -> Option<Client> {
     match word.split_once('/') {
         None => is_name(word).then(|| Client::Node(word.into())),
         Some((namespace, name)) => (is_name(namespace) && is_name(name))
-            .then(|| Client::Gateway(GatewayKey::new(namespace, name))),
+            .then(|| Client::Gateway(GatewayKey::new(namespace, name), None)),
     }
 }
 

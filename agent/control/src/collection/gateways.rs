@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::gateway::{GATEWAY_NAME, Resolved, Tables, World, resolve, waypoints, without_gateways};
+use crate::gateway::{
+    GATEWAY_NAME, Heard, Resolved, Tables, World, resolve, waypoints, without_gateways,
+};
 use crate::source::kubernetes::{Metadata, Namespace};
 use crate::source::{Kind, Object, ObjectRef};
 use crate::translate::waypoint::Waypoints;
@@ -16,6 +18,8 @@ pub(super) struct Gateways {
     tables: Tables,
     waypoints: Arc<Waypoints>,
     resolved: Arc<Resolved>,
+    /// What gateways have taken of which nobody knows the pods.
+    heard: Heard,
     is_dirty: bool,
 }
 
@@ -48,6 +52,14 @@ impl Gateways {
         false
     }
 
+    /// Takes what is heard of gateways; [`Self::settle`] makes it count. True when it is news.
+    pub(super) fn hear(&mut self, heard: Heard) -> bool {
+        let is_news = self.heard != heard;
+        self.heard = heard;
+        self.is_dirty |= is_news;
+        is_news
+    }
+
     /// Resolves what changes touched. True when what is behind a waypoint may be another now.
     pub(super) fn settle(
         &mut self,
@@ -63,6 +75,7 @@ impl Gateways {
             mesh,
             namespaces,
             objects,
+            heard: &self.heard,
         };
         let (found, resolved) = if self.tables.is_idle() {
             (Waypoints::NONE, without_gateways(&world))

@@ -23,7 +23,7 @@ use agent_model::gateway::GatewayKey;
 use agent_model::{Authorization, Identity, PodProgress, PodReport};
 
 use crate::code::Code;
-use crate::gateway::Resolved;
+use crate::gateway::{Heard, Resolved};
 use crate::source::istio::MeshConfigObject;
 use crate::source::kubernetes::{Namespace, Node};
 use crate::source::{Event, Kind, Object, ObjectRef};
@@ -226,6 +226,11 @@ impl Collection {
                 self.dirty.insert(Arc::clone(namespace));
             }
         }
+    }
+
+    /// Takes what is heard of gateways; [`Self::settle`] makes it count. True when it is news.
+    pub(crate) fn hear(&mut self, heard: Heard) -> bool {
+        self.gateways.hear(heard)
     }
 
     /// Forgets that pods were captured that are no more.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Fault, World, short_name};
 use crate::source::gateway_api::{Gateway, GatewayAddressSpec};
-use crate::source::kubernetes::{Labels, Service};
+use crate::source::kubernetes::{Labels, Pod, Service};
 use crate::translate::Objects;
 use crate::translate::service::virtual_ips;
 
@@ -36,7 +36,7 @@ pub(super) fn find(world: &World<'_>, gateway: &Gateway) -> Addresses {
         if !of_services(objects, name, &mut assigned) {
             of_pods(objects, name, &mut assigned);
         }
-        is_pending = is_made(objects, gateway, name) && !is_served(objects, name);
+        is_pending = is_made(objects, gateway, name) && ready_pods(objects, name).next().is_none();
     }
     let mut distinct: Vec<GatewayAddressSpec> = Vec::new();
     for address in assigned {
@@ -72,10 +72,11 @@ fn is_made(objects: &Objects, gateway: &Gateway, name: &str) -> bool {
     })
 }
 
-/// A gateway is ready when it has taken its configuration and has its ports.
-fn is_served(objects: &Objects, name: &str) -> bool {
-    let mut pods = objects.pods.values();
-    pods.any(|pod| {
+/// The pods of a Gateway (by its short name) that are ready: one is when it has taken its
+/// configuration for the first time and has its ports.
+pub(super) fn ready_pods<'a>(objects: &'a Objects, name: &str) -> impl Iterator<Item = &'a Pod> {
+    let pods = objects.pods.values().map(|pod| &**pod);
+    pods.filter(move |pod| {
         let mut conditions = pod.status.conditions.iter();
         is_of(&pod.metadata.labels, name)
             && pod.metadata.deletion_timestamp.is_none()

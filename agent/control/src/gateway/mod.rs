@@ -5,7 +5,8 @@
 //! [`World`] and makes a [`Resolved`]. The order: which Gateways are ours ([`class`]), their
 //! listeners ([`listeners`]) with the objects they refer to ([`refs`]), the routes on them
 //! ([`attach`]) with their rules ([`rules`]), settings of backends ([`tls_policy`]), traffic
-//! policies ([`traffic_policy`]), policies of requests ([`policies`]), statuses ([`status`]).
+//! policies ([`traffic_policy`]), policies of requests ([`policies`]), statuses ([`status`]), what pods
+//! have taken of it ([`taken`]).
 
 mod addresses;
 mod ancestors;
@@ -23,6 +24,7 @@ mod render;
 mod rules;
 mod status;
 mod tables;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod tls_policy;
@@ -43,6 +45,7 @@ pub(crate) use names::short_name;
 pub(crate) use render::{patch, rendered};
 pub(crate) use status::{ObjectStatus, Reported};
 pub(crate) use tables::Tables;
+pub(crate) use taken::{CONFIGURATION, Heard, Note as TakenNote, heard};
 pub(crate) use waypoints::waypoints;
 
 use crate::source::ObjectRef;
@@ -57,6 +60,8 @@ pub(crate) struct World<'a> {
     pub(crate) mesh: &'a Mesh,
     pub(crate) namespaces: &'a ByName<Namespace>,
     pub(crate) objects: &'a BTreeMap<Arc<str>, Arc<Objects>>,
+    /// What gateways have taken of which nobody knows the pods.
+    pub(crate) heard: &'a Heard,
 }
 
 impl<'a> World<'a> {

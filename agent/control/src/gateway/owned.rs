@@ -9,6 +9,7 @@ use super::class::Class;
 use super::listeners::Listener;
 use super::refs::{self, From};
 use super::status::{ObjectStatus, Reported, verdict};
+use super::taken::{self, Standing};
 use super::{Deployment, Fault, Resolved, World};
 use crate::condition::Condition;
 use crate::source::gateway_api::{Gateway, ListenerSet, Parameters};
@@ -151,7 +152,7 @@ impl Owned<'_> {
     pub(super) fn report(&self, world: &World<'_>, out: &mut Resolved) {
         let addresses = addresses::find(world, self.object);
         let working = self.listeners.iter().filter_map(Listener::handed);
-        out.gateways.push(Handed {
+        let handed = Handed {
             key: self.key(),
             kind: self.kind,
             listeners: match self.fault {
@@ -159,13 +160,15 @@ impl Owned<'_> {
                 Some(_) => Vec::new(),
             },
             backend_client_certificate: self.client_certificate.clone().and_then(Result::ok),
-        });
+        };
+        let Standing { fault, remark } = taken::standing(world, &handed);
+        out.gateways.push(handed);
         // What was made before stays while nothing is in order.
         if let (None, false, Ok(parameters)) = (&self.fault, self.is_of_bad_class, &self.parameters)
         {
             out.deployments.push(self.deployment(parameters));
         }
-        let not_programmed = self.not_programmed(&addresses);
+        let not_programmed = self.not_programmed(&addresses).or(fault);
         let is_programmed = not_programmed.is_none();
         let metadata = &self.object.metadata;
         let own = self
@@ -173,7 +176,7 @@ impl Owned<'_> {
             .iter()
             .filter(|listener| listener.set.is_none());
         let status = ObjectStatus::Gateway {
-            conditions: self.conditions(not_programmed.as_ref()),
+            conditions: self.conditions(not_programmed.as_ref(), remark),
             listeners: own.map(|listener| listener.status(is_programmed)).collect(),
             attached_sets: self.sets.iter().filter(|set| self.is_attached(set)).count(),
             addresses: addresses.in_status(),
@@ -241,7 +244,8 @@ impl Owned<'_> {
         (!is_any).then(|| Fault::new("ListenersNotValid", "none of its listeners is accepted"))
     }
 
-    fn conditions(&self, not_programmed: Option<&Fault>) -> Vec<Condition> {
+    /// `remark` is what is wrong with part of what is in force.
+    fn conditions(&self, not_programmed: Option<&Fault>, remark: Option<String>) -> Vec<Condition> {
         let not_accepted = self.not_accepted();
         let mut own = self
             .listeners
@@ -253,7 +257,9 @@ impl Owned<'_> {
         } else {
             verdict("Accepted", not_accepted.as_ref(), "Culvert serves it")
         };
-        let programmed = verdict("Programmed", not_programmed, "it listens at its addresses");
+        let listens = "it listens at its addresses";
+        let listens = remark.map_or_else(|| listens.to_owned(), |but| format!("{listens}; {but}"));
+        let programmed = verdict("Programmed", not_programmed, &listens);
         let mut own = self
             .listeners
             .iter()

@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
-pub(crate) use annotate::{Annotator, ClusterPods};
+pub(crate) use annotate::{Annotator, ClusterPods, MarkPods};
 pub(crate) use registry::AttachedNodes;
 use registry::Attachment;
 

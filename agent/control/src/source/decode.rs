@@ -346,6 +346,7 @@ fn is_read(annotation: &str) -> bool {
         "istio.io/dry-run"
             | "networking.istio.io/traffic-distribution"
             | "culvert.dev/status"
+            | "culvert.dev/configuration"
             | "culvert.dev/client-cert-header"
             | "ambient.istio.io/xfcc-include-client-identity"
             | "ambient.istio.io/redirection"

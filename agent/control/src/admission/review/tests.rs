@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use agent_xds::BoundPod;
 use k8s_openapi::api::authentication::v1::UserInfo;
 
 use super::*;
@@ -85,7 +86,13 @@ fn an_account_of_another_name_is_that_of_a_gateway_and_needs_a_pod_too() {
     let user = status.user.as_mut().unwrap();
     user.username = Some("system:serviceaccount:shop:culvert-node".to_owned());
     user.extra.as_mut().unwrap().remove(NODE_NAME);
-    let gateway = Client::Gateway(GatewayKey::new("shop", "culvert-node"));
+    let gateway = Client::Gateway(
+        GatewayKey::new("shop", "culvert-node"),
+        Some(BoundPod {
+            name: "culvert-node-x".into(),
+            uid: "5e7a".into(),
+        }),
+    );
     assert_eq!(verdict(&status, &settings()), Ok(gateway));
     let user = status.user.as_mut().unwrap();
     user.extra.as_mut().unwrap().remove(POD_UID);

@@ -1,8 +1,10 @@
 use agent_model::gateway::{ClientValidationMode, GatewayKind, ListenerTls, WaypointFor};
+use agent_xds::server::Taken;
+use agent_xds::{Catalog, ResourceType};
 use serde_json::json;
 
 use super::*;
-use crate::gateway::FEATURES;
+use crate::gateway::{FEATURES, TakenNote};
 
 const HTTP: &str = "listeners: [{name: http, port: 80, protocol: HTTP}]";
 
@@ -427,6 +429,122 @@ status: {{phase: Running, podIP: 10.1.0.1, conditions: [{{type: Ready, status: '
     assert_eq!(programmed(""), "Programmed=False/Pending");
     assert_eq!(programmed(&pod("False")), "Programmed=False/Pending");
     assert_eq!(programmed(&pod("True")), "Programmed=True/Programmed");
+}
+
+/// A note counts as soon as there is one; a pod without one is believed that it is ready.
+#[test]
+fn programmed_is_what_a_pod_has_acknowledged() {
+    let gateway = gateway(HTTP);
+    let version =
+        |manifest: &str| Catalog::version_of_gateway(World::of(manifest).gateway("infra/g"));
+    let (now, before) = (
+        version(&gateway),
+        version(&gateway.replace("port: 80", "port: 81")),
+    );
+    assert_ne!(now, before);
+    let note = |version: &str, refused: &[(ResourceType, &str)]| {
+        let refused = refused.iter();
+        TakenNote::of(&Taken {
+            gateway: Some(version.to_owned()),
+            refused: refused
+                .map(|(kind, name)| ((*kind, (*name).to_owned()), "too many".to_owned()))
+                .collect(),
+        })
+        .unwrap()
+    };
+    let pod = |name: &str, ready: &str, note: Option<TakenNote>| {
+        let note = note.map(|note| format!("culvert.dev/configuration: {:?}", note.text()));
+        format!(
+            "
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: infra
+  labels: {{gateway.networking.k8s.io/gateway-name: g}}
+  annotations: {{{}}}
+spec: {{nodeName: n1, containers: [{{name: gateway, image: x}}]}}
+status: {{phase: Running, podIP: 10.1.0.1, conditions: [{{type: Ready, status: '{ready}'}}]}}
+",
+            note.unwrap_or_default()
+        )
+    };
+    let programmed = |pods: &[String]| {
+        let world = World::of(&format!("{gateway}{}", pods.concat()));
+        let status = world.status("Gateway infra/g");
+        let mut conditions = status["conditions"].as_array().unwrap().iter();
+        let found = conditions.find(|of| of["type"] == "Programmed").unwrap();
+        let part = |field: &str| found[field].as_str().unwrap().to_owned();
+        let shown = format!("{} {}", part("reason"), part("message"));
+        let listener = world.of_listener("Gateway infra/g", "http");
+        assert_eq!(
+            listener.contains("Programmed=True"),
+            part("status") == "True",
+            "{listener}"
+        );
+        shown
+    };
+    let listens = "Programmed it listens at its addresses";
+    let waits = "Pending no pod of it has acknowledged the last change yet";
+    let (taken, late) = (note(&now, &[]), note(&before, &[]));
+    let listeners = (ResourceType::Gateway, "infra/g");
+    let route = (ResourceType::Route, "infra/g|HTTPRoute/infra/r");
+    let unread = pod("a", "True", None).replace("{}", "{culvert.dev/configuration: soon}");
+    for (case, pods, expected) in [
+        ("no note", vec![pod("a", "True", None)], listens.to_owned()),
+        ("not ours", vec![unread], listens.to_owned()),
+        (
+            "taken",
+            vec![pod("a", "True", Some(taken.clone()))],
+            listens.to_owned(),
+        ),
+        (
+            "late",
+            vec![pod("a", "True", Some(late.clone()))],
+            waits.to_owned(),
+        ),
+        (
+            "late and not ready",
+            vec![pod("a", "False", Some(late.clone()))],
+            listens.to_owned(),
+        ),
+        (
+            "one of two",
+            vec![pod("a", "True", Some(late)), pod("b", "True", Some(taken))],
+            listens.to_owned(),
+        ),
+        (
+            "refused",
+            vec![pod("a", "True", Some(note(&before, &[listeners])))],
+            "Invalid pod a refuses its listeners: too many".to_owned(),
+        ),
+        (
+            "a route refused",
+            vec![pod("a", "True", Some(note(&now, &[route])))],
+            format!("{listens}; pod a refuses HTTPRoute infra/r: too many"),
+        ),
+    ] {
+        assert_eq!(programmed(&pods), expected, "{case}");
+    }
+
+    // Of a stream whose pod nobody knows it is heard.
+    let mut collection = World::collection(&gateway);
+    let mut heard = |note: TakenNote| {
+        let key = agent_model::gateway::GatewayKey::new("infra", "g");
+        let is_news = collection.hear([(key, vec![note])].into());
+        collection.settle();
+        let world = World(Arc::clone(collection.gateways()));
+        (
+            is_news,
+            world
+                .of_object("Gateway infra/g")
+                .contains("Programmed=True"),
+        )
+    };
+    assert_eq!(heard(note(&before, &[])), (true, false));
+    assert_eq!(heard(note(&now, &[])), (true, true));
+    assert_eq!(heard(note(&now, &[])), (false, true));
 }
 
 #[test]

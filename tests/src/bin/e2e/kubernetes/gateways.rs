@@ -97,6 +97,7 @@ fn served(cluster: &Cluster) -> Result<()> {
     pod.update(|pod| pod.ready = true)?;
     balanced(server)?;
     programmed(server, "Programmed")?;
+    acknowledged(cluster, server)?;
     let status = server.get(GATEWAYS, MESHED, "edge").context("no Gateway")?;
     let addresses = &status["status"]["addresses"];
     ensure!(
@@ -158,6 +159,33 @@ fn balanced(server: &ApiServer) -> Result<()> {
     service["kind"] = json!("Service");
     service["status"] = json!({"loadBalancer": {"ingress": [{"ip": ADDRESS}]}});
     server.put_value(service).map(drop)
+}
+
+/// What the pod has taken is noted on it, and follows a change of the Gateway.
+fn acknowledged(cluster: &Cluster, server: &ApiServer) -> Result<()> {
+    let noted = || {
+        let pod = server.get("pods", MESHED, "edge-0").context("no pod")?;
+        let text = pod["metadata"]["annotations"]["culvert.dev/configuration"].as_str();
+        let note: Value = serde_json::from_str(text.context("no note")?)?;
+        let listeners = note["listeners"].as_str().context("no listeners")?;
+        Ok(listeners.to_owned())
+    };
+    let before = poll::until("the note on the pod", LIMIT, noted)?;
+    let changed = EDGE.replace(
+        "protocol: HTTP}",
+        "protocol: HTTP}, {name: more, port: 8001, protocol: HTTP}",
+    );
+    let manifest = format!("{changed}---\n{ROUTE}");
+    cluster.manifests().write("gateway", &manifest)?;
+    poll::until("the note of the change", LIMIT, || {
+        ensure!(noted()? != before, "still {before}");
+        let gateway = server.get(GATEWAYS, MESHED, "edge").context("no Gateway")?;
+        let listeners = gateway["status"]["listeners"].as_array();
+        let names = listeners.into_iter().flatten().map(|of| &of["name"]);
+        ensure!(names.eq(["http", "more"].iter()), "{gateway}");
+        Ok(())
+    })?;
+    programmed(server, "Programmed")
 }
 
 /// Waits until the condition `Programmed` has the reason, or says that there is no address.
