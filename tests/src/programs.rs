@@ -42,3 +42,17 @@ impl Programs {
         self.directory.join("culvert")
     }
 }
+
+/// Envoy's program, below the target folder that the running one is in, where `cargo xtask bench --l7` and
+/// `cargo xtask test --long` install it.
+pub fn envoy() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding the running program")?;
+    let target = own.ancestors().nth(2).context("no target folder")?;
+    let envoy = target.join("envoy/envoy");
+    ensure!(
+        envoy.exists(),
+        "{} is missing: `cargo xtask bench --l7` installs it",
+        envoy.display()
+    );
+    Ok(envoy)
+}

@@ -89,6 +89,9 @@ pub(crate) fn test(
     }
     room::check(workspace)?;
     setup::install(workspace, steps, request.long)?;
+    if request.long && !skip {
+        setup::envoy(workspace, steps)?;
+    }
     clean::run(steps, false)?;
     build::everything(workspace, steps)?;
 

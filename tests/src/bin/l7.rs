@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use tests::l7::{Peer, Settings, measure};
 use tests::lab::write_json;
-use tests::{Cluster, ClusterSpec, stop};
+use tests::{Cluster, ClusterSpec, programs, stop};
 
 const RUN: &str = "l7";
 
@@ -51,13 +51,9 @@ impl Arguments {
         }
         let envoy = match &self.envoy {
             Some(envoy) => envoy.clone(),
-            None => installed()?,
+            None => programs::envoy()?,
         };
-        ensure!(
-            envoy.exists(),
-            "{} is missing: `cargo xtask bench --l7` installs it",
-            envoy.display()
-        );
+        ensure!(envoy.exists(), "{} is missing", envoy.display());
         Ok(Peer::Envoy(envoy))
     }
 
@@ -89,11 +85,4 @@ fn main() -> Result<ExitCode> {
         write_json(path, &figures.json())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where xtask installs it: below the target folder that this program is in.
-fn installed() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let target = program.ancestors().nth(2).context("no target folder")?;
-    Ok(target.join("envoy/envoy"))
 }

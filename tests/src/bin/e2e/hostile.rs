@@ -3,6 +3,7 @@
 //! gateway did not.
 
 mod corpus;
+mod envoy;
 mod flood;
 
 use std::io::{Read, Write};
@@ -17,7 +18,7 @@ use tests::manifests::ServiceSpec;
 use tests::{Cluster, Place, Pod, PodSpec, poll};
 
 use crate::scene::{MESHED, OUTSIDE, PORT, namespaces};
-use crate::{Case, shared};
+use crate::{Case, long, shared};
 use corpus::{Want, paths, shapes};
 
 pub(crate) const CASES: &[Case] = &[
@@ -33,16 +34,22 @@ pub(crate) const CASES: &[Case] = &[
         "hostile: F-86 floods of HTTP/2 end or cost little, others are served meanwhile",
         flood::floods,
     ),
+    long(
+        "hostile: F-79 no spelling passes a policy that stops it at an Envoy",
+        envoy::beside_envoy,
+    ),
 ];
 
 /// Port of the listener.
 const LISTEN: u16 = 8000;
+/// Where routes lead that do not lead to what is secret.
+const PUBLIC: &str = "/public";
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a connection that stays open may still say something.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// A gateway with a route for `/public` of every kind of server, by host.
+/// A gateway with a route to every kind of server, by host.
 struct Scene {
     edge: Pod,
     client: Pod,
@@ -51,7 +58,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn start(cluster: &Cluster) -> Result<Self> {
+    /// For paths below `prefix`, and with these manifests as well.
+    fn start(cluster: &Cluster, prefix: &str, more: &str) -> Result<Self> {
         namespaces(cluster)?;
         let unmeshed = |name: &str| {
             let spec = PodSpec::new(MESHED, name).label("culvert.dev/mesh", "disabled");
@@ -67,9 +75,10 @@ impl Scene {
             cluster.service(&spec.port(80, &PORT.to_string()))?;
             let witness = Witness::start(cluster.run(), pod.place(), kind, PORT)?;
             backends.push((pod, witness));
-            manifests.push_str(&route(kind));
+            manifests.push_str(&route(kind, prefix));
         }
         cluster.manifests().write("gateway", &manifests)?;
+        cluster.manifests().write("more", more)?;
         cluster.settle()?;
         let gateway = Gateway::start(cluster, &edge, "app/edge")?;
         gateway.wait("every route", |status| {
@@ -206,7 +215,7 @@ fn seen(answer: &str) -> Vec<&str> {
 }
 
 fn spellings(cluster: &Cluster) -> Result<()> {
-    let scene = Scene::start(cluster)?;
+    let scene = Scene::start(cluster, PUBLIC, "")?;
     scene.each(|target, pod| {
         // Whoever reaches the server gets it: it is the gateway that keeps it.
         let direct = scene.client.place().connect(pod.sockets(PORT)[0], PATIENCE);
@@ -231,7 +240,7 @@ fn spellings(cluster: &Cluster) -> Result<()> {
 }
 
 fn framing(cluster: &Cluster) -> Result<()> {
-    let scene = Scene::start(cluster)?;
+    let scene = Scene::start(cluster, PUBLIC, "")?;
     scene.each(|target, _| {
         for (number, shape) in shapes().into_iter().enumerate() {
             let mark = format!("shape-{number}-");
@@ -309,7 +318,7 @@ fn in_order(target: &Target<'_>) -> Result<()> {
     Ok(())
 }
 
-fn route(kind: Kind) -> String {
+fn route(kind: Kind, prefix: &str) -> String {
     let name = kind.name();
     format!(
         "---
@@ -320,7 +329,7 @@ spec:
   parentRefs: [{{name: edge}}]
   hostnames: [{name}.example]
   rules:
-  - matches: [{{path: {{value: /public}}}}]
+  - matches: [{{path: {{value: {prefix}}}}}]
     backendRefs: [{{name: {name}, port: 80}}]
 "
     )

@@ -13,7 +13,7 @@ use tests::gateway::Gateway;
 use tests::process::cpu_of;
 use tests::stopwatch::Stopwatch;
 
-use super::{PATIENCE, Scene, Target, read};
+use super::{PATIENCE, PUBLIC, Scene, Target, read};
 
 /// Frames of a flood.
 const FRAMES: u32 = 20_000;
@@ -47,7 +47,7 @@ struct Flood {
 }
 
 pub(super) fn floods(cluster: &Cluster) -> Result<()> {
-    let scene = Scene::start(cluster)?;
+    let scene = Scene::start(cluster, PUBLIC, "")?;
     let nginx = scene
         .backends
         .iter()
