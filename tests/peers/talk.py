@@ -98,7 +98,7 @@ def grpc_check(address, host):
         call.cancel()
         print("cancelled:", call.cancelled())
         for _ in range(50):
-            given_up = method("GivenUp")(b"", timeout=5)
+            given_up = method("GivenUp")(b"", timeout=20)
             if given_up == b"cancelled,deadline":
                 break
             time.sleep(0.05)
@@ -106,7 +106,7 @@ def grpc_check(address, host):
         large = bytes(3 << 20)
         print("large:", method("Say")(large, timeout=20) == b"you said " + large)
         try:
-            method("Nothing")(b"", timeout=5)
+            method("Nothing")(b"", timeout=20)
         except grpc.RpcError as error:
             print("no such method:", error.code().name)
 
@@ -128,11 +128,11 @@ def grpc_call(address, host):
     import grpc
 
     with grpc_channel(address, host) as channel:
-        said = channel.unary_unary(f"/{SERVICE}/Say")(b"hello", timeout=5)
+        said = channel.unary_unary(f"/{SERVICE}/Say")(b"hello", timeout=20)
         words = iter([b"one", b"two", b"three"])
-        chat = list(channel.stream_stream(f"/{SERVICE}/Chat")(words, timeout=5))
+        chat = list(channel.stream_stream(f"/{SERVICE}/Chat")(words, timeout=20))
         try:
-            channel.unary_unary(f"/{SERVICE}/Fail")(b"", timeout=5)
+            channel.unary_unary(f"/{SERVICE}/Fail")(b"", timeout=20)
             status = "OK"
         except grpc.RpcError as error:
             status = f"{error.code().name} ({error.details()})"
@@ -178,7 +178,7 @@ def websocket_call(url, host):
             back = []
             for message in ("one", "two", "three"):
                 await socket.send(message)
-                back.append(await asyncio.wait_for(socket.recv(), 5))
+                back.append(await asyncio.wait_for(socket.recv(), 20))
         print(f"{len(back)} messages, the last: {back[-1]}; closed {socket.close_code}")
 
     asyncio.run(call())
@@ -195,12 +195,12 @@ def websocket_check(url, host):
                     assert await asyncio.wait_for(socket.recv(), 10) == message, size
             print("sizes: ok")
             await socket.send(["a", "bc", "", "d"])
-            print("fragments:", await asyncio.wait_for(socket.recv(), 5))
-            await asyncio.wait_for(await socket.ping(b"are you there"), 5)
+            print("fragments:", await asyncio.wait_for(socket.recv(), 20))
+            await asyncio.wait_for(await socket.ping(b"are you there"), 20)
             print("ping: ok")
             await socket.send("close 4321")
             try:
-                await asyncio.wait_for(socket.recv(), 5)
+                await asyncio.wait_for(socket.recv(), 20)
             except websockets.ConnectionClosed as error:
                 print("closed:", error.rcvd.code, error.rcvd.reason)
         try:

@@ -55,7 +55,7 @@ impl Capture {
             .arg(&file)
             .arg("tcp");
         let process = Process::spawn(run, place, &format!("tcpdump-{name}"), command)?;
-        poll::until("tcpdump listening", Duration::from_secs(5), || {
+        poll::until("tcpdump listening", Duration::from_secs(15), || {
             process.must_run()?;
             ensure!(process.log().contains("listening on"), "not yet");
             Ok(())
@@ -65,10 +65,9 @@ impl Capture {
 
     /// Ends the capture and reads it. A capture that lost packets proves nothing and is an error.
     pub fn finish(self) -> Result<Captured> {
-        // The last packets are still on their way to the program.
-        std::thread::sleep(Duration::from_millis(200));
+        self.wait_written()?;
         self.process.signal(Signal::SIGINT)?;
-        poll::until("tcpdump ended", Duration::from_secs(5), || {
+        poll::until("tcpdump ended", Duration::from_secs(20), || {
             self.process.ended().context("still running")
         })?;
         let log = self.process.log();
@@ -80,6 +79,21 @@ impl Capture {
         Ok(Captured {
             segments: parse(&bytes)?,
         })
+    }
+
+    /// The last packets are still on their way to the program: waits until its file grows no more.
+    fn wait_written(&self) -> Result<()> {
+        const QUIET: usize = 4;
+        let (mut size, mut quiet) = (0, 0);
+        while quiet < QUIET {
+            std::thread::sleep(Duration::from_millis(150));
+            let now = fs::metadata(&self.file)
+                .context("the capture's file")?
+                .len();
+            quiet = if now == size { quiet + 1 } else { 0 };
+            size = now;
+        }
+        Ok(())
     }
 }
 

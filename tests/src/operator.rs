@@ -19,7 +19,7 @@ pub(crate) fn verb(
 ) -> Result<String> {
     let mut command = Command::new(programs.culvert());
     command.args(words).arg("--admin-socket").arg(socket);
-    let output = place.run_command(command, "", Duration::from_secs(10))?;
+    let output = place.run_command(command, "", Duration::from_secs(30))?;
     ensure!(
         output.ok(),
         "culvert {}: exit {:?}: {}{}",

@@ -175,7 +175,7 @@ impl Peer {
         what: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        poll::until(what, Duration::from_secs(10), || {
+        poll::until(what, Duration::from_secs(20), || {
             let events = self.events(name)?;
             let found = events.iter().find(|event| wanted(event)).cloned();
             found.with_context(|| format!("not among {events:?}"))

@@ -37,7 +37,7 @@ pub(crate) const ALL: &[(&str, Show)] = &[
 ];
 
 const STATUS: &str = "culvert.dev/status";
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(30);
 const OUTSIDER: &str = "src.identity=\"spiffe://cluster.local/ns/outside/sa/outsider\"";
 
 fn label(lab: &Lab) -> Result<String> {

@@ -89,7 +89,18 @@ pub(crate) fn json(rows: &[Row]) -> Value {
 
 fn wrk((from, to): (&Pod, &Pod), connections: &str) -> Result<(f64, f64)> {
     let url = format!("http://{}:{WEB_PORT}{SMALL_PATH}", to.addresses().v4);
-    let out = from.check(&["wrk", "-t1", "-c", connections, "-d2s", "--latency", &url])?;
+    // What wrk calls an error after two seconds is slow, on a machine with other work.
+    let out = from.check(&[
+        "wrk",
+        "-t1",
+        "-c",
+        connections,
+        "-d2s",
+        "--timeout",
+        "20s",
+        "--latency",
+        &url,
+    ])?;
     let after = |key: &str| {
         out.lines()
             .find_map(|line| line.trim().strip_prefix(key))
@@ -128,7 +139,7 @@ fn iperf((from, to): (&Pod, &Pod)) -> Result<f64> {
 }
 
 fn wait_listening(place: &Place, port: u16) -> Result<()> {
-    poll::until("iperf3 listening", Duration::from_secs(5), || {
+    poll::until("iperf3 listening", Duration::from_secs(15), || {
         let sockets = place.check(&["ss", "-Hltn", &format!("sport = :{port}")])?;
         ensure!(!sockets.trim().is_empty(), "not yet");
         Ok(())

@@ -44,7 +44,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What a ztunnel on `node` says of itself.
 fn facts(node: &str) -> Value {

@@ -36,7 +36,7 @@ impl Answer {
 
 impl Client {
     pub(super) fn open(place: &Place, to: SocketAddr) -> Result<Self> {
-        let stream = place.connect(to, Duration::from_secs(5))?;
+        let stream = place.connect(to, Duration::from_secs(10))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.set_nodelay(true)?;
         Ok(Self {

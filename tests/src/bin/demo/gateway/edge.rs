@@ -22,7 +22,7 @@ pub(super) const HTTP: u16 = 8000;
 pub(super) const HTTPS: u16 = 8443;
 const PORT: u16 = 80;
 /// Longest wait for something that is on its way.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A gateway with its services. Fields drop in order: programs, then pods.
 pub(crate) struct Edge<'a> {

@@ -60,12 +60,12 @@ pub(super) fn mirror(edge: &Edge<'_>) -> Result<String> {
         let path = format!("/?mirrored={number}");
         client.get("mirror.example", &path, &[])?.must(200)?;
     }
-    let seen = poll::until("the shadow's log", LIMIT, || {
-        let seen = edge.seen(SHADOW, "mirrored");
-        ensure!(seen >= REQUESTS, "{seen} of {REQUESTS}");
-        Ok(seen)
+    let (seen, original) = poll::until("the logs of both", LIMIT, || {
+        let (seen, original) = (edge.seen(SHADOW, "mirrored"), edge.seen(V1, "mirrored"));
+        let least = seen.min(original);
+        ensure!(least >= REQUESTS, "{seen} and {original} of {REQUESTS}");
+        Ok((seen, original))
     })?;
-    let original = edge.seen(V1, "mirrored");
     ensure!(
         seen == REQUESTS && original == REQUESTS,
         "{seen} and {original}"
@@ -106,7 +106,7 @@ pub(super) fn https(edge: &Edge<'_>) -> Result<String> {
         "curl",
         "-sS",
         "-m",
-        "5",
+        "15",
         "--cacert",
         &root,
         "--resolve",
@@ -117,8 +117,11 @@ pub(super) fn https(edge: &Edge<'_>) -> Result<String> {
     ];
     let answer = edge.lab.outsider.check(&words)?;
     // What nginx has no file for is a 404 with the path in its log.
-    let rewritten = edge.seen(V2, "/new/x");
-    ensure!(rewritten == 1, "{rewritten} requests for /new/x; {answer}");
+    poll::until("v2's log", LIMIT, || {
+        let rewritten = edge.seen(V2, "/new/x");
+        ensure!(rewritten == 1, "{rewritten} requests for /new/x; {answer}");
+        Ok(())
+    })?;
     let version = answer.rsplit(' ').next().unwrap_or_default();
     Ok(format!(
         "301 to {location}; curl verified the certificate (HTTP/{version}); v2 saw /new/x"

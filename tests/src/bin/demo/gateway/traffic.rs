@@ -1,8 +1,7 @@
 //! What traffic policies do.
 
 use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail, ensure};
 use tests::poll;
@@ -97,12 +96,11 @@ pub(super) fn ejection(edge: &Edge<'_>) -> Result<String> {
 }
 
 pub(super) fn fault(edge: &Edge<'_>) -> Result<String> {
-    let spec = format!(
-        "fault: {{abort: {{status: 418, percent: 30}}, expires: \"{}\"}}",
-        humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(6))
-    );
-    let began = Instant::now();
-    edge.apply("fault", &policy("fault", "HTTPRoute", "shop", &spec))?;
+    let until = |expires: &str| {
+        let spec = format!("fault: {{abort: {{status: 418, percent: 30}}{expires}}}");
+        edge.apply("fault", &policy("fault", "HTTPRoute", "shop", &spec))
+    };
+    until("")?;
     let mut client = edge.client()?;
     poll::until("faults", LIMIT, || {
         let aborted = count(&statuses(&mut client, "shop.example", 20)?, 418);
@@ -112,10 +110,16 @@ pub(super) fn fault(edge: &Edge<'_>) -> Result<String> {
     let aborted = count(&statuses(&mut client, "shop.example", 1000)?, 418);
     // Five standard deviations.
     ensure!((230..=370).contains(&aborted), "{aborted} of 1000");
-    thread::sleep(Duration::from_secs(7).saturating_sub(began.elapsed()));
-    let after = count(&statuses(&mut client, "shop.example", 100)?, 418);
+    // However long that took: its end is yet to come.
+    let end = SystemTime::now() + Duration::from_secs(3);
+    let end = humantime::format_rfc3339_seconds(end);
+    until(&format!(", expires: \"{end}\""))?;
+    poll::until("its end", LIMIT, || {
+        let after = count(&statuses(&mut client, "shop.example", 100)?, 418);
+        ensure!(after == 0, "{after} of 100 after its end");
+        Ok(())
+    })?;
     edge.remove("fault")?;
-    ensure!(after == 0, "{after} of 100 after its end");
     Ok(format!(
         "{aborted} of 1000 requests got 418 for 30 %; after its end none of 100"
     ))
