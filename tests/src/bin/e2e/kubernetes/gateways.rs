@@ -175,7 +175,7 @@ fn acknowledged(cluster: &Cluster, server: &ApiServer) -> Result<()> {
         "protocol: HTTP}",
         "protocol: HTTP}, {name: more, port: 8001, protocol: HTTP}",
     );
-    let manifest = format!("{changed}---\n{ROUTE}");
+    let manifest = with_classes(&format!("{changed}---\n{ROUTE}"));
     cluster.manifests().write("gateway", &manifest)?;
     poll::until("the note of the change", LIMIT, || {
         ensure!(noted()? != before, "still {before}");
