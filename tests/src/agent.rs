@@ -96,7 +96,7 @@ impl Agent {
     /// Starts it and waits until it is ready.
     pub fn start_ready(&self) -> Result<()> {
         self.start()?;
-        self.wait_ready(Duration::from_secs(20))
+        self.wait_ready(Duration::from_secs(40))
     }
 
     /// Waits for the readiness port to answer 200.
@@ -115,14 +115,14 @@ impl Agent {
     pub fn hand_over(&self) -> Result<Process> {
         let before = self.generation()?;
         let first = self.replace()?;
-        poll::until("the second agent serves", Duration::from_secs(30), || {
+        poll::until("the second agent serves", Duration::from_secs(60), || {
             self.must_run()?;
             let now = self.generation()?;
             ensure!(now > before, "still generation {now}");
             Ok(())
         })
         .with_context(|| format!("log:\n{}", self.log_tail(20)))?;
-        self.wait_ready(Duration::from_secs(20))?;
+        self.wait_ready(Duration::from_secs(40))?;
         Ok(first)
     }
 

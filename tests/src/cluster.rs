@@ -100,7 +100,7 @@ impl Cluster {
             agent.start()?;
         }
         for agent in cluster.nodes.iter().filter_map(|node| node.agent_if_any()) {
-            agent.wait_ready(Duration::from_secs(30))?;
+            agent.wait_ready(Duration::from_secs(60))?;
         }
         Ok(cluster)
     }
@@ -295,7 +295,7 @@ impl Cluster {
     /// before has cut comes back some time later.
     pub fn wait_connected(&self) -> Result<()> {
         let control = self.control()?;
-        poll::until("agents connected", Duration::from_secs(20), || {
+        poll::until("agents connected", Duration::from_secs(40), || {
             let told = control.status()?;
             let nodes: Vec<_> = told["nodes"].as_array().into_iter().flatten().collect();
             for (name, agent) in self.running_agents() {

@@ -158,7 +158,7 @@ impl Control {
     pub fn start(&self) -> Result<()> {
         self.process.start(|| {
             let process = Process::spawn(&self.run, &self.place, &self.name(), self.command())?;
-            poll::until("control plane up", Duration::from_secs(20), || {
+            poll::until("control plane up", Duration::from_secs(40), || {
                 process.must_run()?;
                 self.mount_bundle()?;
                 ensure!(self.root_cert().exists(), "no root certificate yet");
@@ -178,7 +178,7 @@ impl Control {
 
     /// SIGTERM and the wait for a clean end.
     pub fn stop(&self) -> Result<()> {
-        self.process.stop(Duration::from_secs(20))
+        self.process.stop(Duration::from_secs(40))
     }
 
     /// Lifetime of certificates from the next start on.

