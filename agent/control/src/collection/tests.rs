@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::Snapshot;
+use crate::source::Object;
 use crate::source::file::read_text;
 use crate::translate::tests::mesh;
 
