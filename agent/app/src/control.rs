@@ -31,12 +31,7 @@ pub(crate) fn run(config: ControlConfig) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let shown = Shown::default();
     let _listeners = listen(&config, &metrics, &readiness, &shown)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("control runtime")?;
+    let runtime = crate::control_runtime(THREADS)?;
     runtime.block_on(serve(config, &readiness, shown))
 }
 

@@ -55,12 +55,7 @@ const CONTROL_DRAIN: Duration = Duration::from_millis(100);
 pub(crate) fn run(config: GatewayConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
     crate::secrecy::keep();
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("control runtime")?;
+    let control = crate::control_runtime(1)?;
     let mut signals = control.block_on(async { Signals::catch() })?;
     let (drain, draining) = drain::channel();
     let metrics = Metrics::new(crate::VERSION, Limits::default(), Instant::now());

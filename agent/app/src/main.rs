@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agent_net::lookup::{Lookup, Outcome};
+use anyhow::Context;
 
 mod admin;
 mod check;
@@ -68,6 +69,16 @@ fn run(verb: cli::Verb) -> anyhow::Result<()> {
         cli::Verb::Check(_) => Ok(()),
         cli::Verb::Install(flags) => verbs::install(&flags),
     }
+}
+
+/// Where everything runs that is not on the data path.
+fn control_runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("control runtime")
 }
 
 /// Makes lines the log had to drop visible to a scrape.

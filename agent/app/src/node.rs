@@ -86,12 +86,7 @@ pub(crate) fn release(config: &ReleaseConfig) -> anyhow::Result<()> {
 pub(crate) fn run(config: NodeConfig) -> anyhow::Result<()> {
     let logging = agent_telemetry::init(&config.log.filter, config.log.format)?;
     crate::secrecy::keep();
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("control runtime")?;
+    let control = crate::control_runtime(1)?;
     let mut signals = control.block_on(async { Signals::catch() })?;
     let (drain, draining) = drain::channel();
 
