@@ -11,7 +11,7 @@ mod path;
 mod tests;
 
 pub use fields::{clean, clean_response, drop_shadows};
-pub use host::{Host, host};
+pub use host::{Host, host, named_host};
 pub use path::{EscapedSlashes, PathRules, path, pattern};
 
 /// Why a request has no single meaning.

@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 
 use agent_model::access::{Access, AccessRule, Condition, Operation, Source, TextAttribute};
 use agent_model::{Action, Reason};
-use agent_policy::http::{Address, Decision, Peer, Request};
+use agent_policy::http::{Address, Peer, Request};
 use http::HeaderMap;
 
 use super::Guard;
-use super::judge::by_policy;
+use super::judge::decided;
 use crate::refusal::Refusal;
 
 /// What policies may ask of a connection from `address` to `destination`.
@@ -59,14 +59,7 @@ impl Guard {
     /// Judges a connection; of `request` only what a connection has is looked at.
     pub(crate) fn judge_connection(&self, request: &Request<'_>) -> Result<(), Refusal> {
         self.ask_gateway()?;
-        match self.connections.decide(request) {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny {
-                reason,
-                policy,
-                rule,
-            } => Err(by_policy(reason, policy, rule)),
-        }
+        decided(&self.connections, request)
     }
 }
 

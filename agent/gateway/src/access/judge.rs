@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_model::{Action, PolicyKey, Reason};
-use agent_policy::http::{Decision, Request};
+use agent_policy::http::{Decision, Request, Ruleset};
 use agent_policy::jwt::{Authenticated, Cache, Carrier, KeySet, Refusal as BadToken, Token};
 use http::{HeaderMap, HeaderName};
 
@@ -96,17 +96,12 @@ impl Guard {
             action: verdict.action,
             rule: verdict.rule,
         }));
-        match self.rules.decide(&request) {
-            Decision::Allow(_) => Ok(Admitted {
+        match decided(&self.rules, &request) {
+            Ok(()) => Ok(Admitted {
                 token: authenticated.map(|found| found.token),
                 ..admitted
             }),
-            Decision::Deny {
-                reason,
-                policy,
-                rule,
-            } => {
-                let by_policy = by_policy(reason, policy, rule);
+            Err(by_policy) => {
                 let is_token_missing = !self.tokens.is_empty() && self.rules.wants_token(&request);
                 Err(Refused {
                     refusal: match is_token_missing {
@@ -121,14 +116,7 @@ impl Guard {
 
     /// Judges what a route has made of a request that this guard has let pass, with its token.
     pub(crate) fn judge_changed(&self, request: &Request<'_>) -> Result<(), Refusal> {
-        match self.rules.decide(request) {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny {
-                reason,
-                policy,
-                rule,
-            } => Err(by_policy(reason, policy, rule)),
-        }
+        decided(&self.rules, request)
     }
 
     /// Headers that are not for routes to change: tokens come in them, or say who asks.
@@ -176,7 +164,19 @@ fn without_token(by_policy: &Refusal) -> Refusal {
     Refusal::new(Reason::TokenMissing, detail)
 }
 
-pub(super) fn by_policy(reason: Reason, policy: &PolicyKey, rule: Option<usize>) -> Refusal {
+/// What policies say of a request, or of a connection.
+pub(super) fn decided(rules: &Ruleset, request: &Request<'_>) -> Result<(), Refusal> {
+    match rules.decide(request) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny {
+            reason,
+            policy,
+            rule,
+        } => Err(by_policy(reason, policy, rule)),
+    }
+}
+
+fn by_policy(reason: Reason, policy: &PolicyKey, rule: Option<usize>) -> Refusal {
     let detail = match (reason, rule) {
         (Reason::PolicyUnknown, _) => format!("policy {policy} cannot be read"),
         (_, Some(rule)) => format!("rule {rule} of policy {policy} refuses it"),

@@ -16,6 +16,17 @@ pub struct Host<'a> {
 /// The longest DNS name.
 const LONGEST: usize = 253;
 
+/// Reads how a request names its host, which HTTP/1.0 need not do: then `raw` is empty, and so is the name.
+pub fn named_host(raw: &str) -> Result<Host<'_>, Malformed> {
+    match raw {
+        "" => Ok(Host {
+            name: Cow::Borrowed(""),
+            port: None,
+        }),
+        raw => host(raw),
+    }
+}
+
 /// Reads a Host header or an authority. Borrows when it is in its normal form already.
 pub fn host(raw: &str) -> Result<Host<'_>, Malformed> {
     let (name, port) = split(raw)?;

@@ -174,13 +174,7 @@ fn in_normal_form(parts: &Parts) -> Result<(normalize::Host<'_>, &str), Refusal>
         None => "",
         Some(host) => host.to_str().map_err(|_| Malformed::BadHost)?,
     };
-    let host = match host {
-        "" => normalize::Host {
-            name: Cow::Borrowed(""),
-            port: None,
-        },
-        host => normalize::host(host)?,
-    };
+    let host = normalize::named_host(host)?;
     match normalize::path(parts.uri.path(), PathRules::default())? {
         Cow::Borrowed(path) => Ok((host, path)),
         Cow::Owned(_) => {

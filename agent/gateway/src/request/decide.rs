@@ -68,13 +68,7 @@ pub(super) async fn decide(
         parts.version == Version::HTTP_11 && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
     });
     let raw = authority(parts)?;
-    let host = match raw {
-        "" => normalize::Host {
-            name: Cow::Borrowed(""),
-            port: None,
-        },
-        raw => normalize::host(raw)?,
-    };
+    let host = normalize::named_host(raw)?;
     let path = normalize::path(parts.uri.path(), PathRules::default())?;
     let facts = Facts {
         host: &host.name,
